@@ -1,0 +1,157 @@
+"""Batches: rows joined into one long sequence of documents, the form in which the model eats them.
+
+A `PackedBatch` is a plain dict, since that is what Composer and the loader's workers know how to move. Its tensors are
+kept row by row, so that it can be cut into micro-batches; `micro_batches` joins the rows of each.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modernbert_train.data.masking import IGNORED
+
+Int32 = npt.NDArray[np.int32]
+
+
+class Row(TypedDict):
+    """One row as the reader makes it; numpy. Every slot belongs to a segment: a piece, or a stretch of padding."""
+
+    input_ids: Int32  # [row_tokens] masked
+    segment_tokens: Int32  # [num_segments] adds up to row_tokens; each at least 1 and at most the context
+    masked_positions: Int32  # [max_masked] within the row
+    labels: Int32  # [max_masked] -100 = no masked token
+    num_masked: int
+    num_tokens: int  # slots that are not padding
+
+
+class PackedBatch(TypedDict):
+    """The rows of one rank (or worker) in one step."""
+
+    input_ids: torch.Tensor  # int32 [rows, row_tokens]
+    segment_tokens: torch.Tensor  # int32 [sum of num_segments]
+    num_segments: torch.Tensor  # int32 [rows]
+    masked_positions: torch.Tensor  # int32 [rows, max_masked] within the row
+    labels: torch.Tensor  # int32 [rows, max_masked]
+    num_masked: torch.Tensor  # int32 [rows]
+    num_tokens: torch.Tensor  # int32 [rows]
+    max_seqlen: int  # the context: no segment is longer
+
+
+class MicroBatch(TypedDict):
+    """What the model is called with: T = rows * row_tokens tokens, M = rows * max_masked positions."""
+
+    input_ids: torch.Tensor  # int64 [T]
+    position_ids: torch.Tensor  # int64 [T] within the segment
+    cu_seqlens: torch.Tensor  # int32 [num_segments + 1], from 0 to T
+    max_seqlen: int
+    masked_positions: torch.Tensor  # int64 [M]
+    labels: torch.Tensor  # int64 [M] -100 = no masked token
+    num_masked: int
+    num_tokens: int
+    num_rows: int
+
+
+def collate(rows: Sequence[Row], context_tokens: int) -> PackedBatch:
+    """Stack rows."""
+    return PackedBatch(
+        input_ids=_stack([row["input_ids"] for row in rows]),
+        segment_tokens=torch.from_numpy(np.concatenate([row["segment_tokens"] for row in rows])),
+        num_segments=torch.tensor([len(row["segment_tokens"]) for row in rows], dtype=torch.int32),
+        masked_positions=_stack([row["masked_positions"] for row in rows]),
+        labels=_stack([row["labels"] for row in rows]),
+        num_masked=torch.tensor([row["num_masked"] for row in rows], dtype=torch.int32),
+        num_tokens=torch.tensor([row["num_tokens"] for row in rows], dtype=torch.int32),
+        max_seqlen=context_tokens,
+    )
+
+
+def join(batches: Sequence[PackedBatch]) -> PackedBatch:
+    """One batch of the rows of several, in their order."""
+    if len(batches) == 1:
+        return batches[0]
+    tensors = {
+        name: torch.cat([batch[name] for batch in batches])  # type: ignore[literal-required]
+        for name in PackedBatch.__annotations__
+        if name != "max_seqlen"
+    }
+    return PackedBatch(**tensors, max_seqlen=batches[0]["max_seqlen"])  # type: ignore[typeddict-item]
+
+
+def micro_batches(batch: PackedBatch, rows: int, pad_id: int) -> list[MicroBatch]:
+    """Cut a batch into micro-batches of exactly `rows` rows.
+
+    The last is filled up with rows of padding (nothing masked, so they add nothing to the loss): a batch-size ramp
+    then needs no other shapes than the full batch.
+    """
+    missing = -len(batch["input_ids"]) % rows
+    if missing:
+        batch = join([batch, _empty_rows(missing, batch, pad_id)])
+    segment_end = batch["num_segments"].cumsum(0).tolist()
+    num_masked, num_tokens = batch["num_masked"].tolist(), batch["num_tokens"].tolist()
+    cut = []
+    for first in range(0, len(batch["input_ids"]), rows):
+        part = slice(first, first + rows)
+        segments = batch["segment_tokens"][segment_end[first - 1] if first else 0 : segment_end[first + rows - 1]]
+        cut.append(_flatten(batch, part, segments, sum(num_masked[part]), sum(num_tokens[part])))
+    return cut
+
+
+def _flatten(
+    batch: PackedBatch, part: slice, segments: torch.Tensor, num_masked: int, num_tokens: int
+) -> MicroBatch:
+    input_ids = batch["input_ids"][part]
+    rows, row_tokens = input_ids.shape
+    cu_seqlens = torch.zeros(len(segments) + 1, dtype=torch.int32, device=segments.device)
+    torch.cumsum(segments, 0, out=cu_seqlens[1:])
+    starts = torch.repeat_interleave(cu_seqlens[:-1], segments, output_size=rows * row_tokens)
+    row_start = torch.arange(rows, device=segments.device)[:, None] * row_tokens
+    return MicroBatch(
+        input_ids=input_ids.flatten().long(),
+        position_ids=torch.arange(rows * row_tokens, device=segments.device) - starts,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=batch["max_seqlen"],
+        masked_positions=(batch["masked_positions"][part] + row_start).flatten(),
+        labels=batch["labels"][part].flatten().long(),
+        num_masked=num_masked,
+        num_tokens=num_tokens,
+        num_rows=rows,
+    )
+
+
+def _empty_rows(count: int, like: PackedBatch, pad_id: int) -> PackedBatch:
+    """Rows of nothing but padding, of the shapes of `like`."""
+    row_tokens, masked = like["input_ids"].shape[1], like["labels"].shape[1]
+    segments = padding_segments(row_tokens, like["max_seqlen"])
+    row = Row(
+        input_ids=np.full(row_tokens, pad_id, dtype=np.int32),
+        segment_tokens=segments,
+        masked_positions=np.zeros(masked, dtype=np.int32),
+        labels=np.full(masked, IGNORED, dtype=np.int32),
+        num_masked=0,
+        num_tokens=0,
+    )
+    return collate([row] * count, like["max_seqlen"])
+
+
+def padding_segments(tokens: int, context_tokens: int) -> Int32:
+    """Segments that cover `tokens` slots of padding, none longer than the context and none empty."""
+    full, rest = divmod(tokens, context_tokens)
+    return np.array([context_tokens] * full + [rest] * (rest > 0), dtype=np.int32)
+
+
+def checksum(batch: PackedBatch) -> int:
+    """CRC-32 over everything the model sees: equal for equal batches, for comparing a run with its repetition."""
+    value = 0
+    for name in ("input_ids", "segment_tokens", "masked_positions", "labels"):
+        value = zlib.crc32(batch[name].numpy(), value)  # type: ignore[literal-required]
+    return value
+
+
+def _stack(arrays: Sequence[Int32]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays))

@@ -1,0 +1,187 @@
+"""The loader: planned rows, step by step, through worker processes, resumable at any step.
+
+A rank owns C/world canonical streams, its workers share them out in order, and each worker yields its rows of step
+after step. A batch is the rows of all streams in the order of the streams: the same for every number of workers, and,
+over the ranks, for every number of ranks. Every item carries the position behind it, so the position that goes into
+a checkpoint is that of the batch the trainer has taken, however far the workers have read ahead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import torch.distributed
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from modernbert_train.data.batch import PackedBatch, collate, join
+from modernbert_train.data.manifest import Split, TokenizerInfo
+from modernbert_train.data.masking import Masking
+from modernbert_train.data.plan import Plan
+from modernbert_train.data.reader import BlockReader, StreamReader
+
+StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
+
+
+@dataclass(frozen=True)
+class PhaseRows:
+    """What one phase reads: its plan, its mask rate, and (number of steps, rows of the global batch) of its stretches."""
+
+    plan: Plan
+    mask_rate: float
+    steps: tuple[tuple[int, int], ...]
+
+    @property
+    def num_steps(self) -> int:
+        return sum(num_steps for num_steps, _ in self.steps)
+
+    def batch_rows(self, phase_step: int) -> int:
+        """Rows of the global batch of a step of the phase."""
+        for num_steps, rows in self.steps:
+            if phase_step < num_steps:
+                return rows
+            phase_step -= num_steps
+        raise AssertionError("step beyond the end of the phase")
+
+    def fingerprint(self) -> str:
+        """Changes with anything that decides which rows the phase reads, or how they are masked."""
+        plan = self.plan
+        sources = [(name, split.num_documents, split.shard_blocks) for name, split in plan.sources.items()]
+        content = (sources, plan.quota, plan.streams, plan.context_tokens, plan.row_tokens, plan.key, self.mask_rate)
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+class _Item(TypedDict):
+    """What a worker hands over for one step."""
+
+    batch: PackedBatch
+    positions: StreamPositions
+
+
+class PlannedRows(IterableDataset[_Item]):
+    """The rows of this rank, from `step` on. Keeps Composer's `state_dict` treaty (see `state_dict`)."""
+
+    def __init__(
+        self,
+        phases: Sequence[PhaseRows],
+        splits: Mapping[str, Split],
+        tokenizer: TokenizerInfo,
+        masking: Masking,
+        *,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        streams = {phase.plan.streams for phase in phases}
+        assert len(streams) == 1
+        self._streams = np.array_split(np.arange(streams.pop()), world_size)[rank].tolist()
+        self._phases = list(phases)
+        self._tokenizer = tokenizer
+        self._masking = masking
+        self._reader = BlockReader(splits)
+        self.total_steps = sum(phase.num_steps for phase in phases)
+        self.step = 0
+        self.positions: StreamPositions = {}
+
+    def __iter__(self) -> Iterator[_Item]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        streams = np.array_split(np.asarray(self._streams), count)[number].tolist()
+        first_step = 0
+        for phase in self._phases:
+            last_step = first_step + phase.num_steps
+            if self.step < last_step:
+                start = max(self.step, first_step)
+                resumed = start > first_step
+                yield from self._phase(phase, streams, start - first_step, self.positions if resumed else {})
+            first_step = last_step
+
+    def _phase(
+        self, phase: PhaseRows, streams: list[int], start: int, positions: StreamPositions
+    ) -> Iterator[_Item]:
+        readers = [
+            StreamReader(
+                phase.plan,
+                stream,
+                positions.get(stream, (0, 0)),
+                self._reader,
+                self._tokenizer,
+                self._masking,
+                phase.mask_rate,
+            )
+            for stream in streams
+        ]
+        for step in range(start, phase.num_steps):
+            rows_per_stream = phase.batch_rows(step) // phase.plan.streams
+            rows = [row for reader in readers for row in reader.next_rows(rows_per_stream)]
+            yield _Item(
+                batch=collate(rows, phase.plan.context_tokens),
+                positions={reader.stream: reader.position for reader in readers},
+            )
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """The position of the whole run. Composer calls this on all ranks; its own count of samples is not needed."""
+        positions = dict(self.positions)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, positions)
+            positions = {stream: position for part in gathered for stream, position in part.items()}
+        return {"step": self.step, "positions": positions, "fingerprint": self._fingerprint(self.step)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Seek. ValueError if the phase at this position would now read other rows than when it was saved."""
+        if state["fingerprint"] != self._fingerprint(state["step"]):
+            raise ValueError(
+                "data: the checkpoint was made with other data, mixture, streams, context, mask rate or seed than the "
+                "recipe now names for this phase; restore them, or start a new run from its weights with init.from"
+            )
+        self.step = state["step"]
+        self.positions = dict(state["positions"])
+
+    def _fingerprint(self, step: int) -> str:
+        for phase in self._phases:
+            if step <= phase.num_steps:
+                return phase.fingerprint()
+            step -= phase.num_steps
+        return self._phases[-1].fingerprint()
+
+
+class PlannedLoader(DataLoader):
+    """Batches of this rank. A DataLoader, because Composer saves the position of nothing else."""
+
+    dataset: PlannedRows
+
+    def __init__(self, dataset: PlannedRows, *, num_workers: int, pin_memory: bool) -> None:
+        super().__init__(
+            dataset,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_die_with_parent,
+            persistent_workers=num_workers > 0,
+        )
+        self.wait_seconds = 0.0  # time the trainer has spent waiting for batches
+
+    def __iter__(self) -> Iterator[PackedBatch]:  # type: ignore[override]
+        items = super().__iter__()
+        for step in range(self.dataset.step, self.dataset.total_steps):
+            started = time.perf_counter()
+            parts: list[_Item] = [next(items) for _ in range(max(1, self.num_workers))]
+            self.dataset.step = step + 1
+            self.dataset.positions = {stream: at for part in parts for stream, at in part["positions"].items()}
+            batch = join([part["batch"] for part in parts])
+            self.wait_seconds += time.perf_counter() - started
+            yield batch
+
+
+def _die_with_parent(worker_id: int) -> None:
+    """End a worker when the trainer is killed; otherwise it would live on and hold its shared memory."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -1,0 +1,154 @@
+"""Reading: a planned row becomes ids. The only place that touches tokens, through mosaicml-streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from streaming import Stream, StreamingDataset
+
+from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
+from modernbert_train.data.manifest import Split, TokenizerInfo
+from modernbert_train.data.masking import Int32, Masking, mask_row
+from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluation_window
+
+
+class BlockReader:
+    """Random access to the blocks of several splits. Streaming keeps, checks and (from a remote) fetches the shards."""
+
+    def __init__(self, splits: Mapping[str, Split]) -> None:
+        streams = [Stream(local=str(split.path)) for split in splits.values()]
+        self._dataset = StreamingDataset(streams=streams, batch_size=1)
+        first_blocks = self._dataset.sample_offset_per_stream.tolist()
+        self._first_block = dict(zip(splits, first_blocks, strict=True))
+        self._splits = dict(splits)
+
+    def read(self, source: str, block: int) -> np.ndarray:
+        """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
+        split = self._splits[source]
+        tokens = int(split.blocks()[block, 1])
+        try:
+            ids = self._dataset[self._first_block[source] + block]["input_ids"]
+        except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
+            raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
+        if len(ids) != tokens:
+            raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
+        return ids
+
+    @staticmethod
+    def _damage(split: Split, block: int, what: str) -> str:
+        shard = int(np.searchsorted(np.cumsum(split.shard_blocks), block, side="right"))
+        return (
+            f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
+            f"run `python -m data_prep verify` on the store, then restore or prepare it again"
+        )
+
+
+class WindowReader:
+    """The tokens of one window, read once; makes its rows."""
+
+    def __init__(self, window: Window, reader: BlockReader, tokenizer: TokenizerInfo) -> None:
+        self.window = window
+        self._tokenizer = tokenizer
+        blocks = [reader.read(source, block) for source, block in window.blocks]
+        sizes = np.array([len(block) for block in blocks], dtype=np.int64)
+        self._tokens = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.uint16)
+        self._piece_first = (np.cumsum(sizes) - sizes)[window.piece_block] + window.piece_start
+
+    def row(self, index: int, row_tokens: int, context_tokens: int) -> tuple[Int32, Int32, int]:
+        """Ids [row_tokens] and tokens of each segment of a row, specials added; and how many slots are no padding."""
+        pieces = self.window.pieces(index)
+        firsts = self._piece_first[pieces].tolist()
+        counts = self.window.piece_tokens[pieces]
+        input_ids = np.full(row_tokens, self._tokenizer.pad_id, dtype=np.int32)
+        at = 0
+        for first, count in zip(firsts, counts.tolist(), strict=True):
+            input_ids[at] = self._tokenizer.cls_id
+            input_ids[at + 1 : at + 1 + count] = self._tokens[first : first + count]
+            at += count + SPECIALS_PER_PIECE
+            input_ids[at - 1] = self._tokenizer.sep_id
+        segments = (counts + SPECIALS_PER_PIECE).astype(np.int32)
+        return input_ids, np.concatenate([segments, padding_segments(row_tokens - at, context_tokens)]), at
+
+    def masked_row(
+        self,
+        index: int,
+        row_tokens: int,
+        context_tokens: int,
+        mask_rate: float,
+        masking: Masking,
+        key: tuple[object, ...],
+    ) -> Row:
+        """A row as the model gets it."""
+        input_ids, segment_tokens, num_tokens = self.row(index, row_tokens, context_tokens)
+        masked_ids, positions, labels, num_masked = mask_row(input_ids, mask_rate, masking, key)
+        return Row(
+            input_ids=masked_ids,
+            segment_tokens=segment_tokens,
+            masked_positions=positions,
+            labels=labels,
+            num_masked=num_masked,
+            num_tokens=num_tokens,
+        )
+
+
+class StreamReader:
+    """One canonical stream from a position (window, row) on. Holds the tokens of one window at a time."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        stream: int,
+        position: tuple[int, int],
+        reader: BlockReader,
+        tokenizer: TokenizerInfo,
+        masking: Masking,
+        mask_rate: float,
+    ) -> None:
+        self.plan = plan
+        self.stream = stream
+        self.position = position
+        self._reader = reader
+        self._tokenizer = tokenizer
+        self._masking = masking
+        self._mask_rate = mask_rate
+        self._window: WindowReader | None = None
+
+    def next_rows(self, count: int) -> list[Row]:
+        """The next `count` rows; moves the position behind them."""
+        return [self._next_row() for _ in range(count)]
+
+    def _next_row(self) -> Row:
+        plan, (window, row) = self.plan, self.position
+        if self._window is None:
+            self._window = WindowReader(plan.window(self.stream, window), self._reader, self._tokenizer)
+        while row == self._window.window.num_rows:
+            window, row = window + 1, 0
+            self._window = WindowReader(plan.window(self.stream, window), self._reader, self._tokenizer)
+        self.position = window, row + 1
+        key = (*plan.key, "mask", self.stream, window, row)
+        return self._window.masked_row(
+            row, plan.row_tokens, plan.context_tokens, self._mask_rate, self._masking, key
+        )
+
+
+def evaluation_batches(
+    name: str,
+    split: Split,
+    tokenizer: TokenizerInfo,
+    masking: Masking,
+    *,
+    context_tokens: int,
+    row_tokens: int,
+    mask_rate: float,
+    max_rows: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[MicroBatch]:
+    """Held-out rows with masks that depend on (source, row) alone, one row a batch; every `world_size`-th for a rank."""
+    window = evaluation_window(name, split, context_tokens, row_tokens, max_rows)
+    rows = WindowReader(window, BlockReader({name: split}), tokenizer)
+    for index in range(rank, min(window.num_rows, max_rows), world_size):
+        key = ("evaluation", name, index)
+        row = rows.masked_row(index, row_tokens, context_tokens, mask_rate, masking, key)
+        yield micro_batches(collate([row], context_tokens), rows=1, pad_id=tokenizer.pad_id)[0]

@@ -1,0 +1,176 @@
+"""Checkpoints on disk: written whole or not at all, verified before they are trusted.
+
+A checkpoint is two files in `RUN/checkpoints`: `step-00000120.pt` (what Composer saves: weights, optimizer, position
+in the data) and its marker `step-00000120.json` (size and SHA-256 of the former, and what a reader needs to know:
+step, tokens, phase, context, RoPE thetas, architecture). The `.pt` is written under a temporary name and renamed only
+after it is on the disk and its marker stands beside it, so a `.pt` without a marker, or one that does not match its
+marker, was damaged later; a temporary file is a save that was cut off and is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+_PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
+
+
+def checkpoint_path(run: str | Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps lies in the run folder."""
+    return Path(run) / FOLDER / f"step-{step:08d}.pt"
+
+
+def write_checkpoint(path: Path, marker: dict[str, Any], save: Callable[[Path], None]) -> None:
+    """Write a checkpoint whole or not at all.
+
+    `save(temporary path)` writes the file; then it is flushed to the disk, its marker is written, and it gets its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    save(temporary)
+    _flush(temporary)
+    complete = {**marker, "bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+    write_atomically(path.with_suffix(".json"), json.dumps(complete, indent=1) + "\n")
+    os.replace(temporary, path)
+    _flush(path.parent)
+
+
+def list_checkpoints(run: str | Path) -> list[Path]:
+    """The `.pt` files of a run folder, oldest first; not verified."""
+    return sorted((Path(run) / FOLDER).glob("step-*.pt"))
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """The marker of a checkpoint. ValueError if it is missing or unreadable."""
+    marker = path.with_suffix(".json")
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: its marker {marker.name} is missing, so the checkpoint cannot be trusted") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{marker}: not a readable marker ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{marker}: not a readable marker (no JSON object)")
+    return content
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The marker of a checkpoint whose bytes are what was written. ValueError says what is wrong with it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    marker = read_marker(path)
+    size = path.stat().st_size
+    if size != marker["bytes"]:
+        raise ValueError(f"{path}: damaged: {size:,} bytes where {marker['bytes']:,} were written")
+    if _sha256(path) != marker["sha256"]:
+        raise ValueError(f"{path}: damaged: its SHA-256 is not the one that was written")
+    return marker
+
+
+def find_latest(run: str | Path) -> Path | None:
+    """The newest good checkpoint of a run; None for a run that has none yet.
+
+    A damaged one is passed over with a loud line for the one before. ValueError if checkpoints are there and none of
+    them can be used: a restart from nothing would throw the run away.
+    """
+    checkpoints = list_checkpoints(run)
+    for path in reversed(checkpoints):
+        try:
+            verify(path)
+        except ValueError as error:
+            log.error("CHECKPOINT PASSED OVER: %s", error)
+        else:
+            return path
+    if checkpoints:
+        raise ValueError(
+            f"{Path(run) / FOLDER}: holds {len(checkpoints)} checkpoint(s) and none can be read (see the lines above); "
+            "restore one from a copy, or start anew under another run_folder"
+        )
+    return None
+
+
+def prune(run: str | Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints; those marked `keep` (the ends of phases) stay."""
+    for path in list_checkpoints(run)[:-keep]:
+        if not read_marker(path).get("keep", False):
+            path.unlink()
+            path.with_suffix(".json").unlink()
+
+
+def resolve(source: str | Path) -> Path:
+    """A checkpoint file from what a user may name: a run folder (its newest good one) or a `.pt` file."""
+    path = Path(source)
+    if path.suffix == ".pt":
+        verify(path)
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such run folder or checkpoint; name a run folder or a step-*.pt file")
+    latest = find_latest(path)
+    if latest is None:
+        raise ValueError(f"{path}: no checkpoint in it; expected {path / FOLDER}/step-*.pt")
+    return latest
+
+
+def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights of a run folder or checkpoint under Transformers' names, on the CPU, and the marker."""
+    path = resolve(source)
+    model = torch.load(path, map_location="cpu", weights_only=False)["state"]["model"]
+    return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in model.items()}, read_marker(path)
+
+
+def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker: dict[str, Any]) -> Path:
+    """Write weights (Transformers' names) as a checkpoint of step 0 that `init.from` can name."""
+    content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
+    path = checkpoint_path(folder, marker["step"])
+    write_checkpoint(path, marker, lambda temporary: torch.save(content, temporary))
+    return path
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder a checkpoint lies in: that is where its tokenizer and recipe are."""
+    return checkpoint.parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where in the run a checkpoint stands; becomes part of its marker."""
+
+    step: int
+    tokens: int
+    phase: str
+    phase_step: int
+    context_tokens: int
+    global_rope_theta: float
+    local_rope_theta: float
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _flush(temporary)
+    os.replace(temporary, path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,70 @@
+"""The masked-language model as Composer sees it, and the loss over a batch that is cut into micro-batches and ranks.
+
+Composer weighs the loss of a micro-batch by its share of the tokens that generate loss, where the whole is counted over
+all ranks and micro-batches of the step. With the mean over the masked tokens of each micro-batch as its loss, the
+gradient is that of (sum over masked tokens) / (masked tokens of the global batch), however the rows are spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from composer import ComposerModel, DataSpec
+
+from modernbert_train.data.batch import MicroBatch, PackedBatch, micro_batches
+from modernbert_train.data.loader import PlannedLoader
+from modernbert_train.model import ModernBertForMaskedLM
+
+LossSums = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+class MaskedLanguageModel(ComposerModel):
+    """Our encoder under Composer's interface. `batch` is a `MicroBatch`."""
+
+    def __init__(self, model: ModernBertForMaskedLM, compile: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._loss_sums: LossSums = torch.compile(model.loss_sums) if compile else model.loss_sums
+        self._compile = compile
+
+    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the losses and number of correct predictions over the masked tokens of a micro-batch."""
+        if self._compile:
+            # The number of documents is the one size that differs from batch to batch.
+            torch._dynamo.mark_dynamic(batch["cu_seqlens"], 0)
+        return self._loss_sums(**model_inputs(batch))
+
+    def loss(self, outputs: tuple[torch.Tensor, torch.Tensor], batch: MicroBatch) -> torch.Tensor:  # type: ignore[override]
+        """Mean over the masked tokens of the micro-batch; 0 where there are none (rows of padding)."""
+        return outputs[0] / max(1, batch["num_masked"])
+
+
+def model_inputs(batch: MicroBatch) -> dict[str, Any]:
+    """The part of a micro-batch that goes to `ModernBertForMaskedLM.loss_sums`."""
+    names = ("input_ids", "position_ids", "cu_seqlens", "max_seqlen", "masked_positions", "labels")
+    return {name: batch[name] for name in names}  # type: ignore[literal-required]
+
+
+def data_spec(loader: PlannedLoader, pad_id: int) -> DataSpec:
+    """The loader with what Composer must know of its batches: a row is a sample, masked tokens generate the loss."""
+    return DataSpec(
+        dataloader=loader,
+        split_batch=lambda batch, rows: micro_batches(batch, rows, pad_id),
+        get_num_samples_in_batch=num_rows,
+        get_num_tokens_in_batch=num_tokens,
+    )
+
+
+def num_rows(batch: PackedBatch | MicroBatch) -> int:
+    """Rows of a batch or micro-batch."""
+    return batch["num_rows"] if "num_rows" in batch else len(batch["input_ids"])
+
+
+def num_tokens(batch: PackedBatch | MicroBatch) -> dict[str, int]:
+    """Tokens of a batch or micro-batch: all but padding, and those that are masked."""
+    total, masked = batch["num_tokens"], batch["num_masked"]
+    if isinstance(total, torch.Tensor) and isinstance(masked, torch.Tensor):
+        total, masked = int(total.sum()), int(masked.sum())
+    return {"total": total, "loss_generating": masked}
