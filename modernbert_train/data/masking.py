@@ -21,6 +21,9 @@ from modernbert_train.data.order import philox
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
+_HALF = np.uint64(32)  # bits
+_LOW_HALF = np.uint64(0xFFFFFFFF)
+
 IGNORED = -100  # label of a slot that stands for no masked token: cross entropy skips it
 
 
@@ -75,8 +78,8 @@ def mask_row(
     if num_masked:
         # The tokens with the smallest of independent random numbers are a uniform choice without replacement.
         # The low 32 bits of a draw hold the token's index: ties, and so the choice, do not depend on the sort.
-        draws = (generator.random_raw(len(candidates)) & ~np.uint64(0xFFFFFFFF)) | candidates.astype(np.uint64)
-        chosen = np.partition(draws, num_masked - 1)[:num_masked] & np.uint64(0xFFFFFFFF)
+        draws = (generator.random_raw(len(candidates)) & ~_LOW_HALF) | candidates.astype(np.uint64)
+        chosen = np.partition(draws, num_masked - 1)[:num_masked] & _LOW_HALF
         chosen = np.sort(chosen.astype(np.int32))
         positions[:num_masked] = chosen
         labels[:num_masked] = input_ids[chosen]
@@ -87,8 +90,9 @@ def mask_row(
 def _replacements(original: Int32, masking: Masking, generator: np.random.Philox) -> Int32:
     """What the model sees in place of the chosen tokens [num_masked]."""
     raw = generator.random_raw(len(original))
-    # The high half of a draw decides what happens, the low half which token; 2**-32 is far below what can be noticed.
-    action = (raw >> np.uint64(32)).astype(np.float64) * 2.0**-32
-    drawn = masking.ordinary_ids[(raw & np.uint64(0xFFFFFFFF)) % np.uint64(len(masking.ordinary_ids))]
-    replaced = np.where(action < masking.mask_fraction + masking.random_fraction, drawn, original)
-    return np.where(action < masking.mask_fraction, np.int32(masking.mask_id), replaced).astype(np.int32)
+    # The high half of a draw decides what happens, the low half which token: scaled to a whole number below the count,
+    # which is a multiplication where the remainder would be a division, and as even as 32 bits allow.
+    action, which = raw >> _HALF, raw & _LOW_HALF
+    drawn = masking.ordinary_ids[(which * np.uint64(len(masking.ordinary_ids))) >> _HALF]
+    replaced = np.where(action < (masking.mask_fraction + masking.random_fraction) * 2.0**32, drawn, original)
+    return np.where(action < masking.mask_fraction * 2.0**32, np.int32(masking.mask_id), replaced)

@@ -18,7 +18,7 @@ class BlockReader:
 
     def __init__(self, splits: Mapping[str, Split]) -> None:
         streams = [Stream(local=str(split.path)) for split in splits.values()]
-        self._dataset = StreamingDataset(streams=streams, batch_size=1)
+        self._dataset = StreamingDataset(streams=streams, batch_size=1, predownload=1)
         first_blocks = self._dataset.sample_offset_per_stream.tolist()
         self._first_block = dict(zip(splits, first_blocks, strict=True))
         self._splits = dict(splits)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
+_UNFINISHED = ".saving-"  # before the name of a file that is being written; a save that was cut off leaves one
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
@@ -37,7 +38,7 @@ def write_checkpoint(path: Path, marker: dict[str, Any], save: Callable[[Path], 
     `save(temporary path)` writes the file; then it is flushed to the disk, its marker is written, and it gets its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f"{_UNFINISHED}{path.name}")
     save(temporary)
     _flush(temporary)
     complete = {**marker, "bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
@@ -101,7 +102,12 @@ def find_latest(run: str | Path) -> Path | None:
 
 
 def prune(run: str | Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; those marked `keep` (the ends of phases) stay."""
+    """Remove all but the newest `keep` checkpoints, and what saves that were cut off have left.
+
+    Those marked `keep` (the ends of phases) stay.
+    """
+    for path in (Path(run) / FOLDER).glob(f"{_UNFINISHED}*"):
+        path.unlink()
     for path in list_checkpoints(run)[:-keep]:
         if not read_marker(path).get("keep", False):
             path.unlink()

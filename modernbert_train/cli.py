@@ -1,0 +1,164 @@
+"""The command line: `modernbert COMMAND ...`. Each command imports what it needs, so that `--help` starts at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Sequence
+
+_EXAMPLES = """
+examples:
+  modernbert train yamls/quickstart.yaml
+  modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
+  composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
+  modernbert report runs/quickstart
+  modernbert evaluate runs/quickstart
+  modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
+  modernbert import path/to/ModernBERT-base imported/base
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("composer").setLevel(logging.WARNING)
+    logging.getLogger("streaming").setLevel(logging.WARNING)
+    # The libraries below us announce their own deprecations on every start; ours are errors in the tests.
+    warnings.filterwarnings("ignore")
+    try:
+        return options.run(options)
+    except ValueError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            for line in str(error).splitlines() or [repr(error)]:
+                print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modernbert",
+        description="Pretrain ModernBERT-style encoders from YAML recipes.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _command(
+        commands,
+        "train",
+        _train,
+        "carry out a recipe; the same command again goes on where it stopped",
+        """
+        modernbert train yamls/quickstart.yaml training.device=cpu seed=18
+        modernbert train yamls/pretrain/modernbert-large.yaml --dry-run
+        composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
+        """,
+    )
+    train.add_argument("recipe", help="a YAML file")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, e.g. seed=18")
+    train.add_argument("--dry-run", action="store_true", help="show what would be done, and check it; train nothing")
+
+    report = _command(
+        commands, "report", _report, "draw loss, learning rate and context of a run", "modernbert report runs/quickstart"
+    )
+    report.add_argument("run_folder")
+
+    evaluate = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "held-out masked-LM loss and accuracy of every source, beside the unigram baseline",
+        """
+        modernbert evaluate runs/quickstart
+        modernbert evaluate exported/quickstart --recipe yamls/quickstart.yaml
+        """,
+    )
+    evaluate.add_argument("model", help="a run folder, a checkpoint, or an exported folder")
+    evaluate.add_argument("--recipe", help="names the data (default: the recipe of the run)")
+
+    export = _command(
+        commands,
+        "export",
+        _export,
+        "write a Hugging Face folder, and prove that it gives the same logits",
+        """
+        modernbert export runs/quickstart exported/quickstart
+        modernbert export runs/quickstart/checkpoints/step-00000120.pt exported/step-120 --fill "Paris is [MASK]."
+        """,
+    )
+    export.add_argument("checkpoint", help="a run folder (its newest checkpoint) or a checkpoint")
+    export.add_argument("out", help="the folder to write; must not exist, or be empty")
+    export.add_argument("--fill", action="append", default=[], metavar="TEXT", help="show what it puts for [MASK]")
+
+    importing = _command(
+        commands,
+        "import",
+        _import,
+        "make a checkpoint to start from (init.from) of a Hugging Face ModernBERT folder",
+        "modernbert import path/to/ModernBERT-base imported/base",
+    )
+    importing.add_argument("folder", help="with config.json, weights and tokenizer")
+    importing.add_argument("out", help="the folder to write; must not exist, or be empty")
+    return parser
+
+
+def _command(commands, name: str, run, help: str, examples: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _train(options: argparse.Namespace) -> int:
+    from modernbert_train.config import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    if options.dry_run:
+        from modernbert_train.training.dry_run import dry_run
+
+        print(dry_run(recipe))
+        return 0
+    from modernbert_train.training.build import train
+
+    train(recipe)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from modernbert_train.evaluation.report import write_report
+
+    print(write_report(options.run_folder))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from modernbert_train.evaluation.masked_lm import evaluate
+
+    print(evaluate(options.model, options.recipe))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from modernbert_train.hub import export_checkpoint
+
+    print(f"exported: {export_checkpoint(options.checkpoint, options.out, fill=options.fill)}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from modernbert_train.hub import import_folder
+
+    print(f"imported: {import_folder(options.folder, options.out)}")
+    return 0

@@ -1,0 +1,206 @@
+"""From a recipe to a finished run: everything is built here, in the order in which one thing needs another."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.loggers import LoggerDestination, WandBLogger
+from composer.utils import dist
+
+from modernbert_train.config import Recipe
+from modernbert_train.config.validation import validate
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
+from modernbert_train.optim.optimizer import build_optimizer
+from modernbert_train.optim.schedule import RunPlan, plan_run
+from modernbert_train.training.callbacks import Evaluate, GradientNorm, SaveCheckpoints, Schedule, StopOnNonFinite
+from modernbert_train.training.checkpoint import find_latest, load_weights, resolve
+from modernbert_train.training.flops import peak_flops, training_flops_per_token
+from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
+from modernbert_train.training.metrics import Metrics
+from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
+from modernbert_train.training.provenance import prepare_run_folder
+
+log = logging.getLogger(__name__)
+
+DIST_TIMEOUT_SECONDS = 1_800.0  # Composer's 300 s end a run whose first compilation or checkpoint is slow
+
+
+def train(recipe: Recipe) -> Path:
+    """Carry out a recipe, from its newest good checkpoint if there is one. Returns the run folder.
+
+    ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe.
+    """
+    device = resolve_device(recipe)
+    dist.initialize_dist(device, timeout=DIST_TIMEOUT_SECONDS)
+    if problems := validate(recipe, dist.get_world_size()):
+        raise ValueError("\n".join(problems))
+    inputs = open_inputs(recipe)
+    plan = plan_run(recipe)
+    run = Path(recipe.run_folder)
+    checkpoint = _agree_on_checkpoint(run)
+    if checkpoint is not None and checkpoint["step"] >= plan.total_steps:
+        log.info("%s is finished: %d steps, %s tokens", run, plan.total_steps, f"{plan.total_tokens:,}")
+        return run
+    if dist.get_global_rank() == 0:
+        prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), resumed=checkpoint is not None)
+    dist.barrier()
+    model = build_model(recipe, device, fresh=checkpoint is None)
+    loader = build_loader(recipe, plan, inputs, device)
+    trainer = build_trainer(recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None)
+    trainer.fit()
+    trainer.close()
+    return run
+
+
+def resolve_device(recipe: Recipe) -> str:
+    """ "gpu" or "cpu", as Composer names them. ValueError if a GPU is asked for and there is none."""
+    if recipe.training.device == "gpu" and not torch.cuda.is_available():
+        raise ValueError(
+            "training.device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
+        )
+    if recipe.training.device == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return recipe.training.device
+
+
+def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMaskedLM:
+    """The encoder on the CPU, with the weights of `init.from` or random ones. Weights a checkpoint will replace are left alone."""
+    backend, reason = resolve_backend(recipe.training.attention_backend, "cuda" if device == "gpu" else "cpu")
+    log.info("attention backend: %s (%s)", backend, reason)
+    model = ModernBertForMaskedLM(recipe.model, attention_backend=backend)
+    if fresh and recipe.init.from_ is None:
+        initialize_weights(model, recipe.model, torch.Generator().manual_seed(recipe.seed))
+    elif fresh:
+        assert recipe.init.from_ is not None
+        weights, marker = load_weights(recipe.init.from_)
+        _check_shapes(model, weights, recipe.init.from_)
+        model.load_state_dict(weights)
+        log.info("weights from %s, step %s", recipe.init.from_, marker.get("step"))
+    return model
+
+
+def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs, device: str) -> PlannedLoader:
+    """The batches of this rank over the whole run."""
+    rows = PlannedRows(
+        plan_rows(recipe, plan, inputs),
+        inputs.train,
+        inputs.tokenizer,
+        inputs.masking,
+        rank=dist.get_global_rank(),
+        world_size=dist.get_world_size(),
+    )
+    return PlannedLoader(rows, num_workers=recipe.data.num_workers, pin_memory=device == "gpu")
+
+
+def build_trainer(
+    recipe: Recipe,
+    plan: RunPlan,
+    inputs: Inputs,
+    model: ModernBertForMaskedLM,
+    loader: PlannedLoader,
+    device: str,
+    checkpoint: str | None,
+) -> Trainer:
+    """Composer's Trainer over one epoch that is the whole run; phases are a matter of the plan."""
+    training, run = recipe.training, Path(recipe.run_folder)
+    first_phase = plan.phases[0].config
+    gradient = GradientNorm(recipe.optimizer.gradient_clip_norm, training.log_every_steps)
+    evaluate = Evaluate(plan, model, inputs, recipe.evaluation)
+    metrics = Metrics(
+        plan,
+        run,
+        loader,
+        gradient,
+        evaluate,
+        log_every_steps=training.log_every_steps,
+        progress_bar=training.progress_bar,
+        peak_flops=peak_flops(),
+        flops_per_token={
+            phase.name: training_flops_per_token(recipe.model, phase.config.context_tokens, phase.config.mask_rate)
+            for phase in plan.phases
+        },
+    )
+    description = {
+        "model": dataclasses.asdict(recipe.model),
+        "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
+    }
+    save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    module = MaskedLanguageModel(model, compile=training.compile)
+    if device == "gpu":
+        module.cuda()
+    return Trainer(
+        model=module,
+        train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
+        max_duration=f"{plan.total_steps}ba",
+        optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
+        # The order matters: what is measured, then what may stop the run, then what looks at the weights and keeps them.
+        callbacks=[Schedule(plan, model, recipe.seed), gradient, StopOnNonFinite(), evaluate, metrics, save],
+        loggers=_loggers(recipe, run),
+        device=device,
+        precision="amp_bf16" if training.precision == "bf16" else "fp32",
+        device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
+        accumulate_train_batch_on_tokens=True,
+        seed=recipe.seed,
+        run_name=recipe.name,
+        progress_bar=False,  # ours speaks of tokens and phases
+        load_path=checkpoint,
+        spin_dataloaders=False,
+        dist_timeout=DIST_TIMEOUT_SECONDS,
+        auto_log_hparams=False,
+    )
+
+
+def _agree_on_checkpoint(run: Path) -> dict[str, Any] | None:
+    """Path and step of the newest good checkpoint; rank 0 looks, all ranks use what it found, or fail with it."""
+    found: list[Any] = [None]
+    if dist.get_global_rank() == 0:
+        try:
+            latest = find_latest(run)
+            found = [None if latest is None else {"path": str(latest), "step": int(latest.stem.split("-")[1])}]
+        except ValueError as error:
+            found = [error]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], ValueError):
+        raise found[0]
+    if found[0] is not None:
+        log.info("going on from %s", found[0]["path"])
+    return found[0]
+
+
+def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor], source: str) -> None:
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    if own == given:
+        return
+    name = next(name for name in (*own, *given) if own.get(name) != given.get(name))
+    raise ValueError(
+        f"init.from: {resolve(source)} does not fit the recipe's model: {name} is {given.get(name, 'missing')} there and "
+        f"{own.get(name, 'missing')} here; use the model section of the run it comes from"
+    )
+
+
+def _loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
+    wandb = recipe.wandb
+    if wandb.project is None:
+        return []
+    return [
+        WandBLogger(
+            project=wandb.project,
+            entity=wandb.entity,
+            name=recipe.name,
+            tags=list(wandb.tags),
+            rank_zero_only=True,
+            # One run in W&B for one run folder, over all its restarts.
+            init_kwargs={"mode": wandb.mode, "dir": str(run), "id": _run_id(recipe), "resume": "allow"},
+        )
+    ]
+
+
+def _run_id(recipe: Recipe) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{recipe.name}-{recipe.seed}")

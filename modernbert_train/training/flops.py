@@ -1,0 +1,37 @@
+"""Model FLOPs of training, for the utilization (MFU) of a device.
+
+Counted are the matrix products of the mathematics, forward and backward (three times the forward pass), as in PaLM,
+appendix B: nothing for what an implementation repeats, nothing for norms and activations.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from modernbert_train.config import ModelConfig
+
+# Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
+_PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2_250e12}
+
+
+def training_flops_per_token(model: ModelConfig, context_tokens: int, mask_rate: float) -> float:
+    """Model FLOPs to train on one token, when every document fills the context; shorter ones need less.
+
+    6 per weight and token: Wqkv and Wo (4 d^2), GeGLU (3 d I) in each layer; head and decoder (d^2 + d V) on masked
+    tokens. 12 d per attended token in each layer: the context, or what the window lets it see.
+    """
+    hidden, layers = model.hidden_size, model.num_hidden_layers
+    weights = layers * (4 * hidden**2 + 3 * hidden * model.intermediate_size)
+    weights += mask_rate * (hidden**2 + hidden * model.vocab_size)
+    num_global = len(range(0, layers, model.global_attn_every_n_layers))
+    window = min(context_tokens, model.local_attention + 1)
+    attended = num_global * context_tokens + (layers - num_global) * window
+    return 6 * weights + 12 * hidden * attended
+
+
+def peak_flops() -> float | None:
+    """Dense bf16 peak of the CUDA device; None without one, or for one not in the table."""
+    if not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_name()
+    return next((peak for name, peak in _PEAK_FLOPS.items() if name in device), None)

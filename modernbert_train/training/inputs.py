@@ -1,0 +1,90 @@
+"""Opening what a recipe names, tokenizer and stores, with every mismatch said before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from modernbert_train.config import Recipe
+from modernbert_train.data.loader import PhaseRows
+from modernbert_train.data.manifest import Manifest, Split, TokenizerInfo, load_manifest, load_tokenizer_info
+from modernbert_train.data.masking import Masking
+from modernbert_train.data.plan import Plan
+from modernbert_train.optim.schedule import RunPlan
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tokenizer and splits of a recipe, found and checked."""
+
+    tokenizer: TokenizerInfo
+    masking: Masking
+    train: dict[str, Split]  # source -> training split
+    valid: dict[str, Split]  # source -> held-out split, of the sources that have one
+
+
+def open_inputs(recipe: Recipe) -> Inputs:
+    """Read the tokenizer and the manifests of all sources. ValueError lists everything that does not fit together."""
+    tokenizer = load_tokenizer_info(recipe.data.tokenizer)
+    problems = []
+    if tokenizer.num_ids > recipe.model.vocab_size:
+        problems.append(
+            f"model.vocab_size is {recipe.model.vocab_size:,}, too small for the tokenizer {recipe.data.tokenizer} "
+            f"with {tokenizer.num_ids:,} ids; set it to {tokenizer.vocab_size:,}"
+        )
+    manifests: dict[str, Manifest] = {}
+    train, valid = {}, {}
+    for name, source in recipe.data.sources.items():
+        if source.store not in manifests:
+            manifests[source.store] = load_manifest(source.store)
+            problems += _tokenizer_problems(manifests[source.store], tokenizer, recipe.data.tokenizer)
+        splits = manifests[source.store].sources.get(source.source or name)
+        if splits is None or "train" not in splits:
+            problems.append(_missing_source(name, source.source or name, manifests[source.store]))
+            continue
+        train[name] = splits["train"]
+        if "valid" in splits:
+            valid[name] = splits["valid"]
+    if problems:
+        raise ValueError("\n".join(problems))
+    masking = Masking.of(tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
+    return Inputs(tokenizer, masking, train, valid)
+
+
+def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRows]:
+    """What every phase of the run reads."""
+    return [
+        PhaseRows(
+            plan=Plan(
+                inputs.train,
+                phase.config.mixture,
+                streams=recipe.data.streams,
+                window_rows=recipe.data.window_rows,
+                context_tokens=phase.config.context_tokens,
+                row_tokens=phase.config.row_tokens,
+                key=(recipe.seed, phase.index),
+            ),
+            mask_rate=phase.config.mask_rate,
+            steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.segments),
+        )
+        for phase in run_plan.phases
+    ]
+
+
+def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str) -> list[str]:
+    if manifest.tokenizer_fingerprint == tokenizer.fingerprint:
+        return []
+    return [
+        f"data.tokenizer is {path} (fingerprint {tokenizer.fingerprint[:12]}), but the store {manifest.path} was made with "
+        f"another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}); name {manifest.path}, "
+        "which holds the right one, or tokenize again"
+    ]
+
+
+def _missing_source(name: str, in_store: str, manifest: Manifest) -> str:
+    close = difflib.get_close_matches(in_store, manifest.sources, n=1)
+    hint = f'; did you mean "{close[0]}"?' if close else ""
+    return (
+        f'data.sources.{name}: the store {manifest.path} has no source "{in_store}" with a train split; '
+        f"it has {', '.join(manifest.sources)}{hint}"
+    )

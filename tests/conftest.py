@@ -1,0 +1,13 @@
+import os
+
+import pytest
+
+# One thread everywhere: fastest for tiny tensors on few cores, and bit for bit repeatable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    """Nothing that a test writes by a relative path ends up in the checkout."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,198 @@
+import pytest
+
+from modernbert_train.data.batch import checksum, collate, join
+from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
+from modernbert_train.data.masking import Masking
+from modernbert_train.data.plan import Plan
+from modernbert_train.data.reader import BlockReader, StreamReader, WindowReader, evaluation_batches
+from tests.stores import make_store, make_tokenizer, random_documents
+
+STREAMS = 12
+NUM_STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    sources = {
+        "web": {"train": random_documents(900, 1), "valid": random_documents(40, 3)},
+        "code": {"train": random_documents(300, 2, median=150)},
+    }
+    manifest = make_store(folder / "store", tokenizer, sources, block_documents=4)
+    return sources, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1)
+
+
+def make_plan(manifest, context_tokens=64, phase=0, seed=17):
+    splits = {name: splits["train"] for name, splits in manifest.sources.items()}
+    return Plan(
+        splits,
+        {"web": 0.6, "code": 0.4},
+        streams=STREAMS,
+        window_rows=8,
+        context_tokens=context_tokens,
+        row_tokens=256,
+        key=(seed, phase),
+    )
+
+
+def make_loader(world, *, rank=0, world_size=1, num_workers=0, seed=17) -> PlannedLoader:
+    """Two phases, contexts 64 and 128, the second with a batch-size ramp: together more than two passes over the data."""
+    _, manifest, tokenizer, masking = world
+    phases = [
+        PhaseRows(make_plan(manifest, 64, 0, seed), 0.3, ((5, 24),)),
+        PhaseRows(make_plan(manifest, 128, 1, seed), 0.15, ((3, 12), (4, 36))),
+    ]
+    splits = {name: splits["train"] for name, splits in manifest.sources.items()}
+    rows = PlannedRows(phases, splits, tokenizer, masking, rank=rank, world_size=world_size)
+    return PlannedLoader(rows, num_workers=num_workers, pin_memory=False)
+
+
+def checksums(loader) -> list[int]:
+    return [checksum(batch) for batch in loader]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world):
+    return checksums(make_loader(world))
+
+
+def test_batches_follow_the_plan(world, undisturbed):
+    assert len(undisturbed) == len(set(undisturbed)) == NUM_STEPS
+    batches = list(make_loader(world))
+    assert [len(batch["input_ids"]) for batch in batches] == [24] * 5 + [12] * 3 + [36] * 4
+    assert [batch["max_seqlen"] for batch in batches] == [64] * 5 + [128] * 7
+
+
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_workers_do_not_matter(world, undisturbed, num_workers):
+    assert checksums(make_loader(world, num_workers=num_workers)) == undisturbed
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_do_not_matter(world, undisturbed, world_size):
+    ranks = [make_loader(world, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [checksum(join(parts)) for parts in zip(*ranks, strict=True)] == undisturbed
+
+
+@pytest.mark.parametrize("stop", range(NUM_STEPS + 1))
+def test_stopping_anywhere_does_not_matter(world, undisturbed, stop):
+    first = make_loader(world, num_workers=1)  # reads ahead of the position that is saved
+    batches = iter(first)
+    before = [checksum(next(batches)) for _ in range(stop)]
+    state = first.dataset.state_dict(num_samples=-1, from_beginning=True)
+    second = make_loader(world)
+    second.dataset.load_state_dict(state)
+    assert before + checksums(second) == undisturbed
+
+
+def test_another_number_of_ranks_goes_on_where_the_first_stopped(world, undisturbed):
+    ranks = [make_loader(world, rank=rank, world_size=3) for rank in range(3)]
+    batches = [iter(loader) for loader in ranks]
+    before = [checksum(join([next(batch) for batch in batches])) for _ in range(7)]
+    positions = {}
+    for loader in ranks:
+        positions |= loader.dataset.positions
+    state = {**ranks[0].dataset.state_dict(-1, True), "positions": positions}
+    after = []
+    ranks = [make_loader(world, rank=rank, world_size=2) for rank in range(2)]
+    for loader in ranks:
+        loader.dataset.load_state_dict(state)
+    after = [checksum(join(parts)) for parts in zip(*ranks, strict=True)]
+    assert before + after == undisturbed
+
+
+def test_a_restart_reads_no_consumed_document_again(world):
+    """Rows, hence documents, are assembled from the saved position on, none before it."""
+    _, manifest, tokenizer, masking = world
+    plan = make_plan(manifest)
+    reader = StreamReader(plan, 3, (0, 0), _reader(manifest), tokenizer, masking, 0.3)
+    seen = []
+    for _ in range(10):
+        reader.next_rows(1)
+        seen.append(reader.position)
+    assert len(set(seen)) == 10
+    made = []
+    original = WindowReader.row
+
+    def counting(self, index, *arguments):
+        made.append(index)
+        return original(self, index, *arguments)
+
+    restarted = StreamReader(plan, 3, seen[4], _reader(manifest), tokenizer, masking, 0.3)
+    WindowReader.row = counting  # type: ignore[method-assign]
+    try:
+        restarted.next_rows(5)
+    finally:
+        WindowReader.row = original  # type: ignore[method-assign]
+    assert restarted.position == seen[9]
+    assert made == [row - 1 for _, row in seen[5:]]
+
+
+def test_a_checkpoint_of_other_data_is_refused(world):
+    state = make_loader(world).dataset.state_dict(-1, True)
+    with pytest.raises(ValueError, match="other data, mixture, streams, context, mask rate or seed"):
+        make_loader(world, seed=18).dataset.load_state_dict(state)
+
+
+def test_rows_hold_the_documents(world):
+    """Every piece in a row is [CLS], a stretch of one document, [SEP]; the window holds each document of its blocks whole."""
+    sources, manifest, tokenizer, _ = world
+    plan = make_plan(manifest)
+    window = plan.window(0, 0)
+    rows = WindowReader(window, _reader(manifest), tokenizer)
+    found: dict[tuple[str, int], list[int]] = {}
+    for index in range(window.num_rows):
+        ids, segments, used = rows.row(index, 256, 64)
+        pieces = range(*window.pieces(index).indices(len(window.piece_tokens)))
+        assert (ids[used:] == tokenizer.pad_id).all()
+        assert segments.sum() == 256
+        at = 0
+        for piece in pieces:
+            tokens = ids[at : at + window.piece_tokens[piece] + 2].tolist()
+            at += len(tokens)
+            assert (tokens[0], tokens[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
+            key = window.blocks[window.piece_block[piece]][0], int(window.piece_document[piece])
+            found.setdefault(key, []).append((int(window.piece_start[piece]), tokens[1:-1]))
+        assert at == used
+    for (source, document), pieces in found.items():
+        whole = [token for _, part in sorted(pieces) for token in part]
+        assert whole == sources[source]["train"][document]
+
+
+def _reader(manifest):
+    return BlockReader({name: splits["train"] for name, splits in manifest.sources.items()})
+
+
+def test_evaluation_masks_are_fixed_and_shared_out(world):
+    _, manifest, tokenizer, masking = world
+    settings = {"context_tokens": 64, "row_tokens": 256, "mask_rate": 0.15, "max_rows": 6}
+    split = manifest.sources["web"]["valid"]
+    whole = list(evaluation_batches("web", split, tokenizer, masking, **settings))
+    again = list(evaluation_batches("web", split, tokenizer, masking, **settings))
+    assert len(whole) == 6
+    assert all(a["input_ids"].tolist() == b["input_ids"].tolist() for a, b in zip(whole, again, strict=True))
+    odd = list(evaluation_batches("web", split, tokenizer, masking, **settings, rank=1, world_size=2))
+    assert [batch["labels"].tolist() for batch in odd] == [batch["labels"].tolist() for batch in whole[1::2]]
+
+
+def test_a_truncated_shard_is_named(world, tmp_path):
+    sources, _, tokenizer, masking = world
+    manifest = make_store(tmp_path / "store", tokenizer, sources, shard_bytes=4_000)
+    shard = sorted((tmp_path / "store" / "web" / "train").glob("shard.*.mds"))[1]
+    shard.write_bytes(shard.read_bytes()[:500])
+    splits = {name: splits["train"] for name, splits in manifest.sources.items()}
+    phases = [PhaseRows(make_plan(manifest), 0.3, ((20, 24),))]
+    rows = PlannedRows(phases, splits, tokenizer, masking, rank=0, world_size=1)
+    with pytest.raises(ValueError, match=r"shard 1 of .*web/train cannot be read.*data_prep verify"):
+        for _ in PlannedLoader(rows, num_workers=0, pin_memory=False):
+            pass
+
+
+def test_collate_of_one_row_has_its_shapes(world):
+    _, manifest, tokenizer, masking = world
+    reader = StreamReader(make_plan(manifest), 0, (0, 0), _reader(manifest), tokenizer, masking, 0.3)
+    batch = collate(reader.next_rows(1), 64)
+    assert batch["input_ids"].shape == (1, 256)
+    assert batch["labels"].shape == batch["masked_positions"].shape == (1, 77)
+    assert int(batch["num_tokens"]) <= 256
