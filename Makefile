@@ -22,6 +22,25 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The main job in miniature, by the same commands as a real run; a second `make quickstart` goes on where it stopped.
+quickstart: quickstart/store/manifest.json
+	$(BIN)/modernbert train yamls/quickstart.yaml $(ARGS)
+	$(BIN)/modernbert report quickstart/run
+	$(BIN)/modernbert evaluate quickstart/run
+	@rm -rf quickstart/exported
+	$(BIN)/modernbert export quickstart/run quickstart/exported \
+	  --fill "Return the [MASK] of the list." --fill "import numpy as [MASK]" --fill "This license is [MASK] by the copyright holder."
+
+quickstart/store/manifest.json: quickstart/tokenizer/tokenizer.json
+	$(BIN)/python -m data_prep tokenize quickstart/store --tokenizer quickstart/tokenizer --valid-fraction 0.03 --overwrite \
+	  --input prose=quickstart/corpus/prose.jsonl.gz code=quickstart/corpus/code.jsonl.gz science=quickstart/corpus/science.jsonl.gz
+
+quickstart/tokenizer/tokenizer.json: quickstart/corpus/science.jsonl.gz
+	$(BIN)/python -m data_prep tokenizer quickstart/tokenizer --vocab-size 8192 --input quickstart/corpus/*.jsonl.gz
+
+quickstart/corpus/science.jsonl.gz: | setup
+	$(BIN)/python -m data_prep corpus quickstart/corpus
+
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -62,11 +62,19 @@ def _parser() -> argparse.ArgumentParser:
         """,
     )
     train.add_argument("recipe", help="a YAML file")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, e.g. seed=18")
-    train.add_argument("--dry-run", action="store_true", help="show what would be done, and check it; train nothing")
+    train.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, e.g. seed=18"
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, and check it; train nothing"
+    )
 
     report = _command(
-        commands, "report", _report, "draw loss, learning rate and context of a run", "modernbert report runs/quickstart"
+        commands,
+        "report",
+        _report,
+        "draw loss, learning rate and context of a run",
+        "modernbert report runs/quickstart",
     )
     report.add_argument("run_folder")
 
@@ -95,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("checkpoint", help="a run folder (its newest checkpoint) or a checkpoint")
     export.add_argument("out", help="the folder to write; must not exist, or be empty")
-    export.add_argument("--fill", action="append", default=[], metavar="TEXT", help="show what it puts for [MASK]")
+    export.add_argument(
+        "--fill", action="append", default=[], metavar="TEXT", help="show what it puts for [MASK]"
+    )
 
     importing = _command(
         commands,
@@ -126,9 +136,9 @@ def _train(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
-        from modernbert_train.training.dry_run import dry_run
+        from modernbert_train.training.preview import preview
 
-        print(dry_run(recipe))
+        print(preview(recipe))
         return 0
     from modernbert_train.training.build import train
 

@@ -63,16 +63,16 @@ def make_store(
 
 
 def _write_split(folder: Path, documents: Documents, block_documents: int, shard_bytes: int) -> Split:
-    blocks = [documents[first : first + block_documents] for first in range(0, len(documents), block_documents)]
+    blocks = [
+        documents[first : first + block_documents] for first in range(0, len(documents), block_documents)
+    ]
     columns = {"input_ids": "ndarray:uint16", "lengths": "ndarray:uint32"}
     with MDSWriter(
         out=str(folder), columns=columns, hashes=["sha1"], size_limit=shard_bytes, progress_bar=False
     ) as writer:
         for block in blocks:
             ids = np.concatenate([np.array(document, dtype=np.uint16) for document in block])
-            writer.write(
-                {"input_ids": ids, "lengths": np.array([len(d) for d in block], dtype=np.uint32)}
-            )
+            writer.write({"input_ids": ids, "lengths": np.array([len(d) for d in block], dtype=np.uint32)})
         writer.flush_shard() if writer.new_samples else None
         shard_blocks = tuple(shard["samples"] for shard in writer.shards)
     lengths = np.array([len(document) for document in documents], dtype=np.uint32)

@@ -97,7 +97,9 @@ def micro_batches(batch: PackedBatch, rows: int, pad_id: int) -> list[MicroBatch
     cut = []
     for first in range(0, len(batch["input_ids"]), rows):
         part = slice(first, first + rows)
-        segments = batch["segment_tokens"][segment_end[first - 1] if first else 0 : segment_end[first + rows - 1]]
+        segments = batch["segment_tokens"][
+            segment_end[first - 1] if first else 0 : segment_end[first + rows - 1]
+        ]
         cut.append(_flatten(batch, part, segments, sum(num_masked[part]), sum(num_tokens[part])))
     return cut
 

@@ -54,7 +54,15 @@ class PhaseRows:
         """Changes with anything that decides which rows the phase reads, or how they are masked."""
         plan = self.plan
         sources = [(name, split.num_documents, split.shard_blocks) for name, split in plan.sources.items()]
-        content = (sources, plan.quota, plan.streams, plan.context_tokens, plan.row_tokens, plan.key, self.mask_rate)
+        content = (
+            sources,
+            plan.quota,
+            plan.streams,
+            plan.context_tokens,
+            plan.row_tokens,
+            plan.key,
+            self.mask_rate,
+        )
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
@@ -174,7 +182,9 @@ class PlannedLoader(DataLoader):
             started = time.perf_counter()
             parts: list[_Item] = [next(items) for _ in range(max(1, self.num_workers))]
             self.dataset.step = step + 1
-            self.dataset.positions = {stream: at for part in parts for stream, at in part["positions"].items()}
+            self.dataset.positions = {
+                stream: at for part in parts for stream, at in part["positions"].items()
+            }
             batch = join([part["batch"] for part in parts])
             self.wait_seconds += time.perf_counter() - started
             yield batch

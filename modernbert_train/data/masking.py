@@ -44,7 +44,11 @@ class Masking:
         maskable[: tokenizer.num_ids] = True
         maskable[list(tokenizer.special_ids)] = False
         return cls(
-            tokenizer.mask_id, mask_fraction, random_fraction, maskable, np.flatnonzero(maskable).astype(np.int32)
+            tokenizer.mask_id,
+            mask_fraction,
+            random_fraction,
+            maskable,
+            np.flatnonzero(maskable).astype(np.int32),
         )
 
 
@@ -67,6 +71,7 @@ def mask_row(
     Returns:
         The masked ids [row_tokens]; positions [max_masked] of the chosen tokens, ascending, and their labels (the
         original ids) [max_masked], both filled up with position 0 and label -100; and how many were chosen.
+
     """
     candidates = np.flatnonzero(masking.maskable[input_ids])
     num_masked = int(rate * len(candidates) + 0.5)

@@ -43,17 +43,24 @@ class SourceOrder:
         block_tokens: [num_blocks] content tokens of each block.
         streams: C, the number of canonical streams.
         key: what the order depends on (seed, phase, source, ...).
+
     """
 
     def __init__(
-        self, shard_blocks: Sequence[int], block_tokens: npt.NDArray[np.integer], streams: int, key: tuple[object, ...]
+        self,
+        shard_blocks: Sequence[int],
+        block_tokens: npt.NDArray[np.integer],
+        streams: int,
+        key: tuple[object, ...],
     ) -> None:
         assert sum(shard_blocks) == len(block_tokens) > 0
         self.block_tokens = np.asarray(block_tokens, dtype=np.int64)
         self.streams = streams
         self.key = key
         by_shard = len(shard_blocks) >= _SHARDS_PER_STREAM * streams
-        self._unit_blocks = np.asarray(shard_blocks if by_shard else np.ones(len(block_tokens)), dtype=np.int64)
+        self._unit_blocks = np.asarray(
+            shard_blocks if by_shard else np.ones(len(block_tokens)), dtype=np.int64
+        )
         self._unit_first = np.cumsum(self._unit_blocks) - self._unit_blocks
         self._group = _GROUP_SHARDS if by_shard else len(self._unit_blocks)
         self._ends: dict[int, list[int]] = {}  # stream -> tokens at the end of each of its passes so far
@@ -69,8 +76,10 @@ class SourceOrder:
         dealt = permutation(units, *self.key, "units", pass_index)[offset :: self.streams]
         shuffled = []
         for group in range(0, len(dealt), self._group):
-            blocks = self._blocks_of_units(dealt[group : group + self._group])
-            shuffled.append(blocks[permutation(len(blocks), *self.key, "blocks", pass_index, stream, group)])
+            in_group = self._blocks_of_units(dealt[group : group + self._group])
+            shuffled.append(
+                in_group[permutation(len(in_group), *self.key, "blocks", pass_index, stream, group)]
+            )
         blocks = np.concatenate(shuffled) if shuffled else np.empty(0, dtype=np.int64)
         self._pass = ((stream, pass_index), blocks)
         return blocks

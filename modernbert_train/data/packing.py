@@ -32,6 +32,7 @@ def pack(lengths: Sequence[int] | npt.NDArray[np.integer], row_tokens: int) -> I
 
     Raises:
         ValueError: a piece is empty or longer than a row.
+
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     if sizes.size and (sizes.min() < 1 or sizes.max() > row_tokens):
@@ -79,6 +80,7 @@ def cut_into_pieces(lengths: npt.NDArray[np.integer], piece_tokens: int) -> tupl
     Returns:
         document, start, length, each [num_pieces]: the pieces in document order, `start` counted in content tokens
         within the document. All pieces of a document but its last are full.
+
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     counts = -(-sizes // piece_tokens)

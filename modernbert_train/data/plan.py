@@ -62,6 +62,7 @@ class Plan:
         context_tokens: most tokens of a piece, [CLS] and [SEP] included.
         row_tokens: slots of a row.
         key: (seed, phase number), or anything else that tells this plan from others.
+
     """
 
     def __init__(
@@ -104,7 +105,9 @@ class Plan:
                 piece_tokens = self.context_tokens - SPECIALS_PER_PIECE
                 document_first = self._document_first[name]
                 parts.append(
-                    _pieces_of_blocks(self.sources[name], document_first, chosen, piece_tokens, first_block=len(blocks))
+                    _pieces_of_blocks(
+                        self.sources[name], document_first, chosen, piece_tokens, first_block=len(blocks)
+                    )
                 )
                 blocks += [(name, int(block)) for block in chosen]
         return _packed(blocks, parts, self.row_tokens, (*self.key, "rows", stream, index))
@@ -129,14 +132,21 @@ def _pieces_of_blocks(
     counts = np.asarray(split.blocks())[blocks, 0]
     all_lengths = split.lengths()
     firsts = document_first[blocks]
-    lengths = np.concatenate([all_lengths[i : i + n] for i, n in zip(firsts, counts, strict=True)]).astype(np.int64)
+    lengths = np.concatenate([all_lengths[i : i + n] for i, n in zip(firsts, counts, strict=True)]).astype(
+        np.int64
+    )
     block_of_document = np.repeat(np.arange(len(blocks)), counts)
     first_of_block = (np.cumsum(counts) - counts)[block_of_document]
     start = np.cumsum(lengths) - lengths
     start_in_block = start - start[first_of_block]
     document = firsts[block_of_document] + np.arange(len(lengths)) - first_of_block
     index, start_in_document, tokens = cut_into_pieces(lengths, piece_tokens)
-    return first_block + block_of_document[index], start_in_block[index] + start_in_document, tokens, document[index]
+    return (
+        first_block + block_of_document[index],
+        start_in_block[index] + start_in_document,
+        tokens,
+        document[index],
+    )
 
 
 def _packed(
@@ -150,9 +160,9 @@ def _packed(
         nothing = np.empty(0, dtype=np.int64)
         return Window([], nothing, nothing, nothing, nothing, np.zeros(1, dtype=np.int64))
     block, start, tokens, document = (np.concatenate(column) for column in zip(*parts, strict=True))
-    row = pack(tokens + SPECIALS_PER_PIECE, row_tokens)
-    num_rows = int(row.max()) + 1
-    row = permutation(num_rows, *key)[row]
+    packed = pack(tokens + SPECIALS_PER_PIECE, row_tokens)
+    num_rows = int(packed.max()) + 1
+    row = permutation(num_rows, *key)[packed]
     by_row = np.argsort(row, kind="stable")
     row_first = np.searchsorted(row[by_row], np.arange(num_rows + 1))
     return Window(blocks, block[by_row], start[by_row], tokens[by_row], document[by_row], row_first)

@@ -27,6 +27,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
         config: betas, eps, weight decay. The decay is fully decoupled: a step multiplies a weight by
             1 - weight_decay * (lr / peak lr), so its strength follows the schedule and not the learning rate's size.
         learning_rate: the peak of the current phase; `set_learning_rate` moves it with the schedule.
+
     """
     on_gpu = next(model.parameters()).is_cuda
     return StableAdamW(

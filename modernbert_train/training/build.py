@@ -12,13 +12,18 @@ from composer import Trainer
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
-from modernbert_train.config import Recipe
-from modernbert_train.config.validation import validate
+from modernbert_train.config import Recipe, validate
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.optim.schedule import RunPlan, plan_run
-from modernbert_train.training.callbacks import Evaluate, GradientNorm, SaveCheckpoints, Schedule, StopOnNonFinite
+from modernbert_train.training.callbacks import (
+    Evaluate,
+    GradientNorm,
+    SaveCheckpoints,
+    Schedule,
+    StopOnNonFinite,
+)
 from modernbert_train.training.checkpoint import find_latest, load_weights, resolve
 from modernbert_train.training.flops import peak_flops, training_flops_per_token
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
@@ -48,11 +53,15 @@ def train(recipe: Recipe) -> Path:
         log.info("%s is finished: %d steps, %s tokens", run, plan.total_steps, f"{plan.total_tokens:,}")
         return run
     if dist.get_global_rank() == 0:
-        prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), resumed=checkpoint is not None)
+        prepare_run_folder(
+            run, recipe, inputs.tokenizer, dist.get_world_size(), resumed=checkpoint is not None
+        )
     dist.barrier()
     model = build_model(recipe, device, fresh=checkpoint is None)
     loader = build_loader(recipe, plan, inputs, device)
-    trainer = build_trainer(recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None)
+    trainer = build_trainer(
+        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
+    )
     trainer.fit()
     trainer.close()
     return run
@@ -111,7 +120,7 @@ def build_trainer(
     training, run = recipe.training, Path(recipe.run_folder)
     first_phase = plan.phases[0].config
     gradient = GradientNorm(recipe.optimizer.gradient_clip_norm, training.log_every_steps)
-    evaluate = Evaluate(plan, model, inputs, recipe.evaluation)
+    evaluate = Evaluate(plan, model, inputs, recipe.evaluation, training.precision)
     metrics = Metrics(
         plan,
         run,
@@ -122,7 +131,9 @@ def build_trainer(
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
         flops_per_token={
-            phase.name: training_flops_per_token(recipe.model, phase.config.context_tokens, phase.config.mask_rate)
+            phase.name: training_flops_per_token(
+                recipe.model, phase.config.context_tokens, phase.config.mask_rate
+            )
             for phase in plan.phases
         },
     )
@@ -131,7 +142,7 @@ def build_trainer(
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
     save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
-    module = MaskedLanguageModel(model, compile=training.compile)
+    module = MaskedLanguageModel(model, training.precision, training.compile)
     if device == "gpu":
         module.cuda()
     return Trainer(
@@ -143,7 +154,7 @@ def build_trainer(
         callbacks=[Schedule(plan, model, recipe.seed), gradient, StopOnNonFinite(), evaluate, metrics, save],
         loggers=_loggers(recipe, run),
         device=device,
-        precision="amp_bf16" if training.precision == "bf16" else "fp32",
+        precision="fp32",  # of weights and gradients; the forward pass does its own autocast
         device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
         accumulate_train_batch_on_tokens=True,
         seed=recipe.seed,
@@ -162,7 +173,9 @@ def _agree_on_checkpoint(run: Path) -> dict[str, Any] | None:
     if dist.get_global_rank() == 0:
         try:
             latest = find_latest(run)
-            found = [None if latest is None else {"path": str(latest), "step": int(latest.stem.split("-")[1])}]
+            found = [
+                None if latest is None else {"path": str(latest), "step": int(latest.stem.split("-")[1])}
+            ]
         except ValueError as error:
             found = [error]
     dist.broadcast_object_list(found, src=0)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from composer import Callback, Logger, State
-from composer.core import get_precision_context
 from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from modernbert_train.config import EvaluationConfig
+from modernbert_train.config.schema import Precision
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.manifest import Split
 from modernbert_train.data.reader import evaluation_batches
@@ -23,7 +23,7 @@ from modernbert_train.optim.optimizer import set_learning_rate
 from modernbert_train.optim.schedule import PhasePlan, RunPlan
 from modernbert_train.training.checkpoint import checkpoint_path, prune, write_checkpoint
 from modernbert_train.training.inputs import Inputs
-from modernbert_train.training.mlm import model_inputs
+from modernbert_train.training.mlm import autocast, model_inputs
 
 
 def step_of(state: State) -> int:
@@ -141,13 +141,21 @@ class Evaluate(Callback):
     """Held-out loss and accuracy of each source, always on the same rows and masks for a context length."""
 
     def __init__(
-        self, plan: RunPlan, model: ModernBertForMaskedLM, inputs: Inputs, config: EvaluationConfig
+        self,
+        plan: RunPlan,
+        model: ModernBertForMaskedLM,
+        inputs: Inputs,
+        config: EvaluationConfig,
+        precision: Precision,
     ) -> None:
         self._plan = plan
         self._model = model
         self._inputs = inputs
         self._config = config
-        self._batches: tuple[int, dict[str, list[MicroBatch]]] | None = None  # phase number, source -> batches
+        self._precision = precision
+        self._batches: tuple[int, dict[str, list[MicroBatch]]] | None = (
+            None  # phase number, source -> batches
+        )
         self.results: dict[str, dict[str, float]] = {}  # source -> loss, accuracy of the last evaluation
         self.step = -1  # after which it was made
 
@@ -157,7 +165,8 @@ class Evaluate(Callback):
             return
         phase = self._plan.phase_of(step - 1)
         self._model.eval()
-        with torch.no_grad(), get_precision_context(state.precision):
+        device = next(self._model.parameters()).device
+        with torch.no_grad(), autocast(device, self._precision):
             for source, batches in self._of_phase(phase).items():
                 self.results[source] = self._evaluate(state, batches)
         self._model.train()
@@ -178,9 +187,13 @@ class Evaluate(Callback):
     def _of_phase(self, phase: PhasePlan) -> dict[str, list[MicroBatch]]:
         """Rows are made once for a phase: reading them again would give the same."""
         if self._batches is None or self._batches[0] != phase.index:
-            self._batches = phase.index, {
-                source: list(self._read(source, split, phase)) for source, split in self._inputs.valid.items()
-            }
+            self._batches = (
+                phase.index,
+                {
+                    source: list(self._read(source, split, phase))
+                    for source, split in self._inputs.valid.items()
+                },
+            )
         return self._batches[1]
 
     def _read(self, source: str, split: Split, phase: PhasePlan) -> Any:

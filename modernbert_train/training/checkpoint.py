@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
-_UNFINISHED = ".saving-"  # before the name of a file that is being written; a save that was cut off leaves one
+_UNFINISHED = (
+    ".saving-"  # before the name of a file that is being written; a save that was cut off leaves one
+)
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
@@ -58,7 +60,9 @@ def read_marker(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(marker.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: its marker {marker.name} is missing, so the checkpoint cannot be trusted") from None
+        raise ValueError(
+            f"{path}: its marker {marker.name} is missing, so the checkpoint cannot be trusted"
+        ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{marker}: not a readable marker ({error})") from None
     if not isinstance(content, dict):

@@ -21,7 +21,7 @@ def training_flops_per_token(model: ModelConfig, context_tokens: int, mask_rate:
     tokens. 12 d per attended token in each layer: the context, or what the window lets it see.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
-    weights = layers * (4 * hidden**2 + 3 * hidden * model.intermediate_size)
+    weights: float = layers * (4 * hidden**2 + 3 * hidden * model.intermediate_size)
     weights += mask_rate * (hidden**2 + hidden * model.vocab_size)
     num_global = len(range(0, layers, model.global_attn_every_n_layers))
     window = min(context_tokens, model.local_attention + 1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from composer import ComposerModel, DataSpec
 
+from modernbert_train.config.schema import Precision
 from modernbert_train.data.batch import MicroBatch, PackedBatch, micro_batches
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.model import ModernBertForMaskedLM
@@ -23,9 +24,10 @@ LossSums = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 class MaskedLanguageModel(ComposerModel):
     """Our encoder under Composer's interface. `batch` is a `MicroBatch`."""
 
-    def __init__(self, model: ModernBertForMaskedLM, compile: bool) -> None:
+    def __init__(self, model: ModernBertForMaskedLM, precision: Precision, compile: bool) -> None:
         super().__init__()
         self.model = model
+        self._precision = precision
         self._loss_sums: LossSums = torch.compile(model.loss_sums) if compile else model.loss_sums
         self._compile = compile
 
@@ -34,11 +36,17 @@ class MaskedLanguageModel(ComposerModel):
         if self._compile:
             # The number of documents is the one size that differs from batch to batch.
             torch._dynamo.mark_dynamic(batch["cu_seqlens"], 0)
-        return self._loss_sums(**model_inputs(batch))
+        with autocast(batch["input_ids"].device, self._precision):
+            return self._loss_sums(**model_inputs(batch))
 
     def loss(self, outputs: tuple[torch.Tensor, torch.Tensor], batch: MicroBatch) -> torch.Tensor:  # type: ignore[override]
         """Mean over the masked tokens of the micro-batch; 0 where there are none (rows of padding)."""
         return outputs[0] / max(1, batch["num_masked"])
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """bf16 where it is safe, weights stay float32. Ours and not Composer's, which refuses bf16 on CPUs that have it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def model_inputs(batch: MicroBatch) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def data_spec(loader: PlannedLoader, pad_id: int) -> DataSpec:
 
 def num_rows(batch: PackedBatch | MicroBatch) -> int:
     """Rows of a batch or micro-batch."""
-    return batch["num_rows"] if "num_rows" in batch else len(batch["input_ids"])
+    return len(batch["input_ids"]) if "num_segments" in batch else batch["num_rows"]
 
 
 def num_tokens(batch: PackedBatch | MicroBatch) -> dict[str, int]:

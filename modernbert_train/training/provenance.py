@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from modernbert_train.config import Recipe
-from modernbert_train.config.loading import dump_recipe
+from modernbert_train.config import Recipe, dump_recipe
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.training.checkpoint import write_atomically
 
@@ -36,7 +35,9 @@ _PACKAGES = (
 )
 
 
-def prepare_run_folder(run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, resumed: bool) -> None:
+def prepare_run_folder(
+    run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, resumed: bool
+) -> None:
     """Write resolved recipe, provenance and tokenizer into the run folder.
 
     ValueError if a run that goes on is given another architecture or tokenizer than it began with. Other changes of the
@@ -73,7 +74,16 @@ def provenance(world_size: int) -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of the code that runs, with "-dirty" where files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -99,7 +109,9 @@ def _check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> Non
             f"{changes}: the checkpoints in {run} have another architecture; restore the value, or name another run_folder"
         )
     for key in changed:
-        log.warning("recipe changed since the run was begun: %s was %s, is %s", key, before.get(key), now.get(key))
+        log.warning(
+            "recipe changed since the run was begun: %s was %s, is %s", key, before.get(key), now.get(key)
+        )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -53,7 +53,9 @@ def test_pieces_by_hand():
 @given(st.lists(st.integers(1, 50), max_size=50), st.integers(1, 20))
 def test_pieces_cover_every_document_once(lengths, piece_tokens):
     covered = [[0] * length for length in lengths]
-    for document, start, length in zip(*cut_into_pieces(np.array(lengths, dtype=int), piece_tokens), strict=True):
+    for document, start, length in zip(
+        *cut_into_pieces(np.array(lengths, dtype=int), piece_tokens), strict=True
+    ):
         assert 1 <= length <= piece_tokens
         for token in range(start, start + length):
             covered[document][token] += 1

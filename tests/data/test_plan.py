@@ -17,7 +17,9 @@ def splits(tmp_path_factory) -> dict[str, Split]:
     return {name: of_source["train"] for name, of_source in manifest.sources.items()}
 
 
-def make_plan(splits, mixture=None, *, streams=2, window_rows=40, context_tokens=64, row_tokens=256, key=(17, 0)):
+def make_plan(
+    splits, mixture=None, *, streams=2, window_rows=40, context_tokens=64, row_tokens=256, key=(17, 0)
+):
     total = sum(split.num_tokens for split in splits.values())
     natural = {name: split.num_tokens / total for name, split in splits.items()}
     return Plan(

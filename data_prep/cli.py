@@ -1,0 +1,167 @@
+"""The command line of `python -m data_prep`: commands, options, and errors in one line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from data_prep import commands
+
+DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
+DEFAULT_CORPUS_MEGABYTES = 6.0
+
+# A type without a public name
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Exit codes: 0 done, 1 `verify` found damage, 2 an error (one line on stderr), 130 stopped by Ctrl-C.
+    """
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as stop:  # --help, or an argument that argparse refuses
+        return int(stop.code or 0)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenProcessPool:
+        print("error: a worker process was killed (out of memory?); lower --workers", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command starts afresh", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of all commands; `run` is the function of the command that was named."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description="Documents -> tokens -> MDS shards and a manifest. Every command has its own --help.",
+    )
+
+    def print_help(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    parser.set_defaults(run=print_help)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    _add_corpus(subparsers)
+    _add_tokenizer(subparsers)
+    _add_tokenize(subparsers)
+    _add_verify(subparsers)
+    _add_inspect(subparsers)
+    return parser
+
+
+def _add_corpus(subparsers: Commands) -> None:
+    parser = subparsers.add_parser(
+        "corpus",
+        **_texts(
+            "Collect prose, code and science from what this Python installation holds: no download.",
+            "python -m data_prep corpus /tmp/corpus --megabytes 6",
+        ),
+    )
+    parser.set_defaults(run=commands.run_corpus)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for {prose,code,science}.jsonl.gz")
+    size_help = f"most text of a source (default: {DEFAULT_CORPUS_MEGABYTES:g})"
+    parser.add_argument(
+        "--megabytes", type=float, default=DEFAULT_CORPUS_MEGABYTES, metavar="N", help=size_help
+    )
+
+
+def _add_tokenizer(subparsers: Commands) -> None:
+    parser = subparsers.add_parser(
+        "tokenizer",
+        **_texts(
+            "Train a byte-level BPE tokenizer with ModernBERT's special tokens.",
+            "python -m data_prep tokenizer /tmp/tokenizer --input '/tmp/corpus/*.gz' --vocab-size 8192",
+        ),
+    )
+    parser.set_defaults(run=commands.run_tokenizer)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the tokenizer's two files")
+    parser.add_argument("--input", nargs="+", required=True, metavar="GLOB", help="files, as for tokenize")
+    size_help = f"ids, special tokens included (default: {DEFAULT_VOCAB_SIZE:,})"
+    parser.add_argument("--vocab-size", type=int, default=DEFAULT_VOCAB_SIZE, metavar="N", help=size_help)
+    _add_text_field(parser)
+
+
+def _add_tokenize(subparsers: Commands) -> None:
+    parser = subparsers.add_parser(
+        "tokenize",
+        **_texts(
+            "Tokenize documents into a store: MDS shards, the lengths of all documents, and a manifest.",
+            "python -m data_prep tokenize /data/store --tokenizer /data/tokenizer --workers 16 \\\n"
+            "      --input web='/data/web/*.jsonl.zst' code=/data/python.parquet,/data/rust.parquet",
+            "python -m data_prep tokenize /data/wiki --tokenizer /data/tokenizer \\\n"
+            "      --input wiki=hf:wikimedia/wikipedia:20231101.en:train --licence wiki='CC BY-SA 4.0'",
+        ),
+    )
+    parser.set_defaults(run=commands.run_tokenize)
+    parser.add_argument("store", type=Path, metavar="STORE", help="new folder")
+    parser.add_argument("--tokenizer", required=True, metavar="PATH", help="folder with tokenizer.json")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="SOURCE=GLOB[,GLOB]",
+        help="documents of a source: .jsonl, .jsonl.gz, .json.gz, .jsonl.zst, .parquet, .txt (a file is a "
+        "document), a folder that datasets.save_to_disk wrote, or hf:NAME[:CONFIG][:SPLIT]",
+    )
+    _add_text_field(parser)
+    fraction_help = "share of documents held out, chosen by a hash of their text (default: 0.01)"
+    parser.add_argument("--valid-fraction", type=float, default=0.01, metavar="F", help=fraction_help)
+    parser.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="a note")
+    parser.add_argument(
+        "--shard-megabytes", type=int, default=64, metavar="N", help="of a shard (default: 64)"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--workers", type=int, default=cores, metavar="N", help=f"processes (default: {cores})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished store")
+
+
+def _add_verify(subparsers: Commands) -> None:
+    parser = subparsers.add_parser(
+        "verify",
+        **_texts(
+            "Read a whole store and name what is damaged or missing; exit code 1 if anything is.",
+            "python -m data_prep verify /data/store",
+        ),
+    )
+    parser.set_defaults(run=commands.run_verify)
+    parser.add_argument("store", type=Path, metavar="STORE")
+
+
+def _add_inspect(subparsers: Commands) -> None:
+    parser = subparsers.add_parser(
+        "inspect",
+        **_texts(
+            "Show what a store holds: sources, lengths of documents, decoded samples.",
+            "python -m data_prep inspect /data/store --source code --documents 5",
+        ),
+    )
+    parser.set_defaults(run=commands.run_inspect)
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--source", metavar="S", help="this source alone")
+    parser.add_argument("--documents", type=int, default=2, metavar="K", help="samples a source (default: 2)")
+
+
+def _add_text_field(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="of the text (default: text)")
+
+
+def _texts(summary: str, *examples: str) -> dict[str, Any]:
+    """Help of a command: its line in the list, its description, its examples."""
+    epilog = "\n".join(("examples:", *(f"  {example}" for example in examples)))
+    formatter = argparse.RawDescriptionHelpFormatter
+    return {"help": summary, "description": summary, "epilog": epilog, "formatter_class": formatter}

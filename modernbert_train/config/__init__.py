@@ -1,0 +1,41 @@
+"""A run's recipe: its fields (`schema`), how it is read (`layers`, `loading`), what must hold (`validation`).
+Imports no torch.
+"""
+
+from modernbert_train.config.loading import dump_recipe, load_recipe
+from modernbert_train.config.quantities import format_tokens, parse_tokens
+from modernbert_train.config.schema import (
+    BatchRampConfig,
+    DataConfig,
+    EvaluationConfig,
+    InitConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    Recipe,
+    SourceConfig,
+    TrainingConfig,
+    WandbConfig,
+)
+from modernbert_train.config.validation import validate
+
+__all__ = [
+    "BatchRampConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "InitConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PhaseConfig",
+    "Recipe",
+    "SourceConfig",
+    "TrainingConfig",
+    "WandbConfig",
+    "dump_recipe",
+    "format_tokens",
+    "load_recipe",
+    "parse_tokens",
+    "validate",
+]

@@ -1,0 +1,204 @@
+"""The fields of a recipe.
+
+A recipe says everything about a run: model, data, masking, optimizer, phases, evaluation, logging. The
+classes here hold no behaviour; `loading.py` fills them from YAML and the command line, `validation.py` checks
+how the fields fit together.
+
+Every field named `tokens` or `*_tokens` is a whole number of tokens; a YAML or an override may write it with
+a suffix (K = 1,000, M, B, T: `50M`, `1.719T`) and with underscores (`8_192`). Paths are relative to the
+working directory.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DecayShape = Literal["1-sqrt", "linear", "cosine"]
+Precision = Literal["bf16", "fp32"]
+AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "cpu"]
+Device = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder. Names are those of Transformers' `ModernBertConfig`; the defaults are ModernBERT-base.
+
+    `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own.
+    """
+
+    vocab_size: int = 50_368  # a multiple of 64, for the tensor cores
+    hidden_size: int = 768
+    num_hidden_layers: int = 22
+    num_attention_heads: int = 12
+    intermediate_size: int = 1_152  # of the GeGLU: its first matrix is twice as wide
+    local_attention: int = 128  # full width of the window: 64 tokens to either side
+    global_attn_every_n_layers: int = 3  # layers 0, n, 2n, ... see the whole document
+    global_rope_theta: float = 160_000.0
+    local_rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    attn_out_dropout: float = 0.1  # while pretraining; an exported model has 0
+    initializer_range: float = 0.02
+    initializer_cutoff_factor: float = 2.0  # weights are cut off at this many standard deviations
+    max_position_embeddings: int = 8_192
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of text: a name inside a store that `data_prep` has written."""
+
+    store: str  # path of the store
+    source: str | None = None  # its name inside the store; left out: the key of this entry
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read and how the reading is shared out. `streams` and `window_rows` decide the order of the
+    data; `num_workers` does not.
+    """
+
+    tokenizer: str  # folder with tokenizer.json, or the file itself
+    sources: dict[str, SourceConfig]
+    streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
+    window_rows: int = 2_048  # rows that are packed, and shuffled, together
+    num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """What becomes of the tokens chosen for prediction; the three fractions add up to 1."""
+
+    mask_fraction: float = 0.8  # replaced by [MASK]
+    random_fraction: float = 0.1  # replaced by a random token
+    keep_fraction: float = 0.1  # left as they are
+
+
+@dataclass(frozen=True)
+class BatchRampConfig:
+    """The batch grows from `start_tokens` to the phase's `batch_tokens` over the first `tokens` tokens of the
+    phase.
+    """
+
+    start_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One stretch of training with its own clock: tokens count from 0 in every phase.
+
+    The fields of the first group, when a YAML leaves them out (or says null), are taken from the phase
+    before; the first phase takes the defaults written here, and must set those that have none. The others are
+    each phase's own.
+    """
+
+    # Inherited from the phase before.
+    batch_tokens: int  # tokens in an optimizer step, over all ranks: rows x row_tokens
+    learning_rate: float  # of the stable stretch, between warmup and decay
+    mixture: dict[str, float]  # source -> share of the tokens; any positive numbers, scaled to add up to 1
+
+    # Each phase's own.
+    tokens: int  # length of the phase
+
+    # Inherited from the phase before.
+    context_tokens: int = 1_024  # longest piece of a document, [CLS] and [SEP] included
+    row_tokens: int = (
+        8_192  # slots of a row, filled with whole pieces; 8,192 serves every context up to 8,192
+    )
+    micro_batch_tokens: int = 8_192  # what a rank computes at once; left out in the first phase: row_tokens
+    global_rope_theta: float = 10_000.0
+    local_rope_theta: float = 10_000.0
+    mask_rate: float = 0.3
+
+    # Each phase's own.
+    warmup_tokens: int = 0  # linear, from start_lr_fraction * learning_rate
+    start_lr_fraction: float = 0.0
+    decay_tokens: int = 0  # at the end of the phase, down to final_lr_fraction * learning_rate
+    decay_shape: DecayShape = "1-sqrt"
+    final_lr_fraction: float = 0.0
+    batch_ramp: BatchRampConfig | None = None
+
+
+INHERITED_FIELDS = (
+    "context_tokens",
+    "row_tokens",
+    "batch_tokens",
+    "micro_batch_tokens",
+    "learning_rate",
+    "global_rope_theta",
+    "local_rope_theta",
+    "mask_rate",
+    "mixture",
+)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """StableAdamW. The weight decay is fully decoupled (scaled by the schedule, not by the learning rate) and
+    spares biases and norms.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 1e-5
+    gradient_clip_norm: float | None = (
+        None  # StableAdamW clips its own update; null: gradients are not clipped
+    )
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where the weights come from: null = random, else a run folder or checkpoint. The clock always starts at
+    0.
+    """
+
+    from_: str | None = None  # `from` in YAML and on the command line
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out masked-LM loss and accuracy per source, with a fixed mask."""
+
+    every_tokens: int = 0  # 0: only at the end of each phase
+    mask_rate: float = 0.15
+    max_rows: int = 64  # per source
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the run is carried out; nothing here changes what is learned, beyond rounding."""
+
+    precision: Precision = "bf16"  # autocast; weights and optimizer state stay fp32
+    attention_backend: AttentionBackend = "auto"
+    compile: bool = False
+    device: Device = "auto"
+    save_every_tokens: int = 0  # 0: only at the end of each phase
+    keep_checkpoints: int = 3  # the newest so many
+    log_every_steps: int = 10
+    progress_bar: bool = True
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases; off without a project."""
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. `run_folder` may contain `{name}`; a loaded recipe has it filled in."""
+
+    name: str
+    data: DataConfig
+    phases: dict[str, PhaseConfig]  # run in this order
+    seed: int = 17
+    run_folder: str = "runs/{name}"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)

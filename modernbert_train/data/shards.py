@@ -1,0 +1,55 @@
+"""Reads MDS shards of token blocks with numpy alone, to tell whether they still are what was written."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def shard_problem(
+    file: Path, info: dict[str, Any], dtype: str, vocab_size: int, blocks: np.ndarray, lengths: np.ndarray
+) -> str | None:
+    """The first thing wrong with one shard, or None: its size, hash, or contents other than the sidecars'.
+
+    blocks: int64 [num_blocks, 2] and lengths: uint32 [num_documents] are the sidecars' rows of this shard;
+    info is the shard's "raw_data" in index.json; dtype is that of the ids.
+    """
+    if not file.is_file():
+        return "missing"
+    data = file.read_bytes()
+    if len(data) != info["bytes"]:
+        return f"{len(data):,} bytes, index.json says {info['bytes']:,} (truncated or damaged)"
+    if hashlib.sha1(data).hexdigest() != info["hashes"]["sha1"]:
+        return "damaged (sha1 differs from index.json's)"
+    # MDS: uint32 number of samples, uint32 offset of each and of the end, a JSON header, the samples.
+    num_blocks = int(np.frombuffer(data, np.uint32, 1)[0])
+    if num_blocks != len(blocks):
+        return f"{num_blocks} blocks, blocks.npy says {len(blocks)}"
+    offsets = np.frombuffer(data, np.uint32, num_blocks + 1, offset=4)
+    first = 0
+    for block in range(num_blocks):
+        ids, block_lengths = _decode_block(data[offsets[block] : offsets[block + 1]], dtype)
+        num_documents, num_tokens = blocks[block]
+        stated_lengths = lengths[first : first + num_documents]
+        if len(ids) != num_tokens or not np.array_equal(block_lengths, stated_lengths):
+            return (
+                f"block {block}: {len(block_lengths)} documents, {len(ids)} tokens; not what the sidecars say"
+            )
+        if ids.max() >= vocab_size:
+            return f"block {block} has id {ids.max()}, the vocabulary ends at {vocab_size}"
+        first += num_documents
+    return None
+
+
+def _decode_block(sample: bytes, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """`input_ids` [tokens], `lengths` [documents] of an MDS sample: both sizes (uint32), then both arrays."""
+    ids_bytes = int(np.frombuffer(sample, np.uint32, 1)[0])
+    return _decode_array(sample[8 : 8 + ids_bytes], dtype), _decode_array(sample[8 + ids_bytes :], "uint32")
+
+
+def _decode_array(data: bytes, dtype: str) -> np.ndarray:
+    shape_bytes = 1 << (
+        data[0] & 3
+    )  # first byte: (number of dimensions, here 1) << 2 | log2 of shape's bytes
+    return np.frombuffer(data, dtype, offset=1 + shape_bytes)

@@ -1,0 +1,225 @@
+"""Masked-LM loss and accuracy by source on held-out text, beside what token frequencies alone would reach.
+
+The masks are fixed, so two models that are given the same recipe answer the same questions. A run or
+checkpoint is computed by our encoder on packed rows; a Hugging Face folder by Transformers on the same
+documents padded, which makes its scores a check of the export too.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.data.batch import MicroBatch
+from modernbert_train.data.manifest import Split, TokenizerInfo, load_manifest, load_tokenizer_info
+from modernbert_train.data.masking import IGNORED, Masking
+from modernbert_train.data.reader import evaluation_batches
+from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
+from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
+from modernbert_train.training.checkpoint import load_weights, run_folder_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SourceScore:
+    """Scores of one source's held-out text. Losses in nats a masked token."""
+
+    source: str
+    num_tokens: int  # [CLS] and [SEP] included
+    num_masked: int
+    loss: float
+    accuracy: float
+    unigram: UnigramScore
+
+    @property
+    def gain(self) -> float:
+        """Nats a masked token below the unigram loss."""
+        return self.unigram.loss - self.loss
+
+    @property
+    def accuracy_ratio(self) -> float:
+        """Accuracy over that of the most frequent token; infinite where that is never right."""
+        return self.accuracy / self.unigram.accuracy if self.unigram.accuracy > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated."""
+
+    scorer: Scorer
+    tokenizer: TokenizerInfo
+    context_tokens: int  # longest document it was trained on
+
+
+def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
+    """`evaluate_masked_lm` as a text table; the recipe by its path."""
+    recipe = None if recipe_path is None else load_recipe(recipe_path)
+    return format_scores(evaluate_masked_lm(target, recipe))
+
+
+def evaluate_masked_lm(
+    target: str | Path, recipe: Recipe | None = None, *, device: str = "auto", progress_bar: bool = True
+) -> list[SourceScore]:
+    """Score a run folder, a checkpoint or a Hugging Face folder on every source of the recipe that has
+    held-out text.
+
+    `recipe` says which text (and how much, and the mask rate); left out, it is the one stored with the run.
+    ValueError: nothing there to evaluate, no recipe, another tokenizer than the store's, no held-out text at
+    all.
+    """
+    target = Path(target)
+    recipe = recipe or _recipe_of(target)
+    subject = _load(target, torch.device(_device(device)))
+    sources = _splits(recipe, subject.tokenizer)
+    return [
+        score_source(source, splits["train"], splits["valid"], subject, recipe, progress_bar)
+        for source, splits in sources.items()
+    ]
+
+
+def score_source(
+    source: str, train: Split, valid: Split, subject: Subject, recipe: Recipe, progress_bar: bool
+) -> SourceScore:
+    """The model on masked tokens of `valid`, and the token frequencies of `train` on the same tokens."""
+    loss_sum, num_correct, num_tokens = 0.0, 0, 0
+    labels = []
+    batches = _batches(source, valid, subject, recipe)
+    for batch in tqdm(batches, desc=source, unit="row", leave=False, disable=not progress_bar):
+        batch_loss, batch_correct = subject.scorer(batch)
+        loss_sum, num_correct, num_tokens = (
+            loss_sum + batch_loss,
+            num_correct + batch_correct,
+            num_tokens + batch["num_tokens"],
+        )
+        labels.append(batch["labels"][batch["labels"] != IGNORED].numpy())
+    masked = np.concatenate(labels)
+    if len(masked) == 0:
+        raise ValueError(
+            f"{source}: no token of its held-out text was masked; raise evaluation.max_rows or mask_rate"
+        )
+    counts = count_tokens(source, train, subject.tokenizer.num_ids, progress_bar)
+    return SourceScore(
+        source=source,
+        num_tokens=num_tokens,
+        num_masked=len(masked),
+        loss=loss_sum / len(masked),
+        accuracy=num_correct / len(masked),
+        unigram=score_unigram(counts, masked),
+    )
+
+
+def format_scores(scores: list[SourceScore]) -> str:
+    """The scores as a text table."""
+    columns = ("source", "tokens", "masked", "loss", "unigram", "below", "accuracy", "most frequent", "ratio")
+    rows = [
+        (
+            s.source, f"{s.num_tokens:,}", f"{s.num_masked:,}",
+            f"{s.loss:.3f}", f"{s.unigram.loss:.3f}", f"{s.gain:.3f}",
+            f"{s.accuracy:.1%}", f"{s.unigram.accuracy:.1%}", f"x{s.accuracy_ratio:.1f}",
+        )
+        for s in scores
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [columns, *rows]
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _batches(source: str, valid: Split, subject: Subject, recipe: Recipe) -> Iterator[MicroBatch]:
+    """The last phase's rows, so that the checkpoints of a run and its exports are asked the same."""
+    phase = list(recipe.phases.values())[-1]
+    masking = Masking.of(subject.tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
+    return evaluation_batches(
+        source,
+        valid,
+        subject.tokenizer,
+        masking,
+        context_tokens=min(phase.context_tokens, subject.context_tokens),
+        row_tokens=phase.row_tokens,
+        mask_rate=recipe.evaluation.mask_rate,
+        max_rows=recipe.evaluation.max_rows,
+    )
+
+
+def _load(target: Path, device: torch.device) -> Subject:
+    if (target / "config.json").is_file():
+        return Subject(
+            transformers_scorer(target, device), load_tokenizer_info(target), _hf_context_tokens(target)
+        )
+    state_dict, marker = load_weights(target)
+    tokenizer = load_tokenizer_info(_run_folder(target))
+    return Subject(our_scorer(state_dict, marker, device), tokenizer, marker["context_tokens"])
+
+
+def _hf_context_tokens(folder: Path) -> int:
+    file = folder / "tokenizer_config.json"
+    limits = [json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")]
+    limits += [json.loads(file.read_text(encoding="utf-8")).get("model_max_length")] if file.is_file() else []
+    known = [limit for limit in limits if limit is not None]
+    if not known:
+        raise ValueError(
+            f"{folder}: config.json has no max_position_embeddings; add the longest input of the model"
+        )
+    return int(min(known))
+
+
+def _recipe_of(target: Path) -> Recipe:
+    file = _run_folder(target) / "recipe.yaml"
+    if not file.is_file():
+        raise ValueError(
+            f"{target}: no recipe.yaml beside it says what to evaluate on; name one (--recipe RECIPE.yaml)"
+        )
+    return load_recipe(file)
+
+
+def _run_folder(target: Path) -> Path:
+    return run_folder_of(target) if target.suffix == ".pt" else target
+
+
+def _splits(recipe: Recipe, tokenizer: TokenizerInfo) -> dict[str, dict[str, Split]]:
+    """The train and valid splits of every source that has held-out text."""
+    found = {}
+    for key, spec in recipe.data.sources.items():
+        manifest = load_manifest(spec.store)
+        if manifest.tokenizer_fingerprint != tokenizer.fingerprint:
+            raise ValueError(
+                f"{spec.store}: was not tokenized with {tokenizer.path / 'tokenizer.json'}; "
+                "evaluate on a store made with that one"
+            )
+        name = spec.source or key
+        if name not in manifest.sources:
+            raise ValueError(
+                f"data.sources.{key}: {spec.store} has no source {name!r}, only {', '.join(manifest.sources)}"
+            )
+        splits = manifest.sources[name]
+        if "train" in splits and "valid" in splits:
+            found[key] = splits
+        else:
+            log.warning(
+                "%s: left out, as %s has no %s split of it",
+                key,
+                spec.store,
+                "valid" if "train" in splits else "train",
+            )
+    if not found:
+        raise ValueError("no source of the recipe has held-out text; prepare a store with a valid split")
+    return found
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if device == "gpu" else device

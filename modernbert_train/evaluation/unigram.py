@@ -1,0 +1,45 @@
+"""The baseline of a masked language model: guess from word frequencies alone, blind to the context."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from modernbert_train.data.manifest import Split
+from modernbert_train.data.reader import BlockReader
+
+COUNTED_TOKENS = 20_000_000  # enough for frequencies; a split of 2T tokens is not read through
+
+
+@dataclass(frozen=True)
+class UnigramScore:
+    """How well token frequencies alone predict some masked tokens."""
+
+    loss: float  # nats a token
+    accuracy: float  # of always guessing the most frequent token
+
+
+def score_unigram(counts: np.ndarray, labels: np.ndarray) -> UnigramScore:
+    """Score frequencies `counts` [num_ids] on the ids `labels` [num_masked].
+
+    The distribution is (count + 1) / (total + num_ids), so that a token never counted has a finite loss. With
+    counts 3, 1, 0 and labels 0, 2: p = 4/7, 2/7, 1/7, loss = (ln 7/4 + ln 7) / 2, accuracy = 1/2.
+    """
+    assert len(labels) > 0
+    log_probabilities = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))
+    return UnigramScore(
+        loss=float(-log_probabilities[labels].mean()), accuracy=float((labels == counts.argmax()).mean())
+    )
+
+
+def count_tokens(name: str, split: Split, num_ids: int, progress_bar: bool) -> np.ndarray:
+    """How often each id occurs in about `COUNTED_TOKENS` tokens of evenly spread blocks: int64 [num_ids]."""
+    reader = BlockReader({name: split})
+    step = max(1, split.num_tokens // COUNTED_TOKENS)
+    counts = np.zeros(num_ids, dtype=np.int64)
+    blocks = tqdm(
+        range(0, split.num_blocks, step), desc=f"{name}: counting", leave=False, disable=not progress_bar
+    )
+    for block in blocks:
+        counts += np.bincount(reader.read(name, block), minlength=num_ids)
+    return counts

@@ -1,0 +1,138 @@
+"""README.md of an exported model: what it is, what it was trained on, how to load it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HEADER = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- modernbert
+- masked-lm
+- encoder
+---
+"""
+
+
+def model_card(name: str, marker: dict[str, Any], num_parameters: int, run: Path) -> str:
+    """The card of a checkpoint with this marker, from recipe.yaml and metrics.jsonl of its run, if any."""
+    recipe_text = _read(run / "recipe.yaml")
+    scores = latest_evaluation(run / "metrics.jsonl", marker["step"])
+    sections = [HEADER, f"# {name}\n", _summary(marker, num_parameters), _usage(marker["context_tokens"])]
+    sections.append(_architecture(marker, num_parameters))
+    if recipe_text is not None:
+        sections.append(_training(marker, yaml.safe_load(recipe_text)))
+    if scores is not None:
+        sections.append(_evaluation(scores))
+    if recipe_text is not None:
+        sections.append(
+            f"## Recipe\n\nThe whole recipe, as it was run:\n\n```yaml\n{recipe_text.strip()}\n```\n"
+        )
+    return "\n".join(sections)
+
+
+def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
+    """The last held-out scores in metrics.jsonl, up to optimizer step `step`; None if there are none."""
+    text = _read(metrics) or ""
+    # A last line without its end is being written by a run that still goes on.
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    evaluations = [line for line in lines if "eval" in line and line["step"] <= step]
+    return evaluations[-1] if evaluations else None
+
+
+def _summary(marker: dict[str, Any], num_parameters: int) -> str:
+    return (
+        f"A ModernBERT encoder with {num_parameters:,} parameters, pretrained by masked "
+        f"language modelling on {marker['tokens']:,} tokens, last with documents of up to "
+        f"{marker['context_tokens']:,} tokens.\n\n"
+        f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
+    )
+
+
+def _usage(context_tokens: int) -> str:
+    return (
+        "## Use\n\n```python\nfrom transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
+        'path = "PATH"  # this folder\n'
+        "tokenizer = AutoTokenizer.from_pretrained(path)\n"
+        "model = AutoModelForMaskedLM.from_pretrained(path)\n"
+        'inputs = tokenizer(f"The library {tokenizer.mask_token} at nine.", return_tensors="pt")\n'
+        "logits = model(**inputs).logits\n```\n\n"
+        f"It was trained on texts of up to {context_tokens:,} tokens, the tokenizer's `model_max_length`. "
+        "For classification, retrieval and token labels it is meant to be fine-tuned.\n"
+    )
+
+
+def _architecture(marker: dict[str, Any], num_parameters: int) -> str:
+    model = marker["model"]
+    rows = [
+        ("parameters", f"{num_parameters:,}"),
+        ("layers", f"{model['num_hidden_layers']}"),
+        ("hidden size", f"{model['hidden_size']:,}"),
+        ("attention heads", f"{model['num_attention_heads']}"),
+        ("GeGLU size", f"{model['intermediate_size']:,}"),
+        ("vocabulary", f"{model['vocab_size']:,}"),
+        (
+            "global attention",
+            f"every {model['global_attn_every_n_layers']} layers, theta {marker['global_rope_theta']:,.0f}",
+        ),
+        (
+            "local attention",
+            f"{model['local_attention']} tokens wide, theta {marker['local_rope_theta']:,.0f}",
+        ),
+    ]
+    return "## Architecture\n\n" + _table(("", ""), rows)
+
+
+def _training(marker: dict[str, Any], recipe: Any) -> str:
+    rows, phases = [], list(recipe["phases"].items())
+    names = [phase_name for phase_name, _ in phases]
+    done = phases[: names.index(marker["phase"]) + 1] if marker["phase"] in names else phases
+    for phase_name, phase in done:
+        total = sum(phase["mixture"].values())
+        shares = ", ".join(f"{source} {share / total:.0%}" for source, share in phase["mixture"].items())
+        rows.append(
+            (
+                phase_name,
+                f"{phase['tokens']:,}",
+                f"{phase['context_tokens']:,}",
+                f"{phase['global_rope_theta']:,.0f}",
+                f"{phase['mask_rate']:.0%}",
+                f"{phase['learning_rate']:g}",
+                shares,
+            )
+        )
+    columns = (
+        "phase",
+        "tokens",
+        "context",
+        "global theta",
+        "masked",
+        "learning rate",
+        "data, shares of tokens",
+    )
+    sources = "".join(
+        f"- `{source}`: {spec['store']}\n" for source, spec in recipe["data"]["sources"].items()
+    )
+    return f"## Training\n\n{_table(columns, rows)}\nSources of text:\n\n{sources}"
+
+
+def _evaluation(scores: dict[str, Any]) -> str:
+    rows = [(source, f"{s['loss']:.3f}", f"{s['accuracy']:.1%}") for source, s in scores["eval"].items()]
+    heading = (
+        f"## Evaluation\n\nMasked-LM on held-out text with fixed masks, after step {scores['step']:,}:\n\n"
+    )
+    return heading + _table(("source", "loss (nats)", "accuracy"), rows)
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None

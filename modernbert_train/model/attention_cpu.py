@@ -1,0 +1,195 @@
+"""Attention over packed documents in plain PyTorch: for the CPU, and any device without a flash kernel.
+
+The forward pass is PyTorch's own fused `scaled_dot_product_attention`: document by document in global layers;
+in local ones by blocks of 64 queries, each with the keys of its neighbours, for all documents at once. The
+backward pass is written here, because the fused one hardly uses a CPU's matrix units in bfloat16, and
+autograd through slices of the packed tensor costs more than the attention: the probabilities are computed
+again, tile by tile. So nothing is saved but the input, however long the documents. `benchmarks/attention.py`
+compares the other ways.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+BLOCK_TOKENS = 64  # queries of a local block; 32 and 128 were slower (benchmarks/attention.py)
+# Attention probabilities in work at a time, for each core. float32 is fastest while they stay in its cache,
+# bfloat16 while the matrix units are well fed.
+_TILE_ELEMENTS, _WIDE_TILE_ELEMENTS = 2**20, 2**18
+
+
+def forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Attention of every document to itself: [T, 3, H, D] -> [T, H, D]. See `attention.attention`."""
+    with torch.autocast(qkv.device.type, enabled=False):
+        if window is None:
+            return _global_forward(qkv, cu_seqlens)
+        return _local_forward(qkv, cu_seqlens, window)
+
+
+def backward(
+    grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """Gradient of the loss to qkv [T, 3, H, D], given that to the output [T, H, D]."""
+    with torch.autocast(qkv.device.type, enabled=False):
+        if window is None:
+            return _global_backward(grad_out, qkv, cu_seqlens)
+        return _local_backward(grad_out, qkv, cu_seqlens, window)
+
+
+def _global_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+    bounds = cu_seqlens.tolist()
+    for start, end in pairwise(bounds):
+        query, key, value = qkv[start:end].permute(1, 2, 0, 3).unsqueeze(1)  # each [1, H, L, D]
+        out[start:end] = F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
+    return out
+
+
+def _global_backward(grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    bounds = cu_seqlens.tolist()
+    for start, end in pairwise(bounds):
+        _document_backward(grad_out[start:end], qkv[start:end], grad[start:end])
+    return grad
+
+
+def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Tensor) -> None:
+    """Write the gradient of one document [L, 3, H, D]; tiles are some heads, some queries, all keys."""
+    length, _, num_heads, head_dim = qkv.shape
+    scale = head_dim**-0.5
+    tile = _tile_elements(qkv.dtype)
+    num_rows = min(length, max(BLOCK_TOKENS, tile // length))
+    tile_heads = max(1, min(num_heads, tile // (num_rows * length)))
+    query, key, value = qkv.permute(1, 2, 0, 3).contiguous()  # each [H, L, D]; strided ones multiply slowly
+    query = query * scale
+    grad_o = grad_out.transpose(0, 1).contiguous()
+    # Sums over many tiles would lose bits in bfloat16.
+    sum_dtype = qkv.dtype if num_rows == length else torch.promote_types(qkv.dtype, torch.float32)
+    for head in range(0, num_heads, tile_heads):
+        heads = slice(head, head + tile_heads)
+        grad_key = torch.zeros_like(key[heads], dtype=sum_dtype)
+        grad_value = torch.zeros_like(grad_key)
+        for row in range(0, length, num_rows):
+            rows = slice(row, row + num_rows)
+            q, do = query[heads, rows], grad_o[heads, rows]
+            probs = torch.softmax(torch.bmm(q, key[heads].mT), dim=-1)
+            grad_value += torch.bmm(probs.mT, do)
+            grad_scores = _softmax_backward(torch.bmm(do, value[heads].mT), probs)
+            grad[rows, 0, heads] = (torch.bmm(grad_scores, key[heads]) * scale).transpose(0, 1)
+            grad_key += torch.bmm(grad_scores.mT, q)
+        grad[:, 1, heads] = grad_key.transpose(0, 1)
+        grad[:, 2, heads] = grad_value.transpose(0, 1)
+
+
+def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int) -> torch.Tensor:
+    num_tokens, _, num_heads, _ = qkv.shape
+    reach = -(-window // BLOCK_TOKENS)
+    bias = _band_bias(cu_seqlens, num_tokens, window, qkv.dtype)  # [B, C, W]
+    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+    for head in range(num_heads):  # one at a time: what is laid out anew stays small, and in the cache
+        padded = _padded_blocks(qkv[:, :, head], reach)
+        query = padded[0, reach : reach + len(bias)]
+        key, value = (_neighbourhoods(x, reach) for x in padded[1:])
+        # As [B, 1, .., D]: blocks stand where the batch is expected, with one head each.
+        attended = F.scaled_dot_product_attention(*(x.unsqueeze(1) for x in (query, key, value, bias)))
+        out[:, head] = attended.flatten(0, 2)[:num_tokens]
+    return out
+
+
+def _local_backward(
+    grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int
+) -> torch.Tensor:
+    num_tokens, _, num_heads, head_dim = qkv.shape
+    reach = -(-window // BLOCK_TOKENS)
+    bias = _band_bias(cu_seqlens, num_tokens, window, qkv.dtype)
+    grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    start = reach * BLOCK_TOKENS
+    for head in range(num_heads):
+        padded = _padded_blocks(qkv[:, :, head], reach)
+        padded[0] *= head_dim**-0.5
+        padded_grad = torch.zeros_like(padded)
+        _head_backward(_padded_blocks(grad_out[:, None, head], 0)[0], padded, bias, padded_grad)
+        padded_grad[0] *= head_dim**-0.5
+        grad[:, :, head] = padded_grad.flatten(1, 2)[:, start : start + num_tokens].transpose(0, 1)
+    return grad
+
+
+def _head_backward(grad_out: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor, grad: torch.Tensor) -> None:
+    """Add one head's gradient to `grad` [3, reach + B + reach, C, D], some of the B blocks at a time."""
+    num_blocks, block, width = bias.shape
+    reach = (width // block - 1) // 2
+    step = max(1, _tile_elements(qkv.dtype) // (block * width))
+    for first in range(0, num_blocks, step):
+        last = min(num_blocks, first + step)
+        own = slice(reach + first, reach + last)
+        around = qkv[1:, first : last + 2 * reach]
+        key, value = (_neighbourhoods(x, reach).contiguous() for x in around)  # [b, W, D]
+        query, do = qkv[0, own], grad_out[first:last]
+        probs = torch.softmax(torch.baddbmm(bias[first:last], query, key.mT), dim=-1)
+        grad_scores = _softmax_backward(torch.bmm(do, value.mT), probs)
+        grad[0, own] = torch.bmm(grad_scores, key)
+        parts = torch.bmm(grad_scores.mT, query), torch.bmm(probs.mT, do)  # to key and value, each [b, W, D]
+        for offset in range(2 * reach + 1):  # a key has its share from every block that sees it
+            seen = slice(offset * block, (offset + 1) * block)
+            for kind, part in enumerate(parts, start=1):
+                grad[kind, first + offset : last + offset] += part[:, seen]
+
+
+def _padded_blocks(x: torch.Tensor, reach: int) -> torch.Tensor:
+    """[T, K, D] -> [K, reach + B + reach, C, D]: whole blocks, and `reach` blocks of zeros at both ends."""
+    num_tokens, num_kinds, head_dim = x.shape
+    num_blocks = -(-num_tokens // BLOCK_TOKENS)
+    start = reach * BLOCK_TOKENS
+    padded = x.new_empty(num_kinds, (num_blocks + 2 * reach) * BLOCK_TOKENS, head_dim)
+    padded[:, :start] = 0
+    padded[:, start : start + num_tokens] = x.transpose(0, 1)
+    padded[:, start + num_tokens :] = 0
+    return padded.unflatten(1, (-1, BLOCK_TOKENS))
+
+
+def _neighbourhoods(x: torch.Tensor, reach: int) -> torch.Tensor:
+    """View of the keys each block may see: [reach + B + reach, C, D] -> [B, W = (2 reach + 1) C, D]."""
+    num_blocks, block, head_dim = x.shape
+    size = (num_blocks - 2 * reach, (2 * reach + 1) * block, head_dim)
+    return x.as_strided(size, (block * head_dim, head_dim, 1), x.storage_offset())
+
+
+def _band_bias(cu_seqlens: torch.Tensor, num_tokens: int, window: int, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores of each block, [B, C, W]: 0 where a query sees a key, else -inf.
+
+    A query sees the keys of its document that are at most `window` tokens away, itself included. The slots
+    after the last token count as a document of their own, so that no row is empty.
+    """
+    return _band_bias_of(cu_seqlens.cpu().numpy().tobytes(), num_tokens, window, dtype, cu_seqlens.device)
+
+
+@lru_cache(maxsize=2)  # every local layer of a micro-batch asks for the same one, forward and backward
+def _band_bias_of(
+    cu_seqlens: bytes, num_tokens: int, window: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    reach = -(-window // BLOCK_TOKENS)
+    num_blocks = -(-num_tokens // BLOCK_TOKENS)
+    num_slots = num_blocks * BLOCK_TOKENS
+    bounds = np.append(np.frombuffer(cu_seqlens, dtype=np.int32), num_slots)
+    lengths = np.diff(bounds)
+    slots = np.arange(num_slots)
+    first = np.maximum(np.repeat(bounds[:-1], lengths), slots - window)
+    last = np.minimum(np.repeat(bounds[1:], lengths) - 1, slots + window)
+    keys = (np.arange(num_blocks)[:, None] - reach) * BLOCK_TOKENS + np.arange((2 * reach + 1) * BLOCK_TOKENS)
+    blocked = (num_blocks, BLOCK_TOKENS, 1)
+    first, last = (torch.from_numpy(x).to(device).view(blocked) for x in (first, last))
+    key = torch.from_numpy(keys).to(device).unsqueeze(1)
+    hidden = (key < first) | (key > last)
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+
+
+def _softmax_backward(grad_probs: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """Gradient to the scores: P * (dP - sum(P * dP)) in one pass."""
+    return torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+
+
+def _tile_elements(dtype: torch.dtype) -> int:
+    return torch.get_num_threads() * (_TILE_ELEMENTS if dtype.itemsize == 2 else _WIDE_TILE_ELEMENTS)

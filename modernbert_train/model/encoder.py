@@ -1,0 +1,103 @@
+"""ModernBERT (Warner et al., 2412.13663) over packed documents, with its masked-language-model head.
+
+Keys and shapes of the state dict are those of Transformers' `ModernBertForMaskedLM`. There is no batch
+dimension: T tokens of many documents end to end, told apart by `cu_seqlens` (see `attention`) and by
+positions, which start again at 0.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.model.attention import backends_by_device
+from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, layer_norm
+from modernbert_train.model.rope import RotaryEmbedding
+
+IGNORED_LABEL = -100  # of a position that counts neither for the loss nor for the accuracy
+
+
+class ModernBertModel(nn.Module):
+    """The encoder: ids [T] -> hidden states [T, d]."""
+
+    def __init__(self, config: ModelConfig, attention_backend: str) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.final_norm = layer_norm(config)
+        head_dim = config.hidden_size // config.num_attention_heads
+        self.rotary_emb = RotaryEmbedding(head_dim, config.global_rope_theta, config.local_rope_theta)
+        self._backends = backends_by_device(attention_backend)
+
+    def forward(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int
+    ) -> torch.Tensor:
+        """Hidden states after the final norm; arguments as for `ModernBertForMaskedLM`."""
+        backend = self._backends.get(input_ids.device.type, "cpu")
+        global_rotary, local_rotary = self.rotary_emb(position_ids)
+        hidden = self.embeddings(input_ids)
+        for layer in self.layers:
+            rotary = global_rotary if layer.is_global else local_rotary
+            hidden = layer(hidden, rotary, cu_seqlens, max_seqlen, backend)
+        return self.final_norm(hidden)
+
+
+class ModernBertForMaskedLM(nn.Module):
+    """The encoder with a decoder tied to the token embedding.
+
+    Weights are PyTorch's defaults until `initialize_weights` or `load_state_dict`. `attention_backend` is one
+    of `attention.BACKENDS`; ValueError if it cannot run here.
+    """
+
+    def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
+        super().__init__()
+        self.model = ModernBertModel(config, attention_backend)
+        self.head = PredictionHead(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
+        self.decoder.weight = self.model.embeddings.tok_embeddings.weight
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        masked_positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits [M, vocabulary] at `masked_positions` [M] of the T tokens, or [T, vocabulary] at all.
+
+        `input_ids`, `position_ids` [T], `cu_seqlens` [N + 1] int32; no document is longer than `max_seqlen`.
+        """
+        hidden = self.model(input_ids, position_ids, cu_seqlens, max_seqlen)
+        if masked_positions is not None:
+            hidden = hidden.index_select(0, masked_positions)
+        return self.decoder(self.head(hidden))
+
+    def loss_sums(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        masked_positions: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed cross-entropy (nats) and number of correct predictions, where labels [M] are not -100.
+
+        Sums, not means: what they are divided by is counted over the whole batch, see `training.mlm`.
+        """
+        logits = self(input_ids, position_ids, cu_seqlens, max_seqlen, masked_positions)
+        # In half precision the sum over the vocabulary would lose the small terms.
+        loss = F.cross_entropy(
+            logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            labels,
+            ignore_index=IGNORED_LABEL,
+            reduction="sum",
+        )
+        with torch.no_grad():  # no prediction equals an ignored label
+            num_correct = (logits.argmax(dim=-1) == labels).sum()
+        return loss, num_correct
+
+    def set_rope_theta(self, global_theta: float, local_theta: float) -> None:
+        """Change the rotary thetas of global and local layers, as a phase does; nothing is compiled anew."""
+        self.model.rotary_emb.set_theta(global_theta, local_theta)

@@ -1,0 +1,219 @@
+"""What every step of a run does, as pure functions of the step: phase, batch size, tokens, learning rate.
+
+Time is measured in tokens (slots of rows: batch rows x row_tokens), and every phase has its own clock. A
+phase is a few segments of steps of one batch size: the steps of a batch-size ramp, then the rest at full
+size. Nothing here is counted up while training runs, so a resumed run, another number of ranks and
+`--dry-run` all see the same plan.
+
+    1,000 tokens in batches of 80 (8 rows of 10), growing from 40 over 240 tokens by 2 rows at a time:
+    2 steps of 4 rows and 2 of 6 (200 tokens), then 10 of 8 rows: Segment(2, 4), Segment(2, 6), Segment(10, 8)
+
+The learning rate of a step is that of the middle of its tokens. So no step is spent at rate 0, neither the
+first of a warmup nor the last of a decay, and the sum of rate x tokens over the steps is the area under the
+curve (midpoint rule) whatever the batch size: a ramp does not shift the schedule.
+"""
+
+import math
+from dataclasses import dataclass
+
+from modernbert_train.config import PhaseConfig, Recipe
+
+
+def learning_rate(phase: PhaseConfig, tokens: float) -> float:
+    """Returns the learning rate after `tokens` tokens of a phase: linear warmup, stable stretch, decay over
+    the last `decay_tokens`. Past the end it stays at its final value.
+
+    The trapezoid is that of Zhai et al. 2022 (2106.04560) and Hägele et al. 2024 (2405.18392); the latter's
+    1-sqrt decay is 1 - sqrt(progress), scaled here to end at final_lr_fraction, as `linear` and
+    `cosine` are.
+    """
+    if tokens < phase.warmup_tokens:
+        start = phase.start_lr_fraction
+        return phase.learning_rate * (start + (1 - start) * tokens / phase.warmup_tokens)
+    decay_start = phase.tokens - phase.decay_tokens
+    if phase.decay_tokens == 0 or tokens <= decay_start:
+        return phase.learning_rate
+    progress = min(1.0, (tokens - decay_start) / phase.decay_tokens)
+    final = phase.final_lr_fraction
+    return phase.learning_rate * (final + (1 - final) * _decay(phase.decay_shape, progress))
+
+
+def _decay(shape: str, progress: float) -> float:
+    """Falls from 1 to 0 as `progress` goes from 0 to 1."""
+    if shape == "1-sqrt":
+        return 1 - math.sqrt(progress)
+    if shape == "linear":
+        return 1 - progress
+    assert shape == "cosine", shape
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps in a row with one batch size."""
+
+    num_steps: int
+    batch_rows: int
+
+
+def plan_steps(phase: PhaseConfig, unit_rows: int) -> tuple[Segment, ...]:
+    """Returns the steps of a phase. A batch grows by `unit_rows` rows at a time (a row for each canonical
+    stream).
+
+    Ramp: every size from start_tokens up to, but without, batch_tokens gets the same number of steps, so
+    larger batches get more of the tokens ("uneven token schedule", ModernBERT paper 2412.13663, section
+    2.2.2). That number is the one that brings the ramp nearest to its `tokens`. The rest of the
+    phase runs at full size; its number of steps is the one that brings the phase nearest to its `tokens`,
+    half a batch being rounded down, and at least 1.
+    """
+    full_rows = phase.batch_tokens // phase.row_tokens
+    segments: tuple[Segment, ...] = ()
+    tokens = 0
+    if phase.batch_ramp is not None:
+        sizes = range(phase.batch_ramp.start_tokens // phase.row_tokens, full_rows, unit_rows)
+        num_steps = max(1, _nearest(phase.batch_ramp.tokens, sum(sizes) * phase.row_tokens)) if sizes else 0
+        segments = tuple(Segment(num_steps, size) for size in sizes)
+        tokens = num_steps * sum(sizes) * phase.row_tokens
+    return (*segments, Segment(max(1, _nearest(phase.tokens - tokens, phase.batch_tokens)), full_rows))
+
+
+def _nearest(amount: int, part: int) -> int:
+    """Returns how many times `part` come nearest to `amount`; of two equally near numbers the smaller."""
+    return -((part - 2 * amount) // (2 * part))
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """The steps of one phase; `phase_step` counts from 0 in it. `first_step` and `first_tokens` are the run's
+    at its start.
+    """
+
+    name: str
+    index: int
+    config: PhaseConfig
+    segments: tuple[Segment, ...]
+    first_step: int
+    first_tokens: int
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the phase."""
+        return sum(segment.num_steps for segment in self.segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the phase: the `tokens` asked for, rounded to whole steps."""
+        return self.rows_before(self.num_steps) * self.config.row_tokens
+
+    def batch_rows(self, phase_step: int) -> int:
+        """Returns the rows of a step, over all ranks."""
+        assert 0 <= phase_step < self.num_steps, phase_step
+        for segment in self.segments:
+            if phase_step < segment.num_steps:
+                break
+            phase_step -= segment.num_steps
+        return segment.batch_rows
+
+    def rows_before(self, phase_step: int) -> int:
+        """Returns the rows of all steps of the phase before `phase_step` (its number of steps: of the whole
+        phase).
+        """
+        assert phase_step >= 0, phase_step
+        rows = 0
+        for segment in self.segments:
+            steps = min(phase_step, segment.num_steps)
+            rows += steps * segment.batch_rows
+            phase_step -= steps
+        assert phase_step == 0, "beyond the end of the phase"
+        return rows
+
+    def learning_rate(self, phase_step: int) -> float:
+        """Returns the learning rate of a step, that of the middle of its tokens."""
+        middle_rows = self.rows_before(phase_step) + self.batch_rows(phase_step) / 2
+        return learning_rate(self.config, middle_rows * self.config.row_tokens)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All steps of a run; `step` counts from 0 over all phases. Every answer takes time in the number of
+    segments, not of steps.
+    """
+
+    phases: tuple[PhasePlan, ...]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.phases[-1].first_step + self.phases[-1].num_steps
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the run."""
+        return self.phases[-1].first_tokens + self.phases[-1].num_tokens
+
+    def phase_of(self, step: int) -> PhasePlan:
+        """Returns the phase that a step belongs to."""
+        assert 0 <= step < self.total_steps, step
+        return next(phase for phase in reversed(self.phases) if phase.first_step <= step)
+
+    def batch_rows(self, step: int) -> int:
+        """Returns the rows of a step, over all ranks."""
+        phase = self.phase_of(step)
+        return phase.batch_rows(step - phase.first_step)
+
+    def batch_tokens(self, step: int) -> int:
+        """Returns the tokens of a step, over all ranks."""
+        return self.batch_rows(step) * self.phase_of(step).config.row_tokens
+
+    def tokens_before(self, step: int) -> int:
+        """Returns the tokens of all steps before `step`; of the whole run for `total_steps`."""
+        if step == self.total_steps:
+            return self.total_tokens
+        phase = self.phase_of(step)
+        return phase.first_tokens + phase.rows_before(step - phase.first_step) * phase.config.row_tokens
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate of a step, that of the middle of its tokens."""
+        phase = self.phase_of(step)
+        return phase.learning_rate(step - phase.first_step)
+
+    def is_due(self, step: int, every_tokens: int) -> bool:
+        """Whether something done every so many tokens is done at the end of `step`: the step reaches a
+        multiple of `every_tokens` (0: never), or is the last of its phase.
+        """
+        phase = self.phase_of(step)
+        if step == phase.first_step + phase.num_steps - 1:
+            return True
+        return _reaches_multiple(self.tokens_before(step), self.tokens_before(step + 1), every_tokens)
+
+    def num_due(self, every_tokens: int) -> int:
+        """Returns how many steps of the run are due (`is_due`)."""
+        due = 0
+        for phase in self.phases:
+            tokens = phase.first_tokens
+            for segment in phase.segments:
+                batch_tokens = segment.batch_rows * phase.config.row_tokens
+                before, tokens = tokens, tokens + segment.num_steps * batch_tokens
+                if every_tokens > batch_tokens:
+                    due += tokens // every_tokens - before // every_tokens
+                elif every_tokens > 0:
+                    due += segment.num_steps
+            if not _reaches_multiple(tokens - batch_tokens, tokens, every_tokens):
+                due += 1  # the last step of the phase
+        return due
+
+
+def _reaches_multiple(before: int, after: int, every_tokens: int) -> bool:
+    return every_tokens > 0 and after // every_tokens > before // every_tokens
+
+
+def plan_run(recipe: Recipe) -> RunPlan:
+    """Returns the plan of a valid recipe."""
+    phases: list[PhasePlan] = []
+    step = tokens = 0
+    for index, (name, config) in enumerate(recipe.phases.items()):
+        plan = PhasePlan(name, index, config, plan_steps(config, recipe.data.streams), step, tokens)
+        phases.append(plan)
+        step += plan.num_steps
+        tokens += plan.num_tokens
+    return RunPlan(tuple(phases))

@@ -1,0 +1,62 @@
+"""Every YAML that ships: recipes are sound, parts fit into one, figures are those of their sources."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modernbert_train.config import dump_recipe, load_recipe, validate
+from modernbert_train.optim.schedule import plan_run
+from tests.config.recipes import write
+
+ROOT = Path(__file__).parents[2] / "yamls"
+PARTS = sorted(path for folder in ("models", "data") for path in (ROOT / folder).glob("*.yaml"))
+RECIPES = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS))
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_the_lists_are_not_empty():
+    assert {name(path) for path in RECIPES} >= {"quickstart.yaml", "pretrain/modernbert-base.yaml"}
+    assert {path.stem for path in PARTS} >= {"tiny", "small", "base", "large", "quickstart"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_recipes_are_sound_on_1_and_8_ranks(path, tmp_path):
+    recipe = load_recipe(path)
+    assert validate(recipe, 8) == []
+    if "pretrain" in name(path):
+        assert validate(recipe, 16) == []
+    for phase in plan_run(recipe).phases:
+        assert abs(phase.num_tokens - phase.config.tokens) <= phase.config.batch_tokens / 2
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("path", PARTS, ids=name)
+def test_parts_fit_into_a_recipe(path, tmp_path):
+    part = yaml.safe_load(path.read_text())
+    assert list(part) == [path.parent.name.removesuffix("s")]
+    data = part.get("data", {"tokenizer": "store", "sources": {"web": {"store": "store"}}})
+    sources = list(data["sources"])
+    phase = {
+        "tokens": "1B",
+        "batch_tokens": 2**20,
+        "learning_rate": 1e-3,
+        "mixture": dict.fromkeys(sources, 1),
+    }
+    recipe = {"include": str(path), "name": "whole", "data": data, "phases": {"only": phase}}
+    load_recipe(write(tmp_path, yaml.safe_dump(recipe)))
+
+
+def test_the_paper_s_figures():
+    base = plan_run(load_recipe(ROOT / "pretrain/modernbert-base.yaml"))
+    pretrain, extension, decay = base.phases
+    assert [segment.batch_rows * 8 for segment in pretrain.segments] == [768, 1536, 2304, 3072, 3840, 4608]
+    assert extension.segments[-1].batch_rows == decay.segments[-1].batch_rows == 576
+    assert base.total_tokens == pytest.approx(2.019e12, rel=1e-5)
+    assert decay.learning_rate(decay.num_steps - 1) == pytest.approx(3e-4 * 0.001, rel=0.05)
+    large = plan_run(load_recipe(ROOT / "pretrain/modernbert-large.yaml"))
+    assert [phase.config.learning_rate for phase in large.phases] == [5e-4, 5e-5, 5e-5, 5e-5]
+    assert large.total_tokens == pytest.approx(2e12, rel=1e-5)

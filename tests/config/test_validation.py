@@ -1,0 +1,239 @@
+from dataclasses import replace
+
+import pytest
+
+from modernbert_train.config import (
+    BatchRampConfig,
+    DataConfig,
+    EvaluationConfig,
+    MaskingConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TrainingConfig,
+    validate,
+)
+from tests.config.recipes import a_phase, a_recipe
+
+MODEL = a_recipe().model
+DATA = a_recipe().data
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_sound_recipe_has_no_problems(world_size):
+    ramp = BatchRampConfig(start_tokens=64, tokens=64)
+    phases = (
+        a_phase(),
+        a_phase(batch_ramp=ramp, micro_batch_tokens=32),
+        a_phase(warmup_tokens=96, decay_tokens=4_000),
+    )
+    assert validate(a_recipe(*phases), world_size) == []
+
+
+def told(recipe, start, world_size=1):
+    """Return the one problem, which begins with field and value, and ends with a remedy."""
+    (problem,) = validate(recipe, world_size)
+    assert problem.startswith(start), problem
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "start", "remedy"),
+    [
+        ({"name": "a/b"}, "name is 'a/b': ", "use letters, digits, "),
+        ({"run_folder": "runs/{nam}"}, "run_folder is 'runs/{nam}': ", "the only thing filled in is {name}"),
+        ({"seed": -1}, "seed is -1: ", "choose one from 0 to 4294967295"),
+        ({"phases": {}}, "phases is empty: ", "give at least one"),
+        ({"phases": {"a b": a_phase()}}, "phases has one called 'a b': ", "use letters"),
+        ({"training": TrainingConfig(keep_checkpoints=0)}, "training.keep_checkpoints is 0: ", "at least 1"),
+        ({"training": TrainingConfig(log_every_steps=0)}, "training.log_every_steps is 0: ", "at least 1"),
+        ({"evaluation": EvaluationConfig(max_rows=0)}, "evaluation.max_rows is 0: ", "at least 1"),
+        ({"evaluation": EvaluationConfig(mask_rate=1.0)}, "evaluation.mask_rate is 1.0: ", "between 0 and 1"),
+        (
+            {"masking": MaskingConfig(0.8, 0.1, 0.2)},
+            "masking.mask_fraction, random_fraction and keep_fraction are 0.8, 0.1 and 0.2",
+            "add up to 1",
+        ),
+        ({"masking": MaskingConfig(1.2, -0.1, -0.1)}, "masking.mask_fraction", "each from 0 to 1"),
+        ({"masking": MaskingConfig(NAN, 0.1, 0.1)}, "masking.mask_fraction", "each from 0 to 1"),
+        (
+            {"optimizer": OptimizerConfig(betas=(0.9, 1.0))},
+            "optimizer.betas is [0.9, 1.0]: ",
+            "such as [0.9, 0.98]",
+        ),
+        ({"optimizer": OptimizerConfig(eps=0.0)}, "optimizer.eps is 0.0: ", "above 0"),
+        ({"optimizer": OptimizerConfig(weight_decay=-1.0)}, "optimizer.weight_decay is -1.0: ", "0 or above"),
+        (
+            {"optimizer": OptimizerConfig(gradient_clip_norm=0.0)},
+            "optimizer.gradient_clip_norm is 0.0: ",
+            "or null",
+        ),
+    ],
+)
+def test_run_masking_optimizer(fields, start, remedy):
+    assert remedy in told(a_recipe(**fields), start)
+
+
+@pytest.mark.parametrize(
+    ("fields", "start", "remedy"),
+    [
+        ({"vocab_size": 100}, "model.vocab_size is 100, not a multiple of 64", "use 128"),
+        ({"hidden_size": 9}, "model.hidden_size is 9, not a multiple of num_attention_heads (2)", "use 10"),
+        (
+            {"hidden_size": 6},
+            "model.hidden_size is 6 and num_attention_heads 2: the 3 dimensions",
+            "hidden_size 8",
+        ),
+        ({"local_attention": 129}, "model.local_attention is 129: ", "make it even, such as 130"),
+        ({"num_attention_heads": 0}, "model.num_attention_heads is 0: ", "at least 1"),
+        ({"num_hidden_layers": 0}, "model.num_hidden_layers is 0: ", "at least 1"),
+        ({"intermediate_size": -1}, "model.intermediate_size is -1: ", "at least 1"),
+        ({"global_attn_every_n_layers": 0}, "model.global_attn_every_n_layers is 0: ", "at least 1"),
+        ({"norm_eps": 0.0}, "model.norm_eps is 0.0: ", "above 0"),
+        ({"global_rope_theta": INF}, "model.global_rope_theta is inf: ", "finite"),
+        ({"attn_out_dropout": 1.0}, "model.attn_out_dropout is 1.0: ", "from 0 up to, but without, 1"),
+    ],
+)
+def test_model(fields, start, remedy):
+    assert remedy in told(a_recipe(model=replace(MODEL, **fields)), start)
+
+
+@pytest.mark.parametrize(
+    ("fields", "start", "remedy"),
+    [
+        ({"streams": 0}, "data.streams is 0: ", "at least 1"),
+        ({"window_rows": 0}, "data.window_rows is 0: ", "at least 1"),
+        ({"num_workers": 3}, "data.num_workers is 3: ", "choose one from 0 to 2"),
+        ({"num_workers": -1}, "data.num_workers is -1: ", "choose one from 0 to 2"),
+        (
+            {"sources": {"web": SourceConfig(""), "code": SourceConfig(""), "a.b": SourceConfig("")}},
+            "data.sources has one called 'a.b': ",
+            "use letters",
+        ),
+    ],
+)
+def test_data(fields, start, remedy):
+    assert remedy in told(a_recipe(data=replace(DATA, **fields)), start)
+
+
+@pytest.mark.parametrize(
+    ("fields", "start", "remedy"),
+    [
+        ({"context_tokens": 2}, "context_tokens is 2: ", "at least 3, for [CLS], one token and [SEP]"),
+        ({"context_tokens": 33}, "context_tokens is 33, more than row_tokens (32): ", "raise row_tokens or"),
+        ({"tokens": 100}, "tokens is 100, less than one batch (128); ", "lengthen the phase"),
+        ({"micro_batch_tokens": 0}, "micro_batch_tokens is 0: ", "at least 1"),
+        (
+            {"micro_batch_tokens": 40},
+            "micro_batch_tokens is 40, not a multiple of row_tokens (32); ",
+            "use 64",
+        ),
+        (
+            {"batch_tokens": 130},
+            "batch_tokens is 130, not a multiple of 64, ",
+            "(row_tokens 32 x data.streams 2); use 192",
+        ),
+        ({"batch_tokens": 96}, "batch_tokens is 96, not a multiple of 64, ", "use 128"),
+        (
+            {"micro_batch_tokens": 96},
+            "micro_batch_tokens is 96, which does not divide",
+            "(batch_tokens 128) on each of 1 ranks; use 32",
+        ),
+        (
+            {"warmup_tokens": 4_000, "decay_tokens": 97},
+            "warmup_tokens (4000) and decay_tokens (97) do not fit into the phase's tokens (4096); ",
+            "shorten them",
+        ),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: ", "above 0"),
+        ({"learning_rate": NAN}, "learning_rate is nan: ", "finite"),
+        ({"local_rope_theta": -1.0}, "local_rope_theta is -1.0: ", "above 0"),
+        ({"start_lr_fraction": 2.0}, "start_lr_fraction is 2.0: ", "from 0 to 1"),
+        ({"final_lr_fraction": -0.1}, "final_lr_fraction is -0.1: ", "from 0 to 1"),
+        ({"mask_rate": 0.0}, "mask_rate is 0.0: ", "between 0 and 1"),
+        ({"mixture": {}}, "mixture is empty: ", "such as {web: 1.0}"),
+        ({"mixture": {"wbe": 1.0}}, "mixture names 'wbe', which is not in data.sources", "did you mean web?"),
+        (
+            {"mixture": {"xyz": 1.0}},
+            "mixture names 'xyz', which is not in data.sources",
+            "there is web, code",
+        ),
+        ({"mixture": {"web": 0.0}}, "mixture.web is 0.0: ", "or null to leave the source out"),
+        ({"mixture": {"web": INF}}, "mixture.web is inf: ", "finite"),
+    ],
+)
+def test_phases(fields, start, remedy):
+    assert remedy in told(a_recipe(a_phase(**fields)), "phases.phase0." + start)
+
+
+def test_rows_of_no_tokens():
+    problems = validate(a_recipe(a_phase(row_tokens=0)))
+    assert "phases.phase0.row_tokens is 0: make it at least 1" in problems
+
+
+def test_context_beyond_the_model():
+    phase = a_phase(context_tokens=128, row_tokens=128, batch_tokens=256, micro_batch_tokens=128)
+    problem = told(
+        a_recipe(phase), "phases.phase0.context_tokens is 128, more than model.max_position_embeddings (64); "
+    )
+    assert "raise that" in problem
+
+
+@pytest.mark.parametrize(
+    ("ramp", "start", "remedy"),
+    [
+        (
+            (128, 512),
+            "batch_ramp.start_tokens is 128, not below batch_tokens (128): ",
+            "batch_ramp to null",
+        ),
+        ((32, 512), "batch_ramp.start_tokens is 32, not a multiple of 64, ", "use 64"),
+        ((64, 0), "batch_ramp.tokens is 0: ", "from 1 to the phase's tokens (4096)"),
+        ((64, 5_000), "batch_ramp.tokens is 5000: ", "from 1 to the phase's tokens (4096)"),
+        (
+            (64, 63),
+            "batch_ramp.tokens is 63: a single step at each batch size",
+            "already takes 64; raise",
+        ),
+    ],
+)
+def test_ramps(ramp, start, remedy):
+    assert remedy in told(a_recipe(a_phase(batch_ramp=BatchRampConfig(*ramp))), "phases.phase0." + start)
+
+
+def test_what_depends_on_the_number_of_ranks():
+    recipe = a_recipe(a_phase(batch_ramp=BatchRampConfig(start_tokens=64, tokens=512)))
+    assert validate(recipe, 1) == []
+    problem = told(
+        recipe, "phases.phase0.micro_batch_tokens is 64, which does not divide the tokens of a batch ", 2
+    )
+    assert problem.endswith(
+        "(batch_tokens 128, ramp from 64 in steps of 64) on each of 2 ranks; use 32, or other batches"
+    )
+    fixed = a_recipe(a_phase(batch_ramp=BatchRampConfig(start_tokens=64, tokens=512), micro_batch_tokens=32))
+    assert validate(fixed, 2) == []
+    problem = told(fixed, "data.streams is 2, which 3 ranks do not divide: ", 3)
+    assert "use 3, or another number of ranks" in problem
+    four = replace(
+        fixed,
+        data=replace(fixed.data, streams=4, num_workers=2),
+        phases={"a": a_phase(micro_batch_tokens=32)},
+    )
+    assert told(four, "data.num_workers is 2: ", 4).endswith(
+        "(data.streams 4, ranks 4); choose one from 0 to 1"
+    )
+
+
+def test_all_problems_are_told_at_once():
+    phases = (a_phase(mask_rate=2.0), a_phase(learning_rate=-1.0))
+    recipe = a_recipe(*phases, seed=-1, data=DataConfig("t", {}, streams=2, num_workers=0))
+    told_fields = [problem.split()[0] for problem in validate(recipe)]
+    assert told_fields == [
+        "seed",
+        "data.sources",
+        "phases.phase0.mask_rate",
+        "phases.phase0.mixture",
+        "phases.phase0.mixture",
+        "phases.phase1.learning_rate",
+        "phases.phase1.mixture",
+        "phases.phase1.mixture",
+    ]

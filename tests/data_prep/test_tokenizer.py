@@ -1,0 +1,122 @@
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from data_prep.cli import main
+from data_prep.encoding import load_tokenizer
+from data_prep.tokenizer import save_tokenizer, train_tokenizer
+from modernbert_train.data.manifest import load_tokenizer_info, tokenizer_fingerprint
+from tests.data_prep.documents import TRAINING_TEXTS, TRICKY_TEXTS, write_json_lines
+
+SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+
+
+def ids_of(tokenizer, text):
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("text", TRICKY_TEXTS)
+def test_decoding_gives_the_text_back(tokenizer_folder, text):
+    tokenizer = load_tokenizer(tokenizer_folder / "tokenizer.json")
+    assert tokenizer.decode(ids_of(tokenizer, text), skip_special_tokens=False) == unicodedata.normalize(
+        "NFC", text
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_decoding_gives_any_text_back(tokenizer_folder, text):
+    tokenizer = load_tokenizer(tokenizer_folder / "tokenizer.json")
+    ids = ids_of(tokenizer, text)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == unicodedata.normalize("NFC", text)
+    assert not set(ids) & set(load_tokenizer_info(tokenizer_folder).special_ids)
+
+
+@pytest.mark.parametrize("special", SPECIALS)
+def test_special_strings_in_a_text_are_text(tokenizer_folder, special):
+    plain = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    special_id = plain.token_to_id(special)
+    assert special_id in ids_of(plain, f"a {special} b")  # so the test below can fail
+    ids = ids_of(load_tokenizer(tokenizer_folder / "tokenizer.json"), f"a {special} b")
+    assert special_id not in ids
+    assert len(ids) > 3
+
+
+def test_truncation_and_padding_of_a_tokenizer_are_switched_off(tokenizer_folder, tmp_path):
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=4)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = "the cat sat on the mat and went on"
+    ids = ids_of(load_tokenizer(tmp_path / "tokenizer.json"), text)
+    assert ids == ids_of(load_tokenizer(tokenizer_folder / "tokenizer.json"), text)
+    assert len(ids) > 4
+    assert tokenizer_fingerprint(tmp_path / "tokenizer.json") == tokenizer_fingerprint(
+        tokenizer_folder / "tokenizer.json"
+    )
+
+
+def test_specials_have_the_ids_that_training_reads(tokenizer_folder):
+    info = load_tokenizer_info(tokenizer_folder)
+    assert (info.unk_id, info.cls_id, info.sep_id, info.pad_id, info.mask_id) == (0, 1, 2, 3, 4)
+    assert info.special_ids == (0, 1, 2, 3, 4)
+    assert info.num_ids == 400
+    assert info.vocab_size == 448  # the next multiple of 64
+
+
+@pytest.mark.parametrize("text", TRICKY_TEXTS)
+def test_auto_tokenizer_agrees(tokenizer_folder, text):
+    auto = AutoTokenizer.from_pretrained(tokenizer_folder)
+    ours = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    assert auto(text)["input_ids"] == ours.encode(text).ids
+    ids = ours.encode(text, add_special_tokens=False).ids
+    assert auto(text)["input_ids"] == [auto.cls_token_id, *ids, auto.sep_token_id]
+    assert auto(text, "the mat")["input_ids"] == ours.encode(text, "the mat").ids
+
+
+def test_auto_tokenizer_knows_the_specials(tokenizer_folder):
+    auto = AutoTokenizer.from_pretrained(tokenizer_folder)
+    assert [auto.unk_token, auto.cls_token, auto.sep_token, auto.pad_token, auto.mask_token] == SPECIALS
+    assert auto.model_max_length == 8192
+    assert auto.is_fast
+    a, b = ids_of(auto.backend_tokenizer, "a"), ids_of(auto.backend_tokenizer, " b")
+    # the mask takes the space before it: it stands for a word that begins with one
+    assert auto("a [MASK] b", add_special_tokens=False)["input_ids"] == [*a, auto.mask_token_id, *b]
+    assert auto.decode(auto("a , b .", add_special_tokens=False)["input_ids"]) == "a , b ."
+
+
+def test_saved_again_by_transformers_the_tokenizer_is_the_same(tokenizer_folder, tmp_path):
+    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(tmp_path)
+    before, after = load_tokenizer_info(tokenizer_folder), load_tokenizer_info(tmp_path)
+    assert after.fingerprint == before.fingerprint
+    assert after.special_ids == before.special_ids
+
+
+def test_training_is_deterministic(tmp_path):
+    for name in "ab":
+        save_tokenizer(train_tokenizer(TRAINING_TEXTS, 320), tmp_path / name)
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
+
+
+def test_command(tmp_path, capsys):
+    file = write_json_lines(tmp_path / "x.jsonl.gz", TRAINING_TEXTS, field="body")
+    out = str(tmp_path / "out")
+    assert main(["tokenizer", out, "--input", str(file), "--vocab-size", "300", "--text-field", "body"]) == 0
+    assert f"{len(TRAINING_TEXTS)} documents" in capsys.readouterr().out
+    assert load_tokenizer_info(out).num_ids == 300
+    assert json.loads((tmp_path / "out/tokenizer_config.json").read_text())["mask_token"] == "[MASK]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "vocab_size", "message"),
+    [(["x"], "100", "vocab-size: 100 must be at least 261"), ([], "300", "input: no document to train on")],
+)
+def test_command_errors(tmp_path, capsys, texts, vocab_size, message):
+    file = write_json_lines(tmp_path / "x.jsonl", texts)
+    assert main(["tokenizer", str(tmp_path / "out"), "--input", str(file), "--vocab-size", vocab_size]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,225 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from modernbert_train.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    PhaseConfig,
+    Recipe,
+    SourceConfig,
+    dump_recipe,
+)
+from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.data.masking import IGNORED
+from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
+from modernbert_train.evaluation.scorers import padded_batches
+from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
+from modernbert_train.hub.export import export_checkpoint
+from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.training.checkpoint import save_weights
+from tests.stores import make_store, make_tokenizer, random_documents
+
+MODEL = ModelConfig(
+    vocab_size=256,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=48,
+    local_attention=16,
+)
+
+
+def make_tokenizer_with_template(folder: Path) -> TokenizerInfo:
+    """The tests' tokenizer with the template that an export would otherwise add to it."""
+    make_tokenizer(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ids
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return load_tokenizer_info(folder)
+
+
+def recipe_for(store: Path, *sources: str) -> Recipe:
+    """A recipe with one phase of 128 tokens context that reads these sources of a store."""
+    return Recipe(
+        name="toy",
+        data=DataConfig(
+            tokenizer="tokenizer",
+            sources={source: SourceConfig(str(store)) for source in sources},
+            streams=1,
+            num_workers=0,
+        ),
+        phases={
+            "extend": PhaseConfig(
+                tokens=5_120,
+                batch_tokens=512,
+                context_tokens=128,
+                row_tokens=512,
+                micro_batch_tokens=512,
+                learning_rate=1e-3,
+                mixture={source: 1 / len(sources) for source in sources},
+            )
+        },
+        model=MODEL,
+        evaluation=EvaluationConfig(mask_rate=0.15, max_rows=4),
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Two sources with held-out text, and one without."""
+    sources = {
+        "web": {"train": random_documents(40, seed=1), "valid": random_documents(20, seed=2)},
+        "code": {"train": random_documents(40, seed=3), "valid": random_documents(20, seed=4)},
+        "tiny": {"train": random_documents(5, seed=5)},
+    }
+    make_store(tmp_path / "store", make_tokenizer_with_template(tmp_path / "tokenizer"), sources)
+    return recipe_for(tmp_path / "store", *sources)
+
+
+def write_run(run: Path, recipe: Recipe, state_dict: dict[str, torch.Tensor]) -> Path:
+    tokenizer = make_tokenizer_with_template(run)
+    marker = {
+        "step": 10, "tokens": 5_120, "phase": "extend", "phase_step": 10, "context_tokens": 128,
+        "global_rope_theta": 10_000.0, "local_rope_theta": 10_000.0, "model": dataclasses.asdict(MODEL),
+        "tokenizer_fingerprint": tokenizer.fingerprint, "complete": True,
+    }  # fmt: skip
+    save_weights(run, state_dict, marker)
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    return run
+
+
+def random_weights() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    state_dict = ModernBertForMaskedLM(MODEL, attention_backend="cpu").state_dict()
+    for name, weight in state_dict.items():
+        noise = torch.randn(weight.shape, generator=generator)
+        state_dict[name] = 1 + 0.2 * noise if "norm" in name else 0.2 * noise
+    state_dict["decoder.weight"] = state_dict["model.embeddings.tok_embeddings.weight"]
+    return state_dict
+
+
+def test_a_model_that_knows_token_frequencies_alone_scores_as_the_baseline(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer_with_template(tmp_path / "tokenizer")
+    documents = {"train": [[5] * 90 + [6] * 10], "valid": [[5] * 60 + [6] * 40]}
+    store = make_store(tmp_path / "store", tokenizer, {"web": documents})
+    counts = count_tokens("web", store.sources["web"]["train"], tokenizer.num_ids, progress_bar=False)
+    # With every other weight 0 the logits are the decoder's bias: here the logarithms of the probabilities.
+    state_dict = {name: torch.zeros_like(weight) for name, weight in random_weights().items()}
+    state_dict["decoder.bias"] = torch.from_numpy(np.log((counts + 1) / (counts.sum() + 256))).float()
+    recipe = recipe_for(store.path, "web")
+    run = write_run(tmp_path / "run", recipe, state_dict)
+
+    (score,) = evaluate_masked_lm(run, progress_bar=False, device="cpu")
+
+    assert score.num_tokens == 102
+    assert score.num_masked == 15
+    assert score.loss == pytest.approx(score.unigram.loss, rel=1e-6)
+    assert score.accuracy == score.unigram.accuracy
+    assert score.gain == pytest.approx(0, abs=1e-5)
+    assert score.accuracy_ratio == 1
+    # Of the 15 masked tokens some number n is 5 and the rest is 6: 91/356 and 11/356 are their probabilities.
+    n = round(score.accuracy * 15)
+    assert 0 < n < 15
+    assert score.unigram.loss == pytest.approx((n * math.log(356 / 91) + (15 - n) * math.log(356 / 11)) / 15)
+
+
+def test_a_run_its_checkpoint_and_its_export_score_the_same(
+    tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run", recipe, random_weights())
+    exported = export_checkpoint(run, tmp_path / "out")
+
+    of_run = evaluate_masked_lm(run, progress_bar=False, device="cpu")
+    of_checkpoint = evaluate_masked_lm(
+        run / "checkpoints" / "step-00000010.pt", progress_bar=False, device="cpu"
+    )
+    of_export = evaluate_masked_lm(exported, recipe, progress_bar=False, device="cpu")
+
+    assert of_run == of_checkpoint
+    assert [score.source for score in of_run] == ["web", "code"]
+    assert "tiny: left out, as" in caplog.text
+    for ours, theirs in zip(of_run, of_export, strict=True):
+        assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
+        assert dataclasses.replace(theirs, loss=ours.loss) == ours
+        assert ours.num_tokens > 1_000
+        assert ours.num_masked == pytest.approx(0.15 * ours.num_tokens, rel=0.1)
+
+
+def test_evaluate_makes_the_table(tmp_path: Path, recipe: Recipe) -> None:
+    run = write_run(tmp_path / "run", recipe, random_weights())
+    table = evaluate(run)
+    assert table == format_scores(evaluate_masked_lm(run))
+    assert table == evaluate(run, run / "recipe.yaml")
+
+
+def test_padded_batches_hold_every_masked_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modernbert_train.evaluation.scorers.PADDED_TOKENS", 6)
+    batch = {
+        "input_ids": torch.tensor([1, 9, 2, 1, 7, 8, 2, 1, 2, 1, 6, 2, 3, 3]),
+        "cu_seqlens": torch.tensor([0, 3, 7, 9, 12, 14], dtype=torch.int32),
+        "masked_positions": torch.tensor([1, 5, 10, 0]),
+        "labels": torch.tensor([19, 18, 16, IGNORED]),
+    }
+    found = [[tensor.tolist() for tensor in padded] for padded in padded_batches(batch)]  # type: ignore[arg-type]
+    none = IGNORED
+    assert found == [
+        [[[1, 9, 2], [1, 6, 2]], [[1, 1, 1], [1, 1, 1]], [[none, 19, none], [none, 16, none]]],
+        [[[1, 7, 8, 2]], [[1, 1, 1, 1]], [[none, none, 18, none]]],
+    ]
+
+
+def test_table() -> None:
+    scores = [
+        SourceScore("web", 1_000_000, 150_000, 3.0, 0.4, UnigramScore(7.25, 0.05)),
+        SourceScore("code", 2_000, 300, 2.0, 0.5, UnigramScore(6.5, 0.0)),
+    ]
+    assert format_scores(scores).splitlines() == [
+        "source     tokens   masked   loss  unigram  below  accuracy  most frequent  ratio",
+        "------  ---------  -------  -----  -------  -----  --------  -------------  -----",
+        "web     1,000,000  150,000  3.000    7.250  4.250     40.0%           5.0%   x8.0",
+        "code        2,000      300  2.000    6.500  4.500     50.0%           0.0%   xinf",
+    ]
+
+
+def test_what_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
+    run = write_run(tmp_path / "run", recipe, random_weights())
+    exported = export_checkpoint(run, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"no recipe\.yaml beside it says what to evaluate on; name one"):
+        evaluate_masked_lm(exported)
+    with pytest.raises(ValueError, match="no such run folder or checkpoint"):
+        evaluate_masked_lm(tmp_path / "typo", recipe)
+
+    def with_sources(**sources: SourceConfig) -> Recipe:
+        return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, sources=sources))
+
+    store = recipe.data.sources["web"].store
+    with pytest.raises(
+        ValueError, match=r"data\.sources\.web: .*store has no source 'wbe', only web, code, tiny"
+    ):
+        evaluate_masked_lm(run, with_sources(web=SourceConfig(store, "wbe")))
+    with pytest.raises(ValueError, match="no source of the recipe has held-out text; prepare a store with"):
+        evaluate_masked_lm(run, with_sources(tiny=SourceConfig(store)))
+    other = make_tokenizer(tmp_path / "other", num_words=100)
+    make_store(tmp_path / "other_store", other, {"web": {"train": [[5]], "valid": [[5]]}})
+    with pytest.raises(
+        ValueError, match=r"other_store: was not tokenized with .*run/tokenizer\.json; evaluate on a"
+    ):
+        evaluate_masked_lm(run, with_sources(web=SourceConfig(str(tmp_path / "other_store"))))
+
+
+def test_no_masked_token_at_all(tmp_path: Path, recipe: Recipe) -> None:
+    run = write_run(tmp_path / "run", recipe, random_weights())
+    nothing = dataclasses.replace(recipe, evaluation=EvaluationConfig(mask_rate=0.0, max_rows=4))
+    with pytest.raises(ValueError, match="web: no token of its held-out text was masked; raise"):
+        evaluate_masked_lm(run, nothing, progress_bar=False)

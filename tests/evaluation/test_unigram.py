@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modernbert_train.evaluation import unigram
+from modernbert_train.evaluation.unigram import count_tokens, score_unigram
+from tests.stores import make_store, make_tokenizer
+
+
+def test_score_by_hand() -> None:
+    # p = (3 + 1, 1 + 1, 0 + 1) / (4 + 3) = 4/7, 2/7, 1/7; the most frequent id is 0.
+    score = score_unigram(np.array([3, 1, 0]), np.array([0, 2]))
+    assert score.loss == pytest.approx((np.log(7 / 4) + np.log(7)) / 2)
+    assert score.accuracy == 0.5
+
+
+def test_uniform_counts_give_the_log_of_the_vocabulary() -> None:
+    assert score_unigram(np.full(50, 7), np.arange(50)).loss == pytest.approx(np.log(50))
+
+
+def test_counts_every_token_of_a_small_split(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    store = make_store(
+        tmp_path / "store", tokenizer, {"web": {"train": [[5, 5, 9], [9, 5], [255]]}}, block_documents=1
+    )
+    counts = count_tokens("web", store.sources["web"]["train"], tokenizer.num_ids, progress_bar=False)
+    assert len(counts) == tokenizer.num_ids == 256
+    assert {int(i): int(counts[i]) for i in counts.nonzero()[0]} == {5: 3, 9: 2, 255: 1}
+
+
+def test_counts_evenly_spread_blocks_of_a_large_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    documents = [[5 + number] * 10 for number in range(9)]
+    store = make_store(tmp_path / "store", tokenizer, {"web": {"train": documents}}, block_documents=1)
+    monkeypatch.setattr(unigram, "COUNTED_TOKENS", 30)
+    counts = count_tokens("web", store.sources["web"]["train"], tokenizer.num_ids, progress_bar=False)
+    assert counts.nonzero()[0].tolist() == [5, 8, 11]

@@ -1,0 +1,144 @@
+"""Kill a training run again and again, start it again each time, and compare it with an undisturbed one.
+
+    python -m tests.training.kill RECIPE --kills 20 [--world-size 2] [--seed 0]
+
+The libraries are imported once; every start is a fork of this process (one for each rank), killed with SIGKILL, all ranks
+at once, after a random time, or, every other time, as soon as a checkpoint is being written. What must be equal in the end,
+bit for bit: step, loss, gradient norm, checksum of the global batch and held-out losses of every line of metrics.jsonl,
+and all weights of the last checkpoint.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.training.build import train
+from modernbert_train.training.checkpoint import load_weights
+
+TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share")
+
+
+def launch(recipe: Recipe, world_size: int) -> list[int]:
+    """Start all ranks; returns their process ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return [_fork_rank(recipe, rank, world_size, port) for rank in range(world_size)]
+
+
+def _fork_rank(recipe: Recipe, rank: int, world_size: int, port: str) -> int:
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+        }
+        os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        train(recipe)
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(processes: list[int]) -> None:
+    """Until all ranks have ended well."""
+    for process in processes:
+        _, status = os.waitpid(process, 0)
+        assert status == 0, f"a rank ended with status {status}"
+
+
+def kill_at(processes: list[int], run: Path, seconds: float, during_save: bool) -> bool:
+    """Kill all ranks after so many seconds, or when a save begins after them. False if the run ended before that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or (during_save and not list(run.glob("checkpoints/.saving-*"))):
+        if os.waitpid(processes[0], os.WNOHANG)[0]:
+            wait(processes[1:])
+            return False
+        time.sleep(0.0005)
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    for process in processes:
+        os.waitpid(process, 0)
+    return True
+
+
+def read_metrics(run: Path) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
+
+
+def assert_same_run(run: Path, undisturbed: Path) -> int:
+    """Bit for bit. Returns the number of lines compared."""
+    mine, other = read_metrics(run), read_metrics(undisturbed)
+    assert mine == other, next((a, b) for a, b in zip(mine, other, strict=False) if a != b)
+    (weights, marker), (expected, _) = load_weights(run), load_weights(undisturbed)
+    assert marker["step"] == mine[-1]["step"]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    return len(mine)
+
+
+def kill_and_compare(recipe_path: Path, kills: int, world_size: int, seed: int, overrides: list[str]) -> None:
+    undisturbed = load_recipe(recipe_path, [*overrides, f"run_folder={recipe_path.parent}/undisturbed"])
+    recipe = load_recipe(recipe_path, [*overrides, f"run_folder={recipe_path.parent}/killed"])
+    reference, run = Path(undisturbed.run_folder), Path(recipe.run_folder)
+    for folder in (reference, run):
+        shutil.rmtree(folder, ignore_errors=True)
+    started = time.monotonic()
+    wait(launch(undisturbed, world_size))
+    whole = time.monotonic() - started
+    random.seed(seed)
+    done = restarts = 0
+    while done < kills:
+        during_save = done % 2 == 1
+        seconds = random.uniform(0, 0.6 if during_save else 1.0) * whole
+        saved = _newest(run)
+        if kill_at(launch(recipe, world_size), run, seconds, during_save):
+            done += 1
+            left = [path.name for path in run.glob("checkpoints/.saving-*")]
+            print(
+                f"kill {done}: {seconds:.2f} s in, from {saved} to {_newest(run)}, {left or 'no save cut off'}",
+                flush=True,
+            )
+        elif done < kills:  # finished before it could be killed: begin anew, and go on killing
+            assert_same_run(run, reference)
+            shutil.rmtree(run)
+            restarts += 1
+    wait(launch(recipe, world_size))
+    lines = assert_same_run(run, reference)
+    print(
+        f"{done} kills ({restarts} runs finished in between): {lines} lines of metrics and all weights equal, bit for bit"
+    )
+
+
+def _newest(run: Path) -> str:
+    return max((path.stem for path in run.glob("checkpoints/step-*.pt")), default="no checkpoint")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--world-size", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    kill_and_compare(options.recipe, options.kills, options.world_size, options.seed, options.overrides)

@@ -1,0 +1,140 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modernbert_train.config import BatchRampConfig, ModelConfig, load_recipe
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.training.dry_run import PhaseData, describe, num_parameters
+from tests.config.recipes import a_phase, a_recipe
+
+YAMLS = Path(__file__).parents[2] / "yamls"
+
+TINY = ModelConfig(
+    vocab_size=1_024,
+    hidden_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=96,
+    max_position_embeddings=1_024,
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [  # counted in Transformers' ModernBertForMaskedLM, the tied matrix once
+        (ModelConfig(), 149_655_232),
+        (
+            ModelConfig(
+                hidden_size=1_024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2_624
+            ),
+            395_881_664,
+        ),
+        (TINY, 210_560),
+    ],
+)
+def test_parameters(model, parameters):
+    assert num_parameters(model) == parameters
+
+
+def lines_of(recipe, data=None):
+    return describe(recipe, plan_run(recipe), data).splitlines()
+
+
+def test_the_figures_of_a_run():
+    ramp = BatchRampConfig(start_tokens=64, tokens=640)
+    first = a_phase(batch_ramp=ramp, warmup_tokens=1_000, micro_batch_tokens=64)
+    second = a_phase(
+        tokens=1_280,
+        context_tokens=32,
+        global_rope_theta=160_000.0,
+        decay_tokens=1_280,
+        final_lr_fraction=0.1,
+        mixture={"web": 1.0},
+    )
+    lines = lines_of(a_recipe(first, second))
+    assert lines[0] == "little: 5.376K tokens in 47 steps"
+    cells = {line[:20].strip(): line[20:].split() for line in lines if line[:20].strip()}
+    assert cells["phase"] == ["phase0", "phase1"]
+    assert cells["tokens"] == ["4.096K", "1.28K"]
+    assert cells["steps"] == ["37", "10"]
+    assert cells["rows"] == ["128", "40"]
+    assert cells["batch rows"] == ["2", "→", "4", "4"]
+    assert cells["ramp tokens"] == ["640", "-"]
+    assert cells["warmup tokens"] == ["1K", "-"]
+    assert cells["decay to"] == ["-", "1-sqrt", "0.0001"]
+    assert cells["share web"] == ["75.00%", "100.00%"]
+    assert cells["share code"] == ["25.00%", "-"]
+    assert cells["micro-batch tokens"] == ["64", "64"]
+    assert not any("passes" in line for line in lines)
+
+
+def test_figures_of_the_stores_are_shown_where_given():
+    data = [PhaseData(passes={"web": 1.2345, "code": 0.5}, fill=0.99951)]
+    cells = {line[:20].strip(): line[20:].split() for line in lines_of(a_recipe(a_phase()), data)}
+    assert cells["passes web"] == ["1.23"]
+    assert cells["passes code"] == ["0.5"]
+    assert cells["fill of the rows"] == ["99.951%"]
+
+
+def test_the_disk_that_checkpoints_take():
+    recipe = a_recipe(a_phase(), model=TINY)
+    training = replace(recipe.training, save_every_tokens=1_024, keep_checkpoints=3)
+    text = " ".join(" ".join(lines_of(replace(recipe, training=training))).split())
+    # 4,096 tokens in all; weight and two moments of 210,560 parameters, 4 bytes each: 2,526,720 bytes
+    assert "checkpoints 4 written, the newest 3 kept: 7.6 MB on disk, 2.5 MB each" in text
+
+
+PICTURE = """
+                    phase0                       │phase1
+learning rate                  ▁▄▆█▆▄▁           │           ▁▄▆█▆▄▁
+  top: 0.001               ▁▃▅▇███████▇▅▃▁       │       ▁▃▅▇███████▇▅▃▁
+                        ▂▄▆███████████████▆▄▂    │    ▂▄▆███████████████▆▄▂
+                    ▁▃▆███████████████████████▆▃▁│▁▃▆███████████████████████▆▃▁
+batch tokens        █████████████████████████████│              ███████████████
+  top: 128          █████████████████████████████│█████████████████████████████
+mask rate           30% ─────────────────────────│15% ─────────────────────────
+theta global        10,000 ──────────────────────│160,000 ─────────────────────
+context tokens      16 ──────────────────────────│32 ──────────────────────────
+tokens so far       0                            │4.096K
+"""
+
+
+def test_the_picture():
+    """Two phases of 4,096 tokens: the rate up in the first half of each, down in the second; in the first
+    half of the second phase batches half as large.
+    """
+    first = a_phase(warmup_tokens=2_048, decay_tokens=2_048, decay_shape="linear")
+    ramp = BatchRampConfig(start_tokens=64, tokens=2_048)
+    second = replace(first, batch_ramp=ramp, mask_rate=0.15, global_rope_theta=160_000.0, context_tokens=32)
+    assert lines_of(a_recipe(first, second))[-11:] == PICTURE.strip("\n").splitlines()
+
+
+@pytest.mark.parametrize("num_phases", [1, 2, 5, 9])
+def test_it_fits_into_80_columns(num_phases):
+    recipe = a_recipe(*[a_phase(tokens=4_096 * 10**number) for number in range(num_phases)])
+    long_names = {f"a-phase-with-a-rather-long-name-{name}": phase for name, phase in recipe.phases.items()}
+    recipe = replace(recipe, phases=long_names)
+    lines = lines_of(recipe)
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("theta local") for line in lines) == -(-num_phases // 4)
+
+
+def test_sources_with_long_alike_names_keep_their_lines():
+    names = ["a-source-with-a-long-name-1", "a-source-with-a-long-name-2"]
+    recipe = a_recipe(a_phase(mixture={names[0]: 0.3, names[1]: 0.7}))
+    recipe = replace(
+        recipe, data=replace(recipe.data, sources=dict.fromkeys(names, recipe.data.sources["web"]))
+    )
+    shares = [line.split()[-1] for line in lines_of(recipe) if line.startswith("share ")]
+    assert shares == ["30.00%", "70.00%"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(YAMLS.glob("*.yaml")) + sorted((YAMLS / "pretrain").glob("*.yaml")), ids=str
+)
+def test_shipped_recipes(path):
+    recipe = load_recipe(path)
+    text = describe(recipe, plan_run(recipe))
+    assert text.startswith(f"{recipe.name}: ")
+    assert all(len(line) <= 80 for line in text.splitlines())
