@@ -1,7 +1,7 @@
 """Real text that comes with Python and the packages of this project: no download, no account.
 
 Three streams of (id, text). Files come in the order of a hash of their path, so that the first megabytes are
-a fair sample of all, the same every time. A file that is not UTF-8 comes with the text None.
+a fair sample of all, the same every time. A file that cannot be read comes with the text None.
 """
 
 import ast
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator
 from email import message_from_string
 from pathlib import Path
@@ -39,33 +40,37 @@ def prose_texts() -> Iterator[Text]:
 
     yield from ((f"topic/{name}", text) for name, text in sorted(topics.items()))
     packages = Path(sysconfig.get_path("purelib"))
-    for path in _shuffled(packages.glob("*.dist-info/METADATA")):
+    for name, path in _shuffled(packages, packages.glob("*.dist-info/METADATA")):
         metadata = _read(path)
         description = message_from_string(metadata).get_payload() if metadata else None
-        yield _name(path, packages), BADGE_LINE.sub("", str(description)) if description else None
-    licences = (
-        path for path in packages.glob("*.dist-info/**/*") if LICENCE_NAME.match(path.name) and path.is_file()
-    )
+        yield name, BADGE_LINE.sub("", str(description)) if description else None
+    in_metadata = (path for path in packages.glob("*.dist-info/**/*") if path.is_file())
+    licences = (path for path in in_metadata if LICENCE_NAME.match(path.name))
     readmes = (path for ending in ("md", "rst") for path in packages.glob(f"*/**/*.{ending}"))
-    for path in (*_shuffled(licences), *_shuffled(readmes)):
-        yield _name(path, packages), _read(path)
-    yield from _service_manuals(packages / "botocore" / "data")
+    for name, path in (*_shuffled(packages, licences), *_shuffled(packages, readmes)):
+        yield name, _read(path)
+    for folder in _package_folders("botocore"):
+        yield from _service_manuals(folder / "data")
 
 
 def code_texts() -> Iterator[Text]:
     """Source files of Python's standard library, without its tests."""
     library = Path(sysconfig.get_path("stdlib"))
-    for path in _shuffled(_python_files(library, SKIPPED_FOLDERS | SKIPPED_LIBRARY)):
-        yield _name(path, library), _read(path)
+    for name, path in _shuffled(library, _python_files(library, SKIPPED_FOLDERS | SKIPPED_LIBRARY)):
+        yield name, _read(path)
 
 
 def science_texts() -> Iterator[Text]:
     """Docstrings of numerical packages, one text a source file. The files are parsed, never imported."""
     folders = [folder for package in SCIENCE_PACKAGES for folder in _package_folders(package)]
-    files = {path: folder.parent for folder in folders for path in _python_files(folder, SKIPPED_FOLDERS)}
-    for path in _shuffled(files):
+    files = [
+        (_name(folder.parent, path), path)
+        for folder in folders
+        for path in _python_files(folder, SKIPPED_FOLDERS)
+    ]
+    for name, path in sorted(files, key=lambda file: _digest(file[0])):
         source = _read(path)
-        yield _name(path, files[path]), _docstrings(source, path) if source is not None else None
+        yield name, docstrings_of(source, path.stem) if source is not None else None
 
 
 def _package_folders(package: str) -> list[Path]:
@@ -76,20 +81,22 @@ def _package_folders(package: str) -> list[Path]:
 def _python_files(folder: Path, skipped_folders: frozenset[str]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in skipped_folders]
+        python = (name for name in files if name.endswith(".py"))
         # _sysconfigdata: the paths and compiler flags of this very machine
-        yield from (
-            Path(parent, name)
-            for name in files
-            if name.endswith(".py") and not name.startswith("_sysconfigdata")
-        )
+        yield from (Path(parent, name) for name in python if not name.startswith("_sysconfigdata"))
 
 
-def _shuffled(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: (hashlib.sha1("/".join(path.parts[-4:]).encode()).digest(), path))
+def _shuffled(root: Path, paths: Iterable[Path]) -> list[tuple[str, Path]]:
+    """The paths with their names below `root`, in the order of a hash of the name: wherever the root lies."""
+    return sorted(((_name(root, path), path) for path in paths), key=lambda file: _digest(file[0]))
 
 
-def _name(path: Path, root: Path) -> str:
+def _name(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha1(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def _read(path: Path) -> str | None:
@@ -99,8 +106,11 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _docstrings(source: str, path: Path) -> str:
-    """Docstrings of a module in the order of the source, each under the name of what it describes."""
+def docstrings_of(source: str, module: str) -> str | None:
+    """Docstrings of a module in the order of the source, each under the name of what it describes.
+
+    None for source in the syntax of a newer Python.
+    """
     parts: list[str] = []
 
     def collect(node: ast.AST, name: str) -> None:
@@ -112,29 +122,36 @@ def _docstrings(source: str, path: Path) -> str:
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 collect(child, f"{name}.{child.name}" if isinstance(node, ast.ClassDef) else child.name)
 
-    collect(ast.parse(source), path.stem)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in code that is not ours
+            tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    collect(tree, module)
     return "\n\n\n".join(parts)
 
 
 def _service_manuals(folder: Path) -> Iterator[Text]:
     """Manual pages of cloud services, which botocore makes its docstrings of: a page an operation."""
     latest = {path.parent.parent: path for path in sorted(folder.glob("*/*/service-2.json.gz"))}
-    for path in _shuffled(latest.values()):
+    for file_name, path in _shuffled(folder, latest.values()):
         service = json.loads(gzip.decompress(path.read_bytes()))
-        operations = sorted(service["operations"], key=lambda name: hashlib.sha1(name.encode()).digest())
-        for name in operations[:OPERATIONS_PER_SERVICE]:
-            yield f"{_name(path.parent, folder)}/{name}", _manual_page(service, name)
+        for operation in sorted(service["operations"], key=_digest)[:OPERATIONS_PER_SERVICE]:
+            yield f"aws/{file_name}/{operation}", _manual_page(service, operation)
 
 
 def _manual_page(service: dict[str, Any], name: str) -> str:
     operation = service["operations"][name]
-    parts = [f"{service['metadata']['serviceFullName']}: {name}", _plain(operation.get("documentation", ""))]
+    parts = [
+        f"{service['metadata']['serviceFullName']}: {name}",
+        plain_text(operation.get("documentation", "")),
+    ]
     members = service["shapes"][operation["input"]["shape"]]["members"] if "input" in operation else {}
-    parts += [f"{member}: {_plain(about.get('documentation', ''))}" for member, about in members.items()]
+    parts += [f"{member}: {plain_text(about.get('documentation', ''))}" for member, about in members.items()]
     return "\n\n".join(parts)
 
 
-def _plain(markup: str) -> str:
+def plain_text(markup: str) -> str:
     """HTML without its tags, a paragraph a line."""
     lines = html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"</?(p|li|note|dd|dt|h\d)\b[^>]*>", "\n", markup)))
     return "\n".join(" ".join(line.split()) for line in lines.split("\n") if line.strip())

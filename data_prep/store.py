@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.encoding import EncodedBatch, open_encoder
-from data_prep.readers import read_texts, resolve_inputs
+from data_prep.readers import HUB_PREFIX, read_texts, resolve_inputs
 from data_prep.tokenizer import SPECIAL_TOKENS, write_tokenizer_config
 from data_prep.writer import SplitWriter
 from modernbert_train.data.manifest import (
@@ -23,6 +23,7 @@ from modernbert_train.data.manifest import (
     Manifest,
     Split,
     TokenizerInfo,
+    is_store,
     load_manifest,
     load_tokenizer_info,
     token_dtype,
@@ -55,6 +56,7 @@ def tokenize_to_store(
     _check_settings(inputs, licences, valid_fraction, workers, shard_bytes)
     items = {source: resolve_inputs(patterns) for source, patterns in inputs.items()}
     info = load_tokenizer_info(tokenizer)
+    _check_apart(store, info.path, chain.from_iterable(items.values()))
     _start_store(store, overwrite)
     copy_tokenizer(info, store)
     sources: dict[str, dict[str, Split]] = {}
@@ -96,9 +98,16 @@ def _check_settings(
         )
 
 
+def _check_apart(store: Path, tokenizer: Path, items: Iterable[str]) -> None:
+    """What is read must not lie in the store, which is emptied first."""
+    for path in (tokenizer, *(Path(item) for item in items if not item.startswith(HUB_PREFIX))):
+        if path.resolve().is_relative_to(store.resolve()):
+            raise ValueError(f"store: {store} must not hold what is read ({path}); name another folder")
+
+
 def _start_store(store: Path, overwrite: bool) -> None:
     """Make an empty folder with the marker in it. Only what is, or was to become, a store is ever deleted."""
-    if (store / MANIFEST_NAME).exists():
+    if is_store(store):
         if not overwrite:
             raise ValueError(
                 f"store: {store} is finished; name another folder, or replace it with --overwrite"

@@ -161,14 +161,26 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from modernbert_train.hub import export_checkpoint
+    from modernbert_train.hub import FailedCheck, export_checkpoint
 
-    print(f"exported: {export_checkpoint(options.checkpoint, options.out, fill=options.fill)}")
+    try:
+        print(f"exported: {export_checkpoint(options.checkpoint, options.out, fill=options.fill)}")
+    except FailedCheck as error:
+        return _failed(error)
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    from modernbert_train.hub import import_folder
+    from modernbert_train.hub import FailedCheck, import_folder
 
-    print(f"imported: {import_folder(options.folder, options.out)}")
+    try:
+        print(f"imported: {import_folder(options.folder, options.out)}")
+    except FailedCheck as error:
+        return _failed(error)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    """A check of ours failed; nothing was left behind."""
+    print(f"error: {error}", file=sys.stderr)
+    return 1

@@ -73,8 +73,7 @@ def _write_split(folder: Path, documents: Documents, block_documents: int, shard
         for block in blocks:
             ids = np.concatenate([np.array(document, dtype=np.uint16) for document in block])
             writer.write({"input_ids": ids, "lengths": np.array([len(d) for d in block], dtype=np.uint32)})
-        writer.flush_shard() if writer.new_samples else None
-        shard_blocks = tuple(shard["samples"] for shard in writer.shards)
+    shard_blocks = tuple(shard["samples"] for shard in writer.shards)
     lengths = np.array([len(document) for document in documents], dtype=np.uint32)
     table = np.array([[len(block), sum(map(len, block))] for block in blocks], dtype=np.int64)
     np.save(folder / "lengths.npy", lengths)

@@ -26,11 +26,12 @@ from modernbert_train.data.tokenizer_info import TokenizerInfo, load_tokenizer_i
 
 __all__ = [
     "BLOCK_DOCUMENTS", "BLOCK_TOKENS", "MANIFEST_NAME", "SPLIT_NAMES", "TOKENIZER_FILES",
-    "Manifest", "Split", "TokenizerInfo", "load_manifest", "load_tokenizer_info", "token_dtype",
+    "Manifest", "Split", "TokenizerInfo", "is_store", "load_manifest", "load_tokenizer_info", "token_dtype",
     "tokenizer_fingerprint", "verify_store", "write_manifest",
 ]  # fmt: skip
 
 MANIFEST_NAME = "manifest.json"
+MANIFEST_FORMAT = "modernbert-train token store"
 MANIFEST_VERSION = 1
 SPLIT_NAMES = ("train", "valid")
 BLOCK_DOCUMENTS = 128  # a block is closed when it holds this many documents
@@ -90,7 +91,7 @@ def write_manifest(
 ) -> None:
     """Finish a store whose shards, sidecars and tokenizer files are in place; its rename makes it valid."""
     content = {
-        "format": "modernbert-train token store",
+        "format": MANIFEST_FORMAT,
         "version": MANIFEST_VERSION,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
@@ -165,6 +166,14 @@ def load_manifest(store: str | Path) -> Manifest:
         raise ValueError(
             f"store: {store / MANIFEST_NAME} lacks or mistypes a field ({error!r}); prepare the store again"
         ) from error
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds a token store, of any version and in any state, and not a foreign manifest.json."""
+    try:
+        return MANIFEST_FORMAT in (folder / MANIFEST_NAME).read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _read_manifest_json(store: Path) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from tokenizers import Tokenizer
 
 VOCAB_MULTIPLE = 64  # embedding rows in multiples of 64 keep the decoder's matrix product on tensor cores
 
+# Parts of tokenizer.json that decide no content id: settings of whoever saved it last, and the template that adds
+# [CLS] and [SEP], which the reader of a store does by itself.
+_WITHOUT_INFLUENCE = ("truncation", "padding", "post_processor")
 _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
 
 
@@ -94,6 +97,6 @@ def tokenizer_fingerprint(tokenizer_json: Path) -> str:
     `truncation` and `padding` are left out: they are settings of whoever saved it last, and decide no id.
     """
     content = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-    content = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+    content = {key: value for key, value in content.items() if key not in _WITHOUT_INFLUENCE}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -67,12 +67,10 @@ def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
 def evaluate_masked_lm(
     target: str | Path, recipe: Recipe | None = None, *, device: str = "auto", progress_bar: bool = True
 ) -> list[SourceScore]:
-    """Score a run folder, a checkpoint or a Hugging Face folder on every source of the recipe that has
-    held-out text.
+    """Score a run folder, a checkpoint or a Hugging Face folder on each source that has held-out text.
 
     `recipe` says which text (and how much, and the mask rate); left out, it is the one stored with the run.
-    ValueError: nothing there to evaluate, no recipe, another tokenizer than the store's, no held-out text at
-    all.
+    ValueError: nothing there to evaluate, no recipe, another tokenizer than the store's, no held-out text.
     """
     target = Path(target)
     recipe = recipe or _recipe_of(target)

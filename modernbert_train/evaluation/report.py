@@ -132,8 +132,9 @@ def _draw_loss(axis: Axes, tokens: np.ndarray, metrics: Metrics) -> None:
 
 
 def _draw_steps(axis: Axes, tokens: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
-    # A logged value holds for the tokens up to it.
-    axis.plot(tokens, values, color=colour, linewidth=1.8, drawstyle="steps-pre")
+    # A logged value holds for the tokens up to it: the first one from 0 on.
+    tokens, held = np.concatenate([[0.0], tokens]), np.concatenate([values[:1], values])
+    axis.plot(tokens, held, color=colour, linewidth=1.8, drawstyle="steps-pre")
     axis.set_ylabel(label, color=_INK)
     axis.set_ylim(0, np.nanmax(values, initial=0.0) * 1.15 or 1.0)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
@@ -146,7 +147,7 @@ def _draw_speed(axis: Axes, tokens: np.ndarray, speed: np.ndarray) -> None:
         axis.axhline(median, color=_INK, linewidth=0.8, linestyle=":")
         axis.text(
             0.995, median, f"median {short_number(median)} ", transform=axis.get_yaxis_transform(),
-            ha="right", va="bottom", fontsize=8, color=_INK,
+            ha="right", va="bottom", fontsize=8, color=_INK, bbox={"facecolor": "#ffffffb0", "lw": 0, "pad": 1},
         )  # fmt: skip
 
 

@@ -18,9 +18,8 @@ from modernbert_train.model import ModernBertForMaskedLM
 # Sum of the losses (nats) and number of correct predictions over the masked tokens of a micro-batch.
 Scorer = Callable[[MicroBatch], tuple[float, int]]
 
-PADDED_TOKENS = (
-    8_192  # Transformers' logits are [tokens, vocabulary], for every token: more than this takes gigabytes
-)
+# Transformers' logits are [tokens, vocabulary] for all tokens of a batch: more of them would take gigabytes.
+PADDED_TOKENS = 8_192
 
 
 def our_scorer(state_dict: dict[str, Tensor], marker: dict[str, Any], device: torch.device) -> Scorer:
@@ -69,8 +68,7 @@ def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
 
 
 def padded_batches(batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The documents of a micro-batch as padded batches: ids, attention mask, labels (-100 = none), each
-    [documents, longest].
+    """The documents of a micro-batch, padded: ids, mask, labels (-100 = none), each [documents, longest].
 
     Documents without a masked token, and padding, are left out: they have nothing to score. Documents of like
     length share a batch of at most `PADDED_TOKENS` tokens.

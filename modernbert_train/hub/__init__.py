@@ -2,5 +2,6 @@
 
 from modernbert_train.hub.export import export_checkpoint
 from modernbert_train.hub.import_ import import_folder
+from modernbert_train.hub.parity import FailedCheck
 
-__all__ = ["export_checkpoint", "import_folder"]
+__all__ = ["FailedCheck", "export_checkpoint", "import_folder"]

@@ -9,6 +9,7 @@ phase with its theta.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,19 @@ from modernbert_train.hub.fill_mask import check_texts, fill_masks
 from modernbert_train.hub.folders import (
     TIED_WEIGHT,
     build_our_model,
-    check_finite,
     load_their_model,
     new_folder,
 )
 from modernbert_train.hub.hf_config import to_hf_config
 from modernbert_train.hub.model_card import model_card
-from modernbert_train.hub.parity import PROBE_TEXT, ProbeResult, compare_logits, probe_batches
+from modernbert_train.hub.parity import (
+    PROBE_TEXT,
+    FailedCheck,
+    ProbeResult,
+    check_finite,
+    compare_logits,
+    probe_batches,
+)
 from modernbert_train.hub.tokenizer_files import export_tokenizer, text_ids
 from modernbert_train.training.checkpoint import checkpoint_path, load_weights, run_folder_of
 
@@ -40,8 +47,8 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
     """Write the newest good checkpoint of a run, or the one named, to the new folder `out`; returns `out`.
 
     Prints how far Transformers' logits are from ours, and the likeliest tokens for each [MASK] of the texts
-    in `fill`. ValueError: no such checkpoint, `out` not empty, weights that hold NaN, logits that differ, a
-    text without [MASK].
+    in `fill`. FailedCheck: weights that hold NaN, logits or token ids that differ. ValueError: no such
+    checkpoint, `out` not empty, a text without [MASK].
     """
     out = Path(out)
     with new_folder(out) as folder:
@@ -77,6 +84,8 @@ def write_hf_folder(
         name: weight.float().contiguous() for name, weight in state_dict.items() if name != TIED_WEIGHT
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors writes for the owner's eyes alone.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
     export_tokenizer(tokenizer, folder, marker["context_tokens"])
 
 
@@ -98,13 +107,14 @@ def _mask_token(tokenizer: TokenizerInfo) -> str:
 
 
 def _check_tokenizer(tokenizer: TokenizerInfo, theirs: Any) -> None:
-    """The reloaded tokenizer gives the ids that the loader gives while training."""
-    expected, actual = text_ids(tokenizer, PROBE_TEXT), theirs(PROBE_TEXT)["input_ids"]
-    if expected != actual:
-        raise ValueError(
-            f"{tokenizer.path / 'tokenizer.json'}: AutoTokenizer gives {actual} for {PROBE_TEXT!r}, "
-            f"training gave {expected}; the model would not see what it was trained on"
-        )
+    """FailedCheck unless the reloaded tokenizer gives the ids that the loader gives while training."""
+    for text in (PROBE_TEXT, f"It opens at {theirs.mask_token}."):
+        expected, actual = text_ids(tokenizer, text), theirs(text, verbose=False)["input_ids"]
+        if expected != actual:
+            raise FailedCheck(
+                f"{tokenizer.path / 'tokenizer.json'}: AutoTokenizer gives {actual} for {text!r}, training "
+                f"gave {expected}; mend tokenizer_config.json beside it"
+            )
 
 
 def _check_logits(

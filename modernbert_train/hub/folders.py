@@ -34,14 +34,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         folder.rename(out)
 
 
-def check_finite(state_dict: dict[str, Tensor], origin: Path) -> None:
-    """ValueError names the weights that hold NaN or infinity."""
-    broken = [name for name, weight in state_dict.items() if not torch.isfinite(weight).all()]
-    if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        raise ValueError(f"{origin}: {broken[0]}{more} holds NaN or infinity; take an earlier checkpoint")
-
-
 def build_our_model(
     model: ModelConfig, state_dict: dict[str, Tensor], global_theta: float, local_theta: float
 ) -> ModernBertForMaskedLM:

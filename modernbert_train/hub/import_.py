@@ -21,12 +21,11 @@ from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.hub.folders import (
     TIED_WEIGHT,
     build_our_model,
-    check_finite,
     load_their_model,
     new_folder,
 )
 from modernbert_train.hub.hf_config import from_hf_config, read_hf_config
-from modernbert_train.hub.parity import compare_logits, probe_batches
+from modernbert_train.hub.parity import check_finite, compare_logits, probe_batches
 from modernbert_train.hub.tokenizer_files import copy_tokenizer
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.training.checkpoint import save_weights
@@ -39,8 +38,9 @@ def import_folder(hf_folder: str | Path, out: str | Path) -> Path:
     """Write the model in `hf_folder` as a checkpoint in the new folder `out`, and return `out`.
 
     Reads the layout of answerdotai/ModernBERT-base, in the older and the newer spelling of its config.
-    ValueError: files missing, another model type, settings our encoder does not have, weights that are
-    missing, left over, of another shape or not finite, `out` not empty.
+    FailedCheck: weights that hold NaN, logits that differ. ValueError: files missing, another model type,
+    settings our encoder does not have, weights that are missing, left over or of another shape, `out` not
+    empty.
     """
     source, out = Path(hf_folder), Path(out)
     with new_folder(out) as folder:
@@ -57,7 +57,7 @@ def import_folder(hf_folder: str | Path, out: str | Path) -> Path:
 def read_weights(source: Path, model: ModelConfig) -> dict[str, Tensor]:
     """The weights of a Hugging Face folder under the names and shapes of our model, in float32.
 
-    Takes names with and without the leading `model.`; ties the decoder to the embedding. ValueError: see
+    Takes names with and without the leading `model.`; ties the decoder to the embedding. Errors: see
     `import_folder`.
     """
     file = _weight_file(source)

@@ -118,7 +118,9 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
     sources = "".join(
         f"- `{source}`: {spec['store']}\n" for source, spec in recipe["data"]["sources"].items()
     )
-    return f"## Training\n\n{_table(columns, rows)}\nSources of text:\n\n{sources}"
+    start = recipe["init"]["from"]
+    origin = f"\nThe weights started from `{start}`.\n" if start else ""
+    return f"## Training\n\n{_table(columns, rows)}{origin}\nSources of text:\n\n{sources}"
 
 
 def _evaluation(scores: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ as the context.
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from modernbert_train.model import ModernBertForMaskedLM
 MAX_DIFFERENCE = 1e-4
 LONGEST_PROBE_TOKENS = 1_024
 PROBE_TEXT = "It opens at nine. def add(a, b): return a + b"
+
+
+class FailedCheck(ValueError):
+    """A model that is not what it should be, where everything else is in order: an export is refused."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,14 @@ class ProbeResult:
             f"  {self.name:<24} {lengths + ' tokens':<24} "
             f"max |difference| {self.max_difference:.1e}   (logits up to {self.max_logit:.1f})"
         )
+
+
+def check_finite(state_dict: dict[str, Tensor], origin: Path) -> None:
+    """FailedCheck names the weights that hold NaN or infinity."""
+    broken = [name for name, weight in state_dict.items() if not torch.isfinite(weight).all()]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise FailedCheck(f"{origin}: {broken[0]}{more} holds NaN or infinity; take an earlier checkpoint")
 
 
 def probe_batches(
@@ -70,10 +83,9 @@ def probe_batches(
 def compare_logits(
     ours: ModernBertForMaskedLM, theirs: Any, batches: dict[str, list[list[int]]]
 ) -> list[ProbeResult]:
-    """Largest difference of the logits, batch by batch. `theirs` is Transformers' model; both are in eval
-    mode.
+    """Largest difference of the logits, batch by batch; `theirs` is Transformers' model, both in eval mode.
 
-    ValueError: a logit that is no number, or a difference above `MAX_DIFFERENCE`.
+    FailedCheck: a logit that is no number, or a difference above `MAX_DIFFERENCE`.
     """
     results = []
     for name, documents in batches.items():
@@ -86,7 +98,7 @@ def compare_logits(
             max_logit=expected.abs().max().item(),
         )
         if not result.agrees:
-            raise ValueError(
+            raise FailedCheck(
                 f"Transformers' logits differ from ours by {result.max_difference:.1e} on {name} "
                 f"({result.document_tokens} tokens, logits up to {result.max_logit:.1f}); "
                 f"allowed is {MAX_DIFFERENCE:.0e} of the largest logit"

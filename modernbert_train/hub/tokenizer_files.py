@@ -19,8 +19,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def export_tokenizer(tokenizer: TokenizerInfo, folder: Path, context_tokens: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json so that `AutoTokenizer` gives what the model was trained
-    on.
+    """Write tokenizer.json and tokenizer_config.json so that `AutoTokenizer` gives what training gave.
 
     `model_max_length` is the context the weights were trained with. While training, [CLS] and [SEP] come from
     the loader; here the tokenizer must add them, so the template is added to a tokenizer that has none.
@@ -32,11 +31,13 @@ def export_tokenizer(tokenizer: TokenizerInfo, folder: Path, context_tokens: int
         backend.save(str(folder / "tokenizer.json"))
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    config |= _special_tokens(backend, tokenizer)
+    # What the config says of a special token already may say more, such as the space it takes in.
+    config = _special_tokens(backend, tokenizer) | config
     config |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_tokens,
         "model_input_names": ["input_ids", "attention_mask"],  # the model has no token types
+        "clean_up_tokenization_spaces": False,  # else decoding takes out spaces before punctuation
     }
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -56,10 +56,10 @@ def attention(
 def packed_attention(
     qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `attention` calls: the output, and log-sum-exp [H, T], which the flash kernels want back."""
+    """What `attention` calls: the output, and log-sum-exp [H, T] if the backward pass wants it."""
     if backend == "cpu":
         _check_segments(cu_seqlens, len(qkv), max_seqlen)
-        return attention_cpu.forward(qkv, cu_seqlens, window), qkv.new_empty(0, dtype=torch.float32)
+        return attention_cpu.forward(qkv, cu_seqlens, window)
     return attention_flash.forward(qkv, cu_seqlens, max_seqlen, window, backend)
 
 
@@ -68,9 +68,10 @@ def _(
     qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_tokens, _, num_heads, head_dim = qkv.shape
-    lse_shape = (0,) if backend == "cpu" else (num_heads, num_tokens)
+    has_lse = backend != "cpu" or attention_cpu.saves_lse(qkv, window)
+    lse_shape = (num_heads, num_tokens) if has_lse else (0,)
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
-    return out, qkv.new_empty(lse_shape, dtype=torch.float32)
+    return out, qkv.new_empty(lse_shape, dtype=torch.promote_types(qkv.dtype, torch.float32))
 
 
 @torch.library.custom_op("modernbert_train::packed_attention_backward", mutates_args=())
@@ -86,7 +87,7 @@ def packed_attention_backward(
 ) -> torch.Tensor:
     """Gradient to qkv, [T, 3, H, D]."""
     if backend == "cpu":
-        return attention_cpu.backward(grad_out, qkv, cu_seqlens, window)
+        return attention_cpu.backward(grad_out, qkv, out, lse, cu_seqlens, window)
     return attention_flash.backward(grad_out, qkv, out, lse, cu_seqlens, max_seqlen, window, backend)
 
 
@@ -111,8 +112,8 @@ def _setup_context(
 ) -> None:
     qkv, cu_seqlens, max_seqlen, window, backend = inputs
     out, lse = output
-    # The plain backend computes its backward pass from the input alone.
-    ctx.save_for_backward(qkv, lse if backend == "cpu" else out, lse, cu_seqlens)
+    # Without log-sum-exp the backward pass starts from the input alone.
+    ctx.save_for_backward(qkv, out if lse.ndim == 2 else lse, lse, cu_seqlens)
     ctx.options = max_seqlen, window, backend
 
 

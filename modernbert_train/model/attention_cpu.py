@@ -2,10 +2,10 @@
 
 The forward pass is PyTorch's own fused `scaled_dot_product_attention`: document by document in global layers;
 in local ones by blocks of 64 queries, each with the keys of its neighbours, for all documents at once. The
-backward pass is written here, because the fused one hardly uses a CPU's matrix units in bfloat16, and
-autograd through slices of the packed tensor costs more than the attention: the probabilities are computed
-again, tile by tile. So nothing is saved but the input, however long the documents. `benchmarks/attention.py`
-compares the other ways.
+backward pass of global layers in float32 is the fused one too. Else it is written here, because the fused one
+hardly uses a CPU's matrix units in bfloat16, and knows no blocks: the probabilities are computed again, tile
+by tile. So what is saved grows with the tokens, however long the documents. `benchmarks/attention.py` compares
+other ways.
 """
 
 from functools import lru_cache
@@ -21,37 +21,83 @@ BLOCK_TOKENS = 64  # queries of a local block; 32 and 128 were slower (benchmark
 _TILE_ELEMENTS, _WIDE_TILE_ELEMENTS = 2**20, 2**18
 
 
-def forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Attention of every document to itself: [T, 3, H, D] -> [T, H, D]. See `attention.attention`."""
+def forward(
+    qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of every document to itself, [T, 3, H, D] -> [T, H, D]; see `attention.attention`.
+
+    With it comes the log-sum-exp of the scores where the backward pass uses it, see `saves_lse`.
+    """
     with torch.autocast(qkv.device.type, enabled=False):
+        if saves_lse(qkv, window):
+            return _fused_forward(qkv, cu_seqlens)
+        unused = qkv.new_empty(0, dtype=torch.promote_types(qkv.dtype, torch.float32))
         if window is None:
-            return _global_forward(qkv, cu_seqlens)
-        return _local_forward(qkv, cu_seqlens, window)
+            return _global_forward(qkv, cu_seqlens), unused
+        return _local_forward(qkv, cu_seqlens, window), unused
 
 
 def backward(
-    grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None
+    grad_out: torch.Tensor,
+    qkv: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    window: int | None,
 ) -> torch.Tensor:
-    """Gradient of the loss to qkv [T, 3, H, D], given that to the output [T, H, D]."""
+    """Gradient of the loss to qkv [T, 3, H, D], given that to the output; `out` counts if `lse` is there."""
     with torch.autocast(qkv.device.type, enabled=False):
+        if saves_lse(qkv, window):
+            return _fused_backward(grad_out, qkv, out, lse, cu_seqlens)
         if window is None:
             return _global_backward(grad_out, qkv, cu_seqlens)
         return _local_backward(grad_out, qkv, cu_seqlens, window)
 
 
-def _global_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
-    bounds = cu_seqlens.tolist()
-    for start, end in pairwise(bounds):
+def saves_lse(qkv: torch.Tensor, window: int | None) -> bool:
+    """Whether the fused backward pass is the fast one, which wants the output and log-sum-exp [H, T] saved."""
+    return window is None and qkv.device.type == "cpu" and qkv.dtype.itemsize >= 4
+
+
+def _fused_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    num_tokens, _, num_heads, head_dim = qkv.shape
+    out, lse = qkv.new_empty(num_tokens, num_heads, head_dim), qkv.new_empty(num_heads, num_tokens)
+    for start, end in pairwise(cu_seqlens.tolist()):
         query, key, value = qkv[start:end].permute(1, 2, 0, 3).unsqueeze(1)  # each [1, H, L, D]
+        part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
+        out[start:end] = part[0].transpose(0, 1)
+        lse[:, start:end] = part_lse[0]
+    return out, lse
+
+
+def _fused_backward(
+    grad_out: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, cu_seqlens: torch.Tensor
+) -> torch.Tensor:
+    grad = qkv.new_empty(qkv.shape)
+    for start, end in pairwise(cu_seqlens.tolist()):
+        query, key, value = qkv[start:end].permute(1, 2, 0, 3).unsqueeze(1)
+        grad_o, o = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (grad_out, out))
+        part_lse = lse[None, :, start:end].contiguous()
+        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_o, query, key, value, o, part_lse, 0.0, False
+        )
+        for kind, part in enumerate(parts):
+            grad[start:end, kind] = part[0].transpose(0, 1)
+    return grad
+
+
+def _global_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    num_tokens, _, num_heads, head_dim = qkv.shape
+    out = qkv.new_empty(num_tokens, num_heads, head_dim)
+    for start, end in pairwise(cu_seqlens.tolist()):
+        query, key, value = qkv[start:end].permute(1, 2, 0, 3).unsqueeze(1)
         out[start:end] = F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
     return out
 
 
 def _global_backward(grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-    grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
-    bounds = cu_seqlens.tolist()
-    for start, end in pairwise(bounds):
+    grad = qkv.new_empty(qkv.shape)
+    for start, end in pairwise(cu_seqlens.tolist()):
         _document_backward(grad_out[start:end], qkv[start:end], grad[start:end])
     return grad
 
@@ -85,10 +131,10 @@ def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Te
 
 
 def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int) -> torch.Tensor:
-    num_tokens, _, num_heads, _ = qkv.shape
+    num_tokens, _, num_heads, head_dim = qkv.shape
     reach = -(-window // BLOCK_TOKENS)
     bias = _band_bias(cu_seqlens, num_tokens, window, qkv.dtype)  # [B, C, W]
-    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+    out = qkv.new_empty(num_tokens, num_heads, head_dim)
     for head in range(num_heads):  # one at a time: what is laid out anew stays small, and in the cache
         padded = _padded_blocks(qkv[:, :, head], reach)
         query = padded[0, reach : reach + len(bias)]
@@ -105,7 +151,7 @@ def _local_backward(
     num_tokens, _, num_heads, head_dim = qkv.shape
     reach = -(-window // BLOCK_TOKENS)
     bias = _band_bias(cu_seqlens, num_tokens, window, qkv.dtype)
-    grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    grad = qkv.new_empty(qkv.shape)
     start = reach * BLOCK_TOKENS
     for head in range(num_heads):
         padded = _padded_blocks(qkv[:, :, head], reach)

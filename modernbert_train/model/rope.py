@@ -47,7 +47,30 @@ def _tables(position_ids: torch.Tensor, inv_freq: torch.Tensor) -> RotaryTables:
 
 def apply_rotary(qkv: torch.Tensor, tables: RotaryTables) -> torch.Tensor:
     """Rotate queries and keys of [T, 3, H, D], in the precision of the tables; values pass through."""
-    cos, sin = tables
+    return _Rotation.apply(qkv, *tables)
+
+
+class _Rotation(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back: far fewer passes than autograd through its slices."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(qkv, cos, sin)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _rotate(grad, cos, -sin), None, None
+
+
+def _rotate(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = qkv[:, :2].to(cos.dtype).chunk(2, dim=-1)
-    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return torch.cat((rotated.to(qkv.dtype), qkv[:, 2:]), dim=1)
+    turned_first = torch.addcmul(first * cos, second, sin, value=-1)
+    turned_second = torch.addcmul(second * cos, first, sin)
+    turned = torch.cat((turned_first, turned_second), dim=-1)
+    return torch.cat((turned.to(qkv.dtype), qkv[:, 2:]), dim=1)

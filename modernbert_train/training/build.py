@@ -25,6 +25,7 @@ from modernbert_train.training.callbacks import (
     StopOnNonFinite,
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, resolve
+from modernbert_train.training.composer_fixes import fix_wandb
 from modernbert_train.training.flops import peak_flops, training_flops_per_token
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
 from modernbert_train.training.metrics import Metrics
@@ -202,6 +203,7 @@ def _loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
     wandb = recipe.wandb
     if wandb.project is None:
         return []
+    fix_wandb()
     return [
         WandBLogger(
             project=wandb.project,

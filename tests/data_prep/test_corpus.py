@@ -7,7 +7,7 @@ import pytest
 from data_prep import corpus
 from data_prep.cli import main
 from data_prep.corpus import collect
-from data_prep.python_texts import _docstrings, _plain, code_texts, prose_texts, science_texts
+from data_prep.python_texts import code_texts, docstrings_of, plain_text, prose_texts, science_texts
 
 LONG = "word " * 100
 
@@ -59,7 +59,7 @@ def test_duplicates_stubs_and_unreadable_files_are_left_out_and_counted():
     assert collected.num_bytes == len(licence) + 600
 
 
-def test_docstrings_stand_under_their_names(tmp_path):
+def test_docstrings_stand_under_their_names():
     source = '''
 """Of the module."""
 def f():
@@ -75,7 +75,7 @@ class C:
         """
     def bare(self): ...
 '''
-    assert _docstrings(source, tmp_path / "module.py").split("\n\n\n") == [
+    assert docstrings_of(source, "module").split("\n\n\n") == [
         "module\n\nOf the module.",
         "f\n\nOf f.",
         "inner\n\nOf inner.",
@@ -84,9 +84,14 @@ class C:
     ]
 
 
+def test_source_that_cannot_be_parsed_has_no_docstrings():
+    assert docstrings_of("x = (", "module") is None
+    assert docstrings_of("x = '\\d'", "module") == ""  # without a warning about the escape
+
+
 def test_manual_pages_lose_their_markup():
     markup = "<p>A &lt;b&gt;  <code>x</code>\n y.</p><ul><li><p>Item</p></li></ul><pre>kept</pre>"
-    assert _plain(markup) == "A <b> x\ny.\nItem\nkept"
+    assert plain_text(markup) == "A <b> x\ny.\nItem\nkept"
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "nan"])

@@ -9,6 +9,7 @@ from modernbert_train.data.manifest import load_tokenizer_info
 from modernbert_train.hub import export
 from modernbert_train.hub.export import export_checkpoint
 from modernbert_train.hub.folders import build_our_model
+from modernbert_train.hub.parity import FailedCheck
 from modernbert_train.training.checkpoint import list_checkpoints
 from tests.hub.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
 
@@ -72,7 +73,7 @@ def test_the_comparison_notices_a_wrong_config_and_leaves_nothing(
         return config | wrong
 
     monkeypatch.setattr(export, "to_hf_config", wrong_config)
-    with pytest.raises(ValueError, match="Transformers' logits differ from ours by"):
+    with pytest.raises(FailedCheck, match="Transformers' logits differ from ours by"):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -84,7 +85,7 @@ def test_weights_that_are_no_numbers_leave_nothing(
     weights["model.layers.1.mlp.Wo.weight"][0, 0] = value
     run = write_checkpoint_of(tmp_path / "run", weights).parents[1]
     with pytest.raises(
-        ValueError, match=r"model\.layers\.1\.mlp\.Wo\.weight holds NaN or infinity; take an earlier"
+        FailedCheck, match=r"model\.layers\.1\.mlp\.Wo\.weight holds NaN or infinity; take an earlier"
     ):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -94,7 +95,7 @@ def test_logits_that_overflow_leave_nothing(tmp_path: Path, weights: dict[str, t
     weights["decoder.bias"].fill_(3e38)
     weights["model.embeddings.tok_embeddings.weight"].mul_(1e38)
     run = write_checkpoint_of(tmp_path / "run", weights).parents[1]
-    with pytest.raises(ValueError, match="Transformers' logits differ from ours by nan"):
+    with pytest.raises(FailedCheck, match="Transformers' logits differ from ours by nan"):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -152,6 +153,25 @@ def test_the_tokenizer_adds_what_the_loader_added(tmp_path: Path, weights: dict[
     assert set(tokenizer("a", "b")) == {"input_ids", "attention_mask"}
 
 
+def test_a_tokenizer_that_transformers_reads_otherwise_leaves_nothing(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "text_ids", lambda tokenizer, text: [0])
+    with pytest.raises(
+        FailedCheck, match=r"tokenizer\.json: AutoTokenizer gives .* training gave \[0\]; mend"
+    ):
+        export_checkpoint(run, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_what_a_special_token_takes_in_is_kept(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    run = write_checkpoint_of(tmp_path / "run", weights).parents[1]
+    mask = {"__type": "AddedToken", "content": "[MASK]", "lstrip": True, "normalized": False, "special": True}
+    (run / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask}))
+    out = export_checkpoint(run, tmp_path / "out")
+    assert json.loads((out / "tokenizer_config.json").read_text())["mask_token"] == mask
+
+
 def test_config_in_both_spellings(tmp_path: Path, run: Path) -> None:
     out = export_checkpoint(run, tmp_path / "out")
     config = json.loads((out / "config.json").read_text())
@@ -206,6 +226,7 @@ def test_a_named_checkpoint_and_not_the_newest(
 
 RECIPE = """\
 name: toy
+init: {from: imported/base}
 data:
   sources:
     web: {store: stores/web, source: null}
@@ -234,6 +255,7 @@ def test_model_card(tmp_path: Path, run: Path) -> None:
     assert "| pretrain | 2,000 | 64 | 10,000 | 30% | 0.001 | web 75%, code 25% |" in card
     assert "| extend |" not in card, "this phase came after the checkpoint"
     assert "- `web`: stores/web" in card
+    assert "The weights started from `imported/base`." in card
     assert "| web | 4.500 | 20.0% |" in card
     assert "| web | 1.000 | 90.0% |" not in card, "these scores came after the checkpoint"
     assert RECIPE.strip() in card

@@ -239,6 +239,16 @@ def test_an_encoder_without_its_head(tmp_path: Path, hf_folder: Path) -> None:
         import_folder(hf_folder, tmp_path / "imported")
 
 
+def test_names_without_the_leading_model(
+    tmp_path: Path, hf_folder: Path, weights: dict[str, torch.Tensor]
+) -> None:
+    loaded = load_file(hf_folder / "model.safetensors")
+    bare = {name.removeprefix("model."): weight for name, weight in loaded.items()}
+    save_file(bare, hf_folder / "model.safetensors", metadata={"format": "pt"})
+    after, _ = load_weights(import_folder(hf_folder, tmp_path / "imported"))
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+
+
 def test_untied_decoder(tmp_path: Path, hf_folder: Path) -> None:
     change_weights(hf_folder, lambda weights: weights.update({"decoder.weight": torch.zeros(320, 32)}))
     with pytest.raises(ValueError, match=r"decoder\.weight is not the embedding; only models that tie them"):

@@ -1,0 +1,73 @@
+"""The gradient does not depend on how the batch is cut: micro-batches of 1, 2, 4 rows, 1 and 2 processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from modernbert_train.config import load_recipe
+from tests.recipes import make_tiny
+from tests.training.gradients import first_gradient
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("gradients"))
+
+
+def overrides(micro_batch_rows: int) -> list[str]:
+    return [f"phases.pretrain.micro_batch_tokens={256 * micro_batch_rows}", "model.attn_out_dropout=0"]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    """Of a step of 4 rows in a single micro-batch."""
+    return first_gradient(load_recipe(tiny, overrides(4)))
+
+
+def assert_same_gradient(gradients, whole):
+    assert set(gradients) == set(whole)
+    for name, expected in whole.items():
+        error = (gradients[name] - expected).norm() / expected.norm()
+        assert error < 1e-6, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_micro_batches_do_not_matter(tiny, whole, rows):
+    assert_same_gradient(first_gradient(load_recipe(tiny, overrides(rows))), whole)
+
+
+def test_a_micro_batch_filled_up_with_padding_does_not_matter(tiny, whole):
+    """The first batch of the ramp has 4 rows: with micro-batches of 8 half of the slots are padding."""
+    assert_same_gradient(first_gradient(load_recipe(tiny, overrides(8))), whole)
+
+
+def test_the_comparison_can_fail(tiny, whole):
+    other = first_gradient(load_recipe(tiny, [*overrides(4), "phases.pretrain.mask_rate=0.29"]))
+    with pytest.raises(AssertionError, match="relative error"):
+        assert_same_gradient(other, whole)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_two_processes_do_not_matter(tiny, whole, tmp_path, rows):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.gradients", str(tiny), str(tmp_path / "gradients.pt")]
+    ranks = [
+        subprocess.Popen(
+            [*command, *overrides(rows)],
+            cwd=REPOSITORY,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    assert_same_gradient(torch.load(tmp_path / "gradients.pt"), whole)

@@ -1,0 +1,165 @@
+"""Whole runs of the tiny recipe, in this process."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+
+from modernbert_train.cli import main
+from modernbert_train.config import load_recipe
+from modernbert_train.training.build import train
+from modernbert_train.training.checkpoint import list_checkpoints, load_weights, read_marker
+from tests.recipes import make_tiny
+
+# The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
+GOLDEN_LOSSES = [5.54508, 5.34193, 4.97994, 4.4416, 4.15788, 4.02702, 3.96666, 3.95069, 3.93878, 3.93086, 3.93062]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny):
+    recipe = load_recipe(tiny)
+    return train(recipe), recipe
+
+
+def metrics(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line], [line for line in lines if "eval" in line]
+
+
+def test_golden_loss_curve(finished):
+    steps, _ = metrics(finished[0])
+    assert [line["loss"] for line in steps[::2]] == pytest.approx(GOLDEN_LOSSES, rel=2e-4)
+
+
+def test_a_run_follows_its_recipe(finished):
+    run, recipe = finished
+    steps, evaluations = metrics(run)
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
+    assert [line["batch_tokens"] for line in steps[:5]] == [1024] * 4 + [2048]
+    boundary = next(at for at, line in enumerate(steps) if line["phase"] == "extension")
+    assert {line["context_tokens"] for line in steps[:boundary]} == {64}
+    assert {line["context_tokens"] for line in steps[boundary:]} == {256}
+    assert {line["global_rope_theta"] for line in steps[boundary:]} == {160_000}
+    assert steps[0]["lr"] == pytest.approx(5e-3 * 512 / 4_000)
+    assert steps[boundary - 1]["lr"] == 5e-3
+    assert steps[-1]["lr"] < 2e-4
+    assert min(line["fill"] for line in steps) > 0.9  # windows of 32 rows; real ones hold thousands
+    assert [line["phase"] for line in evaluations] == ["pretrain", "extension"]
+    assert set(evaluations[0]["eval"]) == {"web", "code"}
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1
+    assert load_recipe(run / "recipe.yaml") == recipe
+    launch = json.loads((run / "provenance.json").read_text())["launches"][0]
+    assert launch["packages"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_checkpoints_say_where_they_stand(finished):
+    run, _ = finished
+    markers = [read_marker(path) for path in list_checkpoints(run)]
+    assert [marker["phase"] for marker in markers if marker["keep"]] == ["pretrain", "extension"]
+    assert markers[-1]["tokens"] == markers[-1]["total_tokens"]
+    assert (markers[0]["context_tokens"], markers[0]["global_rope_theta"]) == (64, 10_000)
+    assert (markers[-1]["context_tokens"], markers[-1]["global_rope_theta"]) == (256, 160_000)
+
+
+def test_a_finished_run_is_left_alone(finished, caplog):
+    run, recipe = finished
+    before = (run / "metrics.jsonl").read_text()
+    with caplog.at_level(logging.INFO):
+        train(recipe)
+    assert "is finished" in caplog.text
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_trained_again(tiny, tmp_path, finished, caplog):
+    recipe = load_recipe(tiny, [f"run_folder={tmp_path}/run"])
+    run = train(recipe)
+    newest = list_checkpoints(run)[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with caplog.at_level(logging.ERROR):
+        train(recipe)
+    assert f"CHECKPOINT PASSED OVER: {newest}: damaged" in caplog.text
+    weights, expected = load_weights(run)[0], load_weights(finished[0])[0]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    for path in list_checkpoints(run):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="none can be read"):
+        train(recipe)
+
+
+def test_a_run_started_from_weights_has_a_new_clock(tiny, tmp_path, finished):
+    source = list_checkpoints(finished[0])[-1]
+    recipe = load_recipe(tiny, [f"run_folder={tmp_path}/run", f"init.from={source}", "phases.extension=null"])
+    steps, _ = metrics(train(recipe))
+    last = metrics(finished[0])[0][-1]
+    assert (steps[0]["step"], steps[0]["phase"]) == (1, "pretrain")
+    assert steps[0]["loss"] < last["loss"] + 0.5
+
+
+def test_wandb_offline(tiny, tmp_path):
+    overrides = ["wandb.project=tests", "wandb.mode=offline", "phases.pretrain.tokens=4K", "phases.extension=null"]
+    short = ["phases.pretrain.batch_ramp=null", "phases.pretrain.warmup_tokens=1K"]
+    run = train(load_recipe(tiny, [f"run_folder={tmp_path}/run", *overrides, *short]))
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+    recipe = load_recipe(tiny, [f"run_folder={tmp_path}/run", "phases.pretrain.learning_rate=1e30"])
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+.*lower learning_rate"):
+        train(recipe)
+    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path / "run")[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.sources.web.store=nowhere"], "store: nowhere does not exist"),
+        (["data.tokenizer=nowhere"], "tokenizer: nowhere.* does not exist"),
+        (["model.vocab_size=192"], "model.vocab_size is 192, too small for the tokenizer .* with 256 ids; set it to 256"),
+        (["data.sources.web.source=wbe"], 'data.sources.web: .* no source "wbe".*did you mean "web"'),
+        (["init.from=nowhere"], "nowhere: no such run folder or checkpoint"),
+        (["training.device=gpu"], "training.device is gpu, but torch finds no CUDA device"),
+        (["training.attention_backend=flash2"], "flash2"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_line_and_no_traceback(tiny, tmp_path, capsys, overrides, message):
+    if torch.cuda.is_available() and "gpu" in message:
+        pytest.skip("there is a GPU here")
+    status = main(["train", str(tiny), f"run_folder={tmp_path}/run", *overrides])
+    error = capsys.readouterr().err
+    assert status == 2
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in error
+    pytest.importorskip("re").search(message, line) or pytest.fail(f"{message!r} is not in {line!r}")
+
+
+def test_another_tokenizer_than_the_stores(tiny, tmp_path, capsys):
+    from tests.stores import make_tokenizer
+
+    make_tokenizer(tmp_path / "other", num_words=100)
+    assert main(["train", str(tiny), f"run_folder={tmp_path}/run", f"data.tokenizer={tmp_path}/other"]) == 2
+    assert "was made with another tokenizer" in capsys.readouterr().err
+
+
+def test_another_architecture_than_the_run_began_with(tiny, finished, capsys):
+    assert main(["train", str(tiny), "model.num_hidden_layers=3", "phases.extension.tokens=20K"]) == 2
+    assert "model.num_hidden_layers was 4, is 3" in capsys.readouterr().err
+
+
+def test_weights_of_another_shape(tiny, tmp_path, finished, capsys):
+    overrides = [f"run_folder={tmp_path}/run", f"init.from={finished[0]}", "model.intermediate_size=128"]
+    assert main(["train", str(tiny), *overrides]) == 2
+    assert "init.from: " in capsys.readouterr().err
+
+
+def test_dry_run_knows_the_stores(tiny, capsys):
+    assert main(["train", str(tiny), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "passes web" in text
+    assert "fill of the rows" in text
