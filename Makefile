@@ -32,11 +32,11 @@ quickstart: quickstart/store/manifest.json
 	  --fill "Return the [MASK] of the list." --fill "import numpy as [MASK]" --fill "This license is [MASK] by the copyright holder."
 
 quickstart/store/manifest.json: quickstart/tokenizer/tokenizer.json
-	$(BIN)/python -m data_prep tokenize quickstart/store --tokenizer quickstart/tokenizer --valid-fraction 0.03 --overwrite \
+	$(BIN)/python -m data_prep tokenize quickstart/store --tokenizer quickstart/tokenizer --valid-fraction 0.05 --overwrite \
 	  --input prose=quickstart/corpus/prose.jsonl.gz code=quickstart/corpus/code.jsonl.gz science=quickstart/corpus/science.jsonl.gz
 
 quickstart/tokenizer/tokenizer.json: quickstart/corpus/science.jsonl.gz
-	$(BIN)/python -m data_prep tokenizer quickstart/tokenizer --vocab-size 8192 --input quickstart/corpus/*.jsonl.gz
+	$(BIN)/python -m data_prep tokenizer quickstart/tokenizer --vocab-size 4096 --input quickstart/corpus/*.jsonl.gz
 
 quickstart/corpus/science.jsonl.gz: | setup
 	$(BIN)/python -m data_prep corpus quickstart/corpus

@@ -4,8 +4,8 @@
     python -m benchmarks.attention --context 8192 --tokens 16384
     python -m benchmarks.attention --device cuda --heads 12 --tokens 98304 --dtypes bfloat16
 
-Times are medians over interleaved runs: on a CPU seconds of CPU time (set OMP_NUM_THREADS=1 for those of one core), on a
-GPU of the device. `ratio` is the time of the first way divided by the way's own. The errors are those against the
+Times are medians over interleaved runs: on a CPU of CPU time (OMP_NUM_THREADS=1 gives that of one core), on a GPU
+of time until it is done. `ratio` is the time of the first way divided by the way's own. Errors are against the
 float64 reference of the tests: the largest of the output, the relative one (norm) of the gradient.
 """
 

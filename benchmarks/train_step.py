@@ -5,12 +5,12 @@
     python -m benchmarks.train_step --model base --tokens 4096 --repeats 2
     python -m benchmarks.train_step --device cuda --model base --tokens 98304 --compile --warmup 5 --repeats 20
 
-A step is forward, backward and a fused AdamW update, over log-normal documents of which 30% of the tokens are masked.
-Tokens/s count real tokens, never padding: on a CPU per second of CPU time (set OMP_NUM_THREADS=1 for that of one core), on
-a GPU per second. The variants:
+A step is forward, backward and a fused AdamW update over log-normal documents, 30% of their tokens masked, no
+dropout. Tokens/s count real tokens, never padding: on a CPU per second of CPU time (OMP_NUM_THREADS=1 gives that of
+one core), on a GPU per second. The variants:
 
-    transformers, padded   four documents a row-batch, padded to the longest of them, logits at every position
-    transformers, packed   the documents in rows of the context, 4-D masks, logits at masked positions only: its best
+    transformers, padded   four documents at a time, padded to the longest of them, logits at every position
+    transformers, packed   documents in rows of the context, 4-D masks, logits at masked positions only: its best
     ours                   the documents end to end, no padding, no mask, the backend that `auto` picks
     ours, compiled         the same under torch.compile (--compile: the first step takes a minute on a CPU)
 
@@ -122,7 +122,7 @@ def summed_loss(model: torch.nn.Module, batch: Batch, inputs: dict[str, object])
 
 
 def unpadded(model: ModernBertForMaskedLM, batch: Batch, compiled: bool) -> Loss:
-    """This project: the documents end to end."""
+    """The documents end to end, as this project trains."""
     lengths = [len(document) for document in batch.documents]
     labels = torch.cat(batch.labels)
     positions = (labels != -100).nonzero().squeeze(1)

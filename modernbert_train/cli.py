@@ -24,7 +24,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("composer").setLevel(logging.WARNING)
     logging.getLogger("streaming").setLevel(logging.WARNING)
@@ -33,12 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except ValueError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            for line in str(error).splitlines() or [repr(error)]:
-                print(f"error: {line}", file=sys.stderr)
-        return 2
+        return _failed(error, status=2)
+    except FloatingPointError as error:  # the loss is no number any more
+        return _failed(error, status=1)
     except KeyboardInterrupt:
         return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command. Overrides may also stand behind an option, where argparse by itself finds none."""
+    parser = _parser()
+    options, left = parser.parse_known_args(arguments)
+    if left and (not hasattr(options, "overrides") or any(text.startswith("-") for text in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.overrides += left
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +152,13 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     from modernbert_train.training.build import train
 
-    train(recipe)
+    try:
+        train(recipe)
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # how gloo says that a connection was closed at its other end
+            raise
+        lost = "another rank has ended, and this one with it; what ended that one stands in its own log"
+        return _failed(RuntimeError(lost), status=1)
     return 0
 
 
@@ -166,7 +182,7 @@ def _export(options: argparse.Namespace) -> int:
     try:
         print(f"exported: {export_checkpoint(options.checkpoint, options.out, fill=options.fill)}")
     except FailedCheck as error:
-        return _failed(error)
+        return _failed(error, status=1)  # nothing was left behind
     return 0
 
 
@@ -176,11 +192,13 @@ def _import(options: argparse.Namespace) -> int:
     try:
         print(f"imported: {import_folder(options.folder, options.out)}")
     except FailedCheck as error:
-        return _failed(error)
+        return _failed(error, status=1)  # nothing was left behind
     return 0
 
 
-def _failed(error: Exception) -> int:
-    """A check of ours failed; nothing was left behind."""
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+def _failed(error: Exception, status: int) -> int:
+    """Say what is wrong; every rank does, for the launcher ends the others as soon as one of them has ended."""
+    rank = int(os.environ.get("RANK", "0"))
+    for line in str(error).splitlines() or [repr(error)]:
+        print(f"rank {rank}: error: {line}" if rank else f"error: {line}", file=sys.stderr, flush=True)
+    return status

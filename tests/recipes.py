@@ -40,7 +40,13 @@ phases:
     global_rope_theta: 160_000
     decay_tokens: 16K
 evaluation: {{max_rows: 2}}
-training: {{save_every_tokens: 8K, keep_checkpoints: 2, log_every_steps: 1, device: cpu, precision: fp32, progress_bar: false}}
+training:
+  save_every_tokens: 8K
+  keep_checkpoints: 2
+  log_every_steps: 1
+  device: cpu
+  precision: fp32
+  progress_bar: false
 """
 
 

@@ -100,9 +100,7 @@ class PhaseConfig:
 
     # Inherited from the phase before.
     context_tokens: int = 1_024  # longest piece of a document, [CLS] and [SEP] included
-    row_tokens: int = (
-        8_192  # slots of a row, filled with whole pieces; 8,192 serves every context up to 8,192
-    )
+    row_tokens: int = 8_192  # slots of a row, filled with whole pieces; at least context_tokens
     micro_batch_tokens: int = 8_192  # what a rank computes at once; left out in the first phase: row_tokens
     global_rope_theta: float = 10_000.0
     local_rope_theta: float = 10_000.0
@@ -139,16 +137,12 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-5
-    gradient_clip_norm: float | None = (
-        None  # StableAdamW clips its own update; null: gradients are not clipped
-    )
+    gradient_clip_norm: float | None = None  # null: not clipped; StableAdamW clips its own update
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the weights come from: null = random, else a run folder or checkpoint. The clock always starts at
-    0.
-    """
+    """Where the weights come from: null = random, else a run folder or checkpoint. The clock starts at 0."""
 
     from_: str | None = None  # `from` in YAML and on the command line
 

@@ -13,7 +13,7 @@ import hashlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -22,7 +22,7 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from modernbert_train.data.batch import PackedBatch, collate, join
-from modernbert_train.data.manifest import Split, TokenizerInfo
+from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import BlockReader, StreamReader
@@ -32,7 +32,7 @@ StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
 
 @dataclass(frozen=True)
 class PhaseRows:
-    """What one phase reads: its plan, its mask rate, and (number of steps, rows of the global batch) of its stretches."""
+    """What one phase reads: its plan, its mask rate, and the (number of steps, rows of a global batch) of its parts."""
 
     plan: Plan
     mask_rate: float
@@ -79,7 +79,7 @@ class PlannedRows(IterableDataset[_Item]):
     def __init__(
         self,
         phases: Sequence[PhaseRows],
-        splits: Mapping[str, Split],
+        reader: BlockReader,
         tokenizer: TokenizerInfo,
         masking: Masking,
         *,
@@ -92,14 +92,22 @@ class PlannedRows(IterableDataset[_Item]):
         self._phases = list(phases)
         self._tokenizer = tokenizer
         self._masking = masking
-        self._reader = BlockReader(splits)
+        self._reader = reader
         self.total_steps = sum(phase.num_steps for phase in phases)
         self.step = 0
         self.positions: StreamPositions = {}
 
-    def __iter__(self) -> Iterator[_Item]:
+    def __iter__(self) -> Iterator[_Item | ValueError]:
+        """What a worker cannot read, it hands over: DataLoader would wrap it into the text of a traceback."""
         worker = get_worker_info()
-        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        try:
+            yield from self._items(*((worker.id, worker.num_workers) if worker else (0, 1)))
+        except ValueError as error:
+            if worker is None:
+                raise
+            yield error
+
+    def _items(self, number: int, count: int) -> Iterator[_Item]:
         streams = np.array_split(np.asarray(self._streams), count)[number].tolist()
         first_step = 0
         for phase in self._phases:
@@ -176,11 +184,11 @@ class PlannedLoader(DataLoader):
         )
         self.wait_seconds = 0.0  # time the trainer has spent waiting for batches
 
-    def __iter__(self) -> Iterator[PackedBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[PackedBatch]:
         items = super().__iter__()
         for step in range(self.dataset.step, self.dataset.total_steps):
             started = time.perf_counter()
-            parts: list[_Item] = [next(items) for _ in range(max(1, self.num_workers))]
+            parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
             self.dataset.step = step + 1
             self.dataset.positions = {
                 stream: at for part in parts for stream, at in part["positions"].items()
@@ -188,6 +196,12 @@ class PlannedLoader(DataLoader):
             batch = join([part["batch"] for part in parts])
             self.wait_seconds += time.perf_counter() - started
             yield batch
+
+
+def _readable(item: _Item | ValueError) -> _Item:
+    if isinstance(item, ValueError):
+        raise item
+    return item
 
 
 def _die_with_parent(worker_id: int) -> None:

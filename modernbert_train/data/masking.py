@@ -64,7 +64,7 @@ def mask_row(
 
     Args:
         input_ids: [row_tokens]; not changed.
-        rate: share of the maskable tokens to choose, rounded to whole tokens.
+        rate: share of the maskable tokens to choose, rounded to whole tokens, but at least one.
         masking: what to do with them.
         key: what the random choice depends on: (seed, phase, stream, window, row).
 
@@ -74,9 +74,10 @@ def mask_row(
 
     """
     candidates = np.flatnonzero(masking.maskable[input_ids])
-    num_masked = int(rate * len(candidates) + 0.5)
     generator = philox(*key)
     slots = max_masked(len(input_ids), rate)
+    # One at least: a step without any masked token would have no loss.
+    num_masked = min(max(1, int(rate * len(candidates) + 0.5)), len(candidates), slots)
     positions = np.zeros(slots, dtype=np.int32)
     labels = np.full(slots, IGNORED, dtype=np.int32)
     masked_ids = input_ids.copy()

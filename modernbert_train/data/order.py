@@ -88,8 +88,8 @@ class SourceOrder:
         """The blocks of `stream` whose first token lies in [start, stop), counted in tokens from its very beginning."""
         ends = self._ends.setdefault(stream, [])
         while not ends or ends[-1] < stop:
-            tokens = int(self.block_tokens[self.blocks_of_pass(stream, len(ends))].sum())
-            ends.append((ends[-1] if ends else 0) + tokens)
+            pass_tokens = int(self.block_tokens[self.blocks_of_pass(stream, len(ends))].sum())
+            ends.append((ends[-1] if ends else 0) + pass_tokens)
         chosen = []
         for pass_index in range(int(np.searchsorted(ends, start, side="right")), len(ends)):
             pass_start = ends[pass_index - 1] if pass_index else 0

@@ -76,7 +76,8 @@ class Plan:
         row_tokens: int,
         key: tuple[object, ...],
     ) -> None:
-        assert abs(sum(mixture.values()) - 1) < 1e-9 and set(mixture) <= set(sources)
+        assert abs(sum(mixture.values()) - 1) < 1e-9
+        assert set(mixture) <= set(sources)
         assert SPECIALS_PER_PIECE < context_tokens <= row_tokens
         self.sources = {name: sources[name] for name in mixture}
         self.streams = streams
@@ -94,7 +95,7 @@ class Plan:
         self.quota = {name: share * window_tokens for name, share in mixture.items()}
 
     def window(self, stream: int, index: int) -> Window:
-        """Window `index` of a stream. It may have no rows: when the next block of every source belongs to a later one."""
+        """Window `index` of a stream. It has no rows when the next block of every source belongs to a later one."""
         parts = []
         blocks: list[tuple[str, int]] = []
         for name, order in self._orders.items():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import atexit
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 from streaming import Stream, StreamingDataset
+from streaming.base.shared import memory
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
 from modernbert_train.data.manifest import Split, TokenizerInfo
@@ -14,43 +18,83 @@ from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluat
 
 
 class BlockReader:
-    """Random access to the blocks of several splits. Streaming keeps, checks and (from a remote) fetches the shards."""
+    """Random access to the blocks of several splits. Streaming keeps, checks and (from a remote) fetches the shards.
 
-    def __init__(self, splits: Mapping[str, Split]) -> None:
-        streams = [Stream(local=str(split.path)) for split in splits.values()]
-        self._dataset = StreamingDataset(streams=streams, batch_size=1, predownload=1)
+    Make one for all that a process reads, and close it: each holds a dozen file handles of shared memory, and as many
+    again for each other one that was open on the machine.
+    """
+
+    def __init__(self, splits: Iterable[Split]) -> None:
+        by_path = {split.path: split for split in splits}
+        streams = [Stream(local=str(path)) for path in by_path]
+        with _releases_of_shared_memory() as self._releases:
+            atexit.register(self.close)
+            try:
+                self._dataset = StreamingDataset(streams=streams, batch_size=1, predownload=1)
+            except (RuntimeError, ValueError, KeyError) as error:  # an index.json that is missing or broken
+                stores = ", ".join(sorted({str(path.parent.parent) for path in by_path}))
+                raise ValueError(
+                    f"store: the index of a split in {stores} cannot be read ({error}); "
+                    "run `python -m data_prep verify STORE`, then restore or prepare it again"
+                ) from error
         first_blocks = self._dataset.sample_offset_per_stream.tolist()
-        self._first_block = dict(zip(splits, first_blocks, strict=True))
-        self._splits = dict(splits)
+        self._first_block = dict(zip(by_path, first_blocks, strict=True))
+        self._block_tokens = {path: np.asarray(split.blocks())[:, 1] for path, split in by_path.items()}
 
-    def read(self, source: str, block: int) -> np.ndarray:
+    def read(self, split: Split, block: int) -> np.ndarray:
         """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
-        split = self._splits[source]
-        tokens = int(split.blocks()[block, 1])
+        tokens = int(self._block_tokens[split.path][block])
         try:
-            ids = self._dataset[self._first_block[source] + block]["input_ids"]
+            ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
         except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
             raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
         if len(ids) != tokens:
             raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
         return ids
 
+    def close(self) -> None:
+        """Give back the shared memory. Nothing can be read afterwards; closing again does nothing."""
+        atexit.unregister(self.close)
+        while self._releases:
+            self._releases.pop()()
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy in a spawned worker has nothing to give back."""
+        return {**vars(self), "_releases": []}
+
     @staticmethod
     def _damage(split: Split, block: int, what: str) -> str:
         shard = int(np.searchsorted(np.cumsum(split.shard_blocks), block, side="right"))
         return (
             f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
-            f"run `python -m data_prep verify` on the store, then restore or prepare it again"
+            f"run `python -m data_prep verify {split.path.parent.parent}`, then restore or prepare the store again"
         )
+
+
+@contextmanager
+def _releases_of_shared_memory() -> Iterator[list[Callable[[], None]]]:
+    """Collects how to release the shared memory that Streaming makes or opens here.
+
+    Streaming itself would wait for the end of the process (its only use of `atexit`), so that one with many readers
+    would run out of file handles.
+    """
+    releases: list[Callable[[], None]] = []
+    original, memory.atexit = memory.atexit, SimpleNamespace(register=releases.append)
+    try:
+        yield releases
+    finally:
+        memory.atexit = original
 
 
 class WindowReader:
     """The tokens of one window, read once; makes its rows."""
 
-    def __init__(self, window: Window, reader: BlockReader, tokenizer: TokenizerInfo) -> None:
+    def __init__(
+        self, window: Window, splits: Mapping[str, Split], reader: BlockReader, tokenizer: TokenizerInfo
+    ) -> None:
         self.window = window
         self._tokenizer = tokenizer
-        blocks = [reader.read(source, block) for source, block in window.blocks]
+        blocks = [reader.read(splits[source], block) for source, block in window.blocks]
         sizes = np.array([len(block) for block in blocks], dtype=np.int64)
         self._tokens = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.uint16)
         self._piece_first = (np.cumsum(sizes) - sizes)[window.piece_block] + window.piece_start
@@ -121,20 +165,26 @@ class StreamReader:
     def _next_row(self) -> Row:
         plan, (window, row) = self.plan, self.position
         if self._window is None:
-            self._window = WindowReader(plan.window(self.stream, window), self._reader, self._tokenizer)
+            self._window = self._open(window)
         while row == self._window.window.num_rows:
             window, row = window + 1, 0
-            self._window = WindowReader(plan.window(self.stream, window), self._reader, self._tokenizer)
+            self._window = self._open(window)
         self.position = window, row + 1
         key = (*plan.key, "mask", self.stream, window, row)
         return self._window.masked_row(
             row, plan.row_tokens, plan.context_tokens, self._mask_rate, self._masking, key
         )
 
+    def _open(self, window: int) -> WindowReader:
+        return WindowReader(
+            self.plan.window(self.stream, window), self.plan.sources, self._reader, self._tokenizer
+        )
+
 
 def evaluation_batches(
     name: str,
     split: Split,
+    reader: BlockReader,
     tokenizer: TokenizerInfo,
     masking: Masking,
     *,
@@ -145,9 +195,9 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[MicroBatch]:
-    """Held-out rows with masks that depend on (source, row) alone, one row a batch; every `world_size`-th for a rank."""
+    """Held-out rows, one a batch, with masks that depend on (source, row) alone; every `world_size`-th for a rank."""
     window = evaluation_window(name, split, context_tokens, row_tokens, max_rows)
-    rows = WindowReader(window, BlockReader({name: split}), tokenizer)
+    rows = WindowReader(window, {name: split}, reader, tokenizer)
     for index in range(rank, min(window.num_rows, max_rows), world_size):
         key = ("evaluation", name, index)
         row = rows.masked_row(index, row_tokens, context_tokens, mask_rate, masking, key)

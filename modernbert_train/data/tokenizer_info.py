@@ -29,9 +29,7 @@ class TokenizerInfo:
     pad_id: int
     mask_id: int
     unk_id: int | None
-    special_ids: tuple[
-        int, ...
-    ]  # sorted; never masked, never drawn: specials, [unused*], ids that name no token
+    special_ids: tuple[int, ...]  # sorted; never masked, never drawn: specials, [unused*], gaps
     num_ids: int  # highest id + 1: random replacements are drawn below it
 
 
@@ -94,7 +92,7 @@ def _name(config: dict[str, Any], role: str) -> str:
 def tokenizer_fingerprint(tokenizer_json: Path) -> str:
     """sha256 (hex) of tokenizer.json as canonical JSON, so that reformatting does not change it.
 
-    `truncation` and `padding` are left out: they are settings of whoever saved it last, and decide no id.
+    The parts that decide no content id are left out (`_WITHOUT_INFLUENCE`).
     """
     content = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     content = {key: value for key, value in content.items() if key not in _WITHOUT_INFLUENCE}

@@ -5,9 +5,11 @@ checkpoint is computed by our encoder on packed rows; a Hugging Face folder by T
 documents padded, which makes its scores a check of the export too.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +19,13 @@ from tqdm import tqdm
 
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.manifest import Split, TokenizerInfo, load_manifest, load_tokenizer_info
-from modernbert_train.data.masking import IGNORED, Masking
+from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.data.masking import IGNORED
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
 from modernbert_train.training.checkpoint import load_weights, run_folder_of
+from modernbert_train.training.inputs import Inputs, open_inputs
 
 log = logging.getLogger(__name__)
 
@@ -75,20 +78,26 @@ def evaluate_masked_lm(
     target = Path(target)
     recipe = recipe or _recipe_of(target)
     subject = _load(target, torch.device(_device(device)))
-    sources = _splits(recipe, subject.tokenizer)
-    return [
-        score_source(source, splits["train"], splits["valid"], subject, recipe, progress_bar)
-        for source, splits in sources.items()
-    ]
+    # The text must have been tokenized with the model's own tokenizer, wherever a copy of it lies.
+    data = dataclasses.replace(recipe.data, tokenizer=str(subject.tokenizer.path))
+    inputs = open_inputs(dataclasses.replace(recipe, data=data))
+    for source in inputs.train.keys() - inputs.valid.keys():
+        log.warning("%s has no held-out text in its store: left out", source)
+    if not inputs.valid:
+        raise ValueError(
+            f"{target}: no source of {recipe.name} has held-out text; tokenize with --valid-fraction above 0"
+        )
+    with closing(inputs.reader):
+        return [score_source(source, inputs, subject, recipe, progress_bar) for source in inputs.valid]
 
 
 def score_source(
-    source: str, train: Split, valid: Split, subject: Subject, recipe: Recipe, progress_bar: bool
+    source: str, inputs: Inputs, subject: Subject, recipe: Recipe, progress_bar: bool
 ) -> SourceScore:
-    """The model on masked tokens of `valid`, and the token frequencies of `train` on the same tokens."""
+    """The model on masked tokens of held-out text; on the same tokens, the frequencies of the training text."""
     loss_sum, num_correct, num_tokens = 0.0, 0, 0
     labels = []
-    batches = _batches(source, valid, subject, recipe)
+    batches = _batches(source, inputs, subject, recipe)
     for batch in tqdm(batches, desc=source, unit="row", leave=False, disable=not progress_bar):
         batch_loss, batch_correct = subject.scorer(batch)
         loss_sum, num_correct, num_tokens = (
@@ -102,7 +111,9 @@ def score_source(
         raise ValueError(
             f"{source}: no token of its held-out text was masked; raise evaluation.max_rows or mask_rate"
         )
-    counts = count_tokens(source, train, subject.tokenizer.num_ids, progress_bar)
+    counts = count_tokens(
+        source, inputs.train[source], inputs.reader, subject.tokenizer.num_ids, progress_bar
+    )
     return SourceScore(
         source=source,
         num_tokens=num_tokens,
@@ -136,15 +147,15 @@ def format_scores(scores: list[SourceScore]) -> str:
     return "\n".join(lines)
 
 
-def _batches(source: str, valid: Split, subject: Subject, recipe: Recipe) -> Iterator[MicroBatch]:
+def _batches(source: str, inputs: Inputs, subject: Subject, recipe: Recipe) -> Iterator[MicroBatch]:
     """The last phase's rows, so that the checkpoints of a run and its exports are asked the same."""
     phase = list(recipe.phases.values())[-1]
-    masking = Masking.of(subject.tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
     return evaluation_batches(
         source,
-        valid,
-        subject.tokenizer,
-        masking,
+        inputs.valid[source],
+        inputs.reader,
+        inputs.tokenizer,
+        inputs.masking,
         context_tokens=min(phase.context_tokens, subject.context_tokens),
         row_tokens=phase.row_tokens,
         mask_rate=recipe.evaluation.mask_rate,
@@ -185,36 +196,6 @@ def _recipe_of(target: Path) -> Recipe:
 
 def _run_folder(target: Path) -> Path:
     return run_folder_of(target) if target.suffix == ".pt" else target
-
-
-def _splits(recipe: Recipe, tokenizer: TokenizerInfo) -> dict[str, dict[str, Split]]:
-    """The train and valid splits of every source that has held-out text."""
-    found = {}
-    for key, spec in recipe.data.sources.items():
-        manifest = load_manifest(spec.store)
-        if manifest.tokenizer_fingerprint != tokenizer.fingerprint:
-            raise ValueError(
-                f"{spec.store}: was not tokenized with {tokenizer.path / 'tokenizer.json'}; "
-                "evaluate on a store made with that one"
-            )
-        name = spec.source or key
-        if name not in manifest.sources:
-            raise ValueError(
-                f"data.sources.{key}: {spec.store} has no source {name!r}, only {', '.join(manifest.sources)}"
-            )
-        splits = manifest.sources[name]
-        if "train" in splits and "valid" in splits:
-            found[key] = splits
-        else:
-            log.warning(
-                "%s: left out, as %s has no %s split of it",
-                key,
-                spec.store,
-                "valid" if "train" in splits else "train",
-            )
-    if not found:
-        raise ValueError("no source of the recipe has held-out text; prepare a store with a valid split")
-    return found
 
 
 def _device(device: str) -> str:

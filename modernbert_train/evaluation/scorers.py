@@ -48,7 +48,12 @@ def our_scorer(state_dict: dict[str, Tensor], marker: dict[str, Any], device: to
 
 def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
     """Score with the masked-LM model that Transformers loads from a Hugging Face folder, in float32."""
-    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    except OSError as error:  # no weights, or none that can be read
+        raise ValueError(
+            f"{folder}: Transformers cannot open it ({error}); name a folder that `modernbert export` wrote"
+        ) from error
     model.eval().to(device)
 
     def score(batch: MicroBatch) -> tuple[float, int]:

@@ -32,14 +32,15 @@ def score_unigram(counts: np.ndarray, labels: np.ndarray) -> UnigramScore:
     )
 
 
-def count_tokens(name: str, split: Split, num_ids: int, progress_bar: bool) -> np.ndarray:
+def count_tokens(
+    name: str, split: Split, reader: BlockReader, num_ids: int, progress_bar: bool
+) -> np.ndarray:
     """How often each id occurs in about `COUNTED_TOKENS` tokens of evenly spread blocks: int64 [num_ids]."""
-    reader = BlockReader({name: split})
     step = max(1, split.num_tokens // COUNTED_TOKENS)
     counts = np.zeros(num_ids, dtype=np.int64)
     blocks = tqdm(
         range(0, split.num_blocks, step), desc=f"{name}: counting", leave=False, disable=not progress_bar
     )
     for block in blocks:
-        counts += np.bincount(reader.read(name, block), minlength=num_ids)
+        counts += np.bincount(reader.read(split, block), minlength=num_ids)
     return counts

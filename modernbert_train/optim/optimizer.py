@@ -13,7 +13,7 @@ from modernbert_train.config import OptimizerConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two groups: matrices with weight decay; biases and norm weights (all vectors) without. Tied tensors count once."""
+    """Two groups: matrices with weight decay; biases and norm weights (vectors) without. Tied tensors count once."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     spared = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]

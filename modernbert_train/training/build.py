@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,17 @@ def train(recipe: Recipe) -> Path:
     """
     device = resolve_device(recipe)
     dist.initialize_dist(device, timeout=DIST_TIMEOUT_SECONDS)
+    if device == "cpu" and dist.get_local_world_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        # Ranks that each take all cores keep one another waiting.
+        torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
     if problems := validate(recipe, dist.get_world_size()):
         raise ValueError("\n".join(problems))
     inputs = open_inputs(recipe)
+    with closing(inputs.reader):
+        return _run(recipe, inputs, device)
+
+
+def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
     plan = plan_run(recipe)
     run = Path(recipe.run_folder)
     checkpoint = _agree_on_checkpoint(run)
@@ -69,7 +79,7 @@ def train(recipe: Recipe) -> Path:
 
 
 def resolve_device(recipe: Recipe) -> str:
-    """ "gpu" or "cpu", as Composer names them. ValueError if a GPU is asked for and there is none."""
+    """Composer's name of the device, "gpu" or "cpu". ValueError if a GPU is asked for and there is none."""
     if recipe.training.device == "gpu" and not torch.cuda.is_available():
         raise ValueError(
             "training.device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
@@ -80,7 +90,7 @@ def resolve_device(recipe: Recipe) -> str:
 
 
 def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMaskedLM:
-    """The encoder on the CPU, with the weights of `init.from` or random ones. Weights a checkpoint will replace are left alone."""
+    """The encoder on the CPU, if `fresh` with the weights of `init.from` or random ones; else a checkpoint's follow."""
     backend, reason = resolve_backend(recipe.training.attention_backend, "cuda" if device == "gpu" else "cpu")
     log.info("attention backend: %s (%s)", backend, reason)
     model = ModernBertForMaskedLM(recipe.model, attention_backend=backend)
@@ -99,7 +109,7 @@ def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs, device: str) -> 
     """The batches of this rank over the whole run."""
     rows = PlannedRows(
         plan_rows(recipe, plan, inputs),
-        inputs.train,
+        inputs.reader,
         inputs.tokenizer,
         inputs.masking,
         rank=dist.get_global_rank(),
@@ -151,7 +161,7 @@ def build_trainer(
         train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what is measured, then what may stop the run, then what looks at the weights and keeps them.
+        # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
         callbacks=[Schedule(plan, model, recipe.seed), gradient, StopOnNonFinite(), evaluate, metrics, save],
         loggers=_loggers(recipe, run),
         device=device,
@@ -194,8 +204,8 @@ def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor]
         return
     name = next(name for name in (*own, *given) if own.get(name) != given.get(name))
     raise ValueError(
-        f"init.from: {resolve(source)} does not fit the recipe's model: {name} is {given.get(name, 'missing')} there and "
-        f"{own.get(name, 'missing')} here; use the model section of the run it comes from"
+        f"init.from: {resolve(source)} does not fit the recipe's model: {name} is {given.get(name, 'missing')} there "
+        f"and {own.get(name, 'missing')} here; use the model section of the run it comes from"
     )
 
 

@@ -1,4 +1,7 @@
-"""What happens around a step, as Composer callbacks. State lives in the plan and the step; none of these has any to save."""
+"""What happens around a step, as Composer callbacks.
+
+State lives in the plan and the step; none of these has any to save.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,9 @@ def step_of(state: State) -> int:
 
 
 class Schedule(Callback):
-    """Before each step: learning rate, rows of a micro-batch and RoPE theta from the plan, and random numbers (dropout) from the step.
+    """Sets learning rate, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
 
-    Nothing here is carried from step to step, so nothing can be wrong after a restart.
+    Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """
 
     def __init__(self, plan: RunPlan, model: ModernBertForMaskedLM, seed: int) -> None:
@@ -81,8 +84,9 @@ class StopOnNonFinite(Callback):
         loss = state.total_loss_dict["loss/train/total"]
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"loss is {loss} at step {step_of(state)}; nothing was saved since the last checkpoint. Start again with "
-                "a lower learning_rate, a longer warmup_tokens or optimizer.gradient_clip_norm, or with training.precision=fp32"
+                f"loss is {loss} at step {step_of(state)}; nothing was saved since the last checkpoint. Start again "
+                "with a lower learning_rate, a longer warmup_tokens or optimizer.gradient_clip_norm, "
+                "or with training.precision=fp32"
             )
 
 
@@ -153,9 +157,8 @@ class Evaluate(Callback):
         self._inputs = inputs
         self._config = config
         self._precision = precision
-        self._batches: tuple[int, dict[str, list[MicroBatch]]] | None = (
-            None  # phase number, source -> batches
-        )
+        # Number of the phase, source -> its batches.
+        self._batches: tuple[int, dict[str, list[MicroBatch]]] | None = None
         self.results: dict[str, dict[str, float]] = {}  # source -> loss, accuracy of the last evaluation
         self.step = -1  # after which it was made
 
@@ -200,6 +203,7 @@ class Evaluate(Callback):
         return evaluation_batches(
             source,
             split,
+            self._inputs.reader,
             self._inputs.tokenizer,
             self._inputs.masking,
             context_tokens=phase.config.context_tokens,

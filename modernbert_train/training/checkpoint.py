@@ -9,7 +9,6 @@ marker, was damaged later; a temporary file is a save that was cut off and is ig
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -24,9 +23,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
-_UNFINISHED = (
-    ".saving-"  # before the name of a file that is being written; a save that was cut off leaves one
-)
+_UNFINISHED = ".saving-"  # before the name of a file being written; a save that was cut off leaves one
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
@@ -150,19 +147,6 @@ def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker
 def run_folder_of(checkpoint: Path) -> Path:
     """The run folder a checkpoint lies in: that is where its tokenizer and recipe are."""
     return checkpoint.parent.parent
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where in the run a checkpoint stands; becomes part of its marker."""
-
-    step: int
-    tokens: int
-    phase: str
-    phase_step: int
-    context_tokens: int
-    global_rope_theta: float
-    local_rope_theta: float
 
 
 def write_atomically(path: Path, text: str) -> None:

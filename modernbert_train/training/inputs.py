@@ -10,17 +10,19 @@ from modernbert_train.data.loader import PhaseRows
 from modernbert_train.data.manifest import Manifest, Split, TokenizerInfo, load_manifest, load_tokenizer_info
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.plan import Plan
+from modernbert_train.data.reader import BlockReader
 from modernbert_train.optim.schedule import RunPlan
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tokenizer and splits of a recipe, found and checked."""
+    """Tokenizer and splits of a recipe, found and checked, and the reader of them all."""
 
     tokenizer: TokenizerInfo
     masking: Masking
     train: dict[str, Split]  # source -> training split
     valid: dict[str, Split]  # source -> held-out split, of the sources that have one
+    reader: BlockReader
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
@@ -48,7 +50,8 @@ def open_inputs(recipe: Recipe) -> Inputs:
     if problems:
         raise ValueError("\n".join(problems))
     masking = Masking.of(tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
-    return Inputs(tokenizer, masking, train, valid)
+    reader = BlockReader([*train.values(), *valid.values()])
+    return Inputs(tokenizer, masking, train, valid, reader)
 
 
 def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRows]:
@@ -75,8 +78,8 @@ def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str)
     if manifest.tokenizer_fingerprint == tokenizer.fingerprint:
         return []
     return [
-        f"data.tokenizer is {path} (fingerprint {tokenizer.fingerprint[:12]}), but the store {manifest.path} was made with "
-        f"another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}); name {manifest.path}, "
+        f"data.tokenizer is {path} (fingerprint {tokenizer.fingerprint[:12]}), but the store {manifest.path} was made "
+        f"with another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}); name {manifest.path}, "
         "which holds the right one, or tokenize again"
     ]
 

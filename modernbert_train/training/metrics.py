@@ -1,4 +1,4 @@
-"""What a run tells of itself: a line of `metrics.jsonl` for each logged step, the same to the loggers, and a progress bar."""
+"""What a run tells of itself: a line of `metrics.jsonl` a logged step, the same to the loggers, and a progress bar."""
 
 from __future__ import annotations
 

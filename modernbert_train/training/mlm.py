@@ -39,7 +39,7 @@ class MaskedLanguageModel(ComposerModel):
         with autocast(batch["input_ids"].device, self._precision):
             return self._loss_sums(**model_inputs(batch))
 
-    def loss(self, outputs: tuple[torch.Tensor, torch.Tensor], batch: MicroBatch) -> torch.Tensor:  # type: ignore[override]
+    def loss(self, outputs: tuple[torch.Tensor, torch.Tensor], batch: MicroBatch) -> torch.Tensor:
         """Mean over the masked tokens of the micro-batch; 0 where there are none (rows of padding)."""
         return outputs[0] / max(1, batch["num_masked"])
 

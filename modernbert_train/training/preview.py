@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from modernbert_train.config import Recipe
 from modernbert_train.data.loader import PhaseRows
 from modernbert_train.optim.schedule import PhasePlan, plan_run
@@ -12,12 +14,14 @@ _STREAMS_LOOKED_AT = 2  # for the fill: one window of each
 
 
 def preview(recipe: Recipe) -> str:
-    """Everything that is known before the first step. What is wrong with the stores is said, and the rest still shown."""
+    """Everything that is known before the first step. What is wrong with the stores is said, the rest still shown."""
     plan = plan_run(recipe)
     try:
-        rows = plan_rows(recipe, plan, open_inputs(recipe))
+        inputs = open_inputs(recipe)
     except ValueError as error:
         return f"{describe(recipe, plan)}\n\nwithout passes and fill: {error}"
+    with closing(inputs.reader):
+        rows = plan_rows(recipe, plan, inputs)
     figures = [_phase_data(phase, phase_rows) for phase, phase_rows in zip(plan.phases, rows, strict=True)]
     return describe(recipe, plan, figures)
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from modernbert_train.config import Recipe, dump_recipe
-from modernbert_train.data.manifest import TokenizerInfo
+from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,12 @@ def prepare_run_folder(
     ValueError if a run that goes on is given another architecture or tokenizer than it began with. Other changes of the
     recipe (a longer phase, another interval) are allowed, and listed in the log.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"run_folder is {run}, which cannot be made ({error.strerror}); name a folder that you may write to"
+        ) from error
     if resumed and (run / RECIPE_FILE).exists():
         _check_unchanged(run, recipe, tokenizer)
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
@@ -99,6 +104,11 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
 
 
 def _check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
+    if load_tokenizer_info(run).fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
+            "restore it and the stores made with it, or name another run_folder"
+        )
     before = _flat(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = _flat(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
@@ -106,7 +116,8 @@ def _check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> Non
     if fatal:
         changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in fatal)
         raise ValueError(
-            f"{changes}: the checkpoints in {run} have another architecture; restore the value, or name another run_folder"
+            f"{changes}: the checkpoints in {run} have another architecture; "
+            "restore the value, or name another run_folder"
         )
     for key in changed:
         log.warning(

@@ -1,3 +1,7 @@
+import os
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from modernbert_train.data.batch import checksum, collate, join
@@ -20,7 +24,9 @@ def world(tmp_path_factory):
         "code": {"train": random_documents(300, 2, median=150)},
     }
     manifest = make_store(folder / "store", tokenizer, sources, block_documents=4)
-    return sources, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1)
+    splits = [split for splits in manifest.sources.values() for split in splits.values()]
+    with closing(BlockReader(splits)) as reader:
+        yield sources, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1), reader
 
 
 def make_plan(manifest, context_tokens=64, phase=0, seed=17):
@@ -37,14 +43,13 @@ def make_plan(manifest, context_tokens=64, phase=0, seed=17):
 
 
 def make_loader(world, *, rank=0, world_size=1, num_workers=0, seed=17) -> PlannedLoader:
-    """Two phases, contexts 64 and 128, the second with a batch-size ramp: together more than two passes over the data."""
-    _, manifest, tokenizer, masking = world
+    """Two phases, contexts 64 and 128, the second with a batch-size ramp: together more than two passes."""
+    _, manifest, tokenizer, masking, reader = world
     phases = [
         PhaseRows(make_plan(manifest, 64, 0, seed), 0.3, ((5, 24),)),
         PhaseRows(make_plan(manifest, 128, 1, seed), 0.15, ((3, 12), (4, 36))),
     ]
-    splits = {name: splits["train"] for name, splits in manifest.sources.items()}
-    rows = PlannedRows(phases, splits, tokenizer, masking, rank=rank, world_size=world_size)
+    rows = PlannedRows(phases, reader, tokenizer, masking, rank=rank, world_size=world_size)
     return PlannedLoader(rows, num_workers=num_workers, pin_memory=False)
 
 
@@ -94,7 +99,6 @@ def test_another_number_of_ranks_goes_on_where_the_first_stopped(world, undistur
     for loader in ranks:
         positions |= loader.dataset.positions
     state = {**ranks[0].dataset.state_dict(-1, True), "positions": positions}
-    after = []
     ranks = [make_loader(world, rank=rank, world_size=2) for rank in range(2)]
     for loader in ranks:
         loader.dataset.load_state_dict(state)
@@ -102,15 +106,15 @@ def test_another_number_of_ranks_goes_on_where_the_first_stopped(world, undistur
     assert before + after == undisturbed
 
 
-def test_a_restart_reads_no_consumed_document_again(world):
+def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
     """Rows, hence documents, are assembled from the saved position on, none before it."""
-    _, manifest, tokenizer, masking = world
+    _, manifest, tokenizer, masking, reader = world
     plan = make_plan(manifest)
-    reader = StreamReader(plan, 3, (0, 0), _reader(manifest), tokenizer, masking, 0.3)
+    undisturbed = StreamReader(plan, 3, (0, 0), reader, tokenizer, masking, 0.3)
     seen = []
     for _ in range(10):
-        reader.next_rows(1)
-        seen.append(reader.position)
+        undisturbed.next_rows(1)
+        seen.append(undisturbed.position)
     assert len(set(seen)) == 10
     made = []
     original = WindowReader.row
@@ -119,12 +123,9 @@ def test_a_restart_reads_no_consumed_document_again(world):
         made.append(index)
         return original(self, index, *arguments)
 
-    restarted = StreamReader(plan, 3, seen[4], _reader(manifest), tokenizer, masking, 0.3)
-    WindowReader.row = counting  # type: ignore[method-assign]
-    try:
-        restarted.next_rows(5)
-    finally:
-        WindowReader.row = original  # type: ignore[method-assign]
+    restarted = StreamReader(plan, 3, seen[4], reader, tokenizer, masking, 0.3)
+    monkeypatch.setattr(WindowReader, "row", counting)
+    restarted.next_rows(5)
     assert restarted.position == seen[9]
     assert made == [row - 1 for _, row in seen[5:]]
 
@@ -136,11 +137,11 @@ def test_a_checkpoint_of_other_data_is_refused(world):
 
 
 def test_rows_hold_the_documents(world):
-    """Every piece in a row is [CLS], a stretch of one document, [SEP]; the window holds each document of its blocks whole."""
-    sources, manifest, tokenizer, _ = world
+    """A piece in a row is [CLS], a stretch of one document, [SEP]; a window holds the documents of its blocks whole."""
+    sources, manifest, tokenizer, _, reader = world
     plan = make_plan(manifest)
     window = plan.window(0, 0)
-    rows = WindowReader(window, _reader(manifest), tokenizer)
+    rows = WindowReader(window, plan.sources, reader, tokenizer)
     found: dict[tuple[str, int], list[int]] = {}
     for index in range(window.num_rows):
         ids, segments, used = rows.row(index, 256, 64)
@@ -155,44 +156,57 @@ def test_rows_hold_the_documents(world):
             key = window.blocks[window.piece_block[piece]][0], int(window.piece_document[piece])
             found.setdefault(key, []).append((int(window.piece_start[piece]), tokens[1:-1]))
         assert at == used
+    assert len(found) > 20
     for (source, document), pieces in found.items():
         whole = [token for _, part in sorted(pieces) for token in part]
         assert whole == sources[source]["train"][document]
 
 
-def _reader(manifest):
-    return BlockReader({name: splits["train"] for name, splits in manifest.sources.items()})
-
-
 def test_evaluation_masks_are_fixed_and_shared_out(world):
-    _, manifest, tokenizer, masking = world
+    _, manifest, tokenizer, masking, reader = world
     settings = {"context_tokens": 64, "row_tokens": 256, "mask_rate": 0.15, "max_rows": 6}
     split = manifest.sources["web"]["valid"]
-    whole = list(evaluation_batches("web", split, tokenizer, masking, **settings))
-    again = list(evaluation_batches("web", split, tokenizer, masking, **settings))
+    whole = list(evaluation_batches("web", split, reader, tokenizer, masking, **settings))
+    again = list(evaluation_batches("web", split, reader, tokenizer, masking, **settings))
     assert len(whole) == 6
     assert all(a["input_ids"].tolist() == b["input_ids"].tolist() for a, b in zip(whole, again, strict=True))
-    odd = list(evaluation_batches("web", split, tokenizer, masking, **settings, rank=1, world_size=2))
+    odd = list(evaluation_batches("web", split, reader, tokenizer, masking, **settings, rank=1, world_size=2))
     assert [batch["labels"].tolist() for batch in odd] == [batch["labels"].tolist() for batch in whole[1::2]]
 
 
 def test_a_truncated_shard_is_named(world, tmp_path):
-    sources, _, tokenizer, masking = world
+    sources, _, tokenizer, masking, _ = world
     manifest = make_store(tmp_path / "store", tokenizer, sources, shard_bytes=4_000)
     shard = sorted((tmp_path / "store" / "web" / "train").glob("shard.*.mds"))[1]
     shard.write_bytes(shard.read_bytes()[:500])
-    splits = {name: splits["train"] for name, splits in manifest.sources.items()}
     phases = [PhaseRows(make_plan(manifest), 0.3, ((20, 24),))]
-    rows = PlannedRows(phases, splits, tokenizer, masking, rank=0, world_size=1)
-    with pytest.raises(ValueError, match=r"shard 1 of .*web/train cannot be read.*data_prep verify"):
-        for _ in PlannedLoader(rows, num_workers=0, pin_memory=False):
-            pass
+    with closing(BlockReader(splits["train"] for splits in manifest.sources.values())) as reader:
+        rows = PlannedRows(phases, reader, tokenizer, masking, rank=0, world_size=1)
+        with pytest.raises(ValueError, match=r"shard 1 of .*web/train cannot be read.*data_prep verify"):
+            list(PlannedLoader(rows, num_workers=0, pin_memory=False))
+
+
+def shared_memory_handles() -> list[str]:
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sorted(target for link in links if (target := os.readlink(link)).startswith("/dev/shm/"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the file handles of Linux")
+def test_a_closed_reader_holds_no_shared_memory(world):
+    manifest = world[1]
+    before = shared_memory_handles()
+    readers = [BlockReader(splits.values()) for splits in manifest.sources.values()]
+    assert len(shared_memory_handles()) > len(before)
+    for reader in readers:
+        reader.close()
+        reader.close()
+    assert shared_memory_handles() == before
 
 
 def test_collate_of_one_row_has_its_shapes(world):
-    _, manifest, tokenizer, masking = world
-    reader = StreamReader(make_plan(manifest), 0, (0, 0), _reader(manifest), tokenizer, masking, 0.3)
-    batch = collate(reader.next_rows(1), 64)
+    _, manifest, tokenizer, masking, reader = world
+    stream = StreamReader(make_plan(manifest), 0, (0, 0), reader, tokenizer, masking, 0.3)
+    batch = collate(stream.next_rows(1), 64)
     assert batch["input_ids"].shape == (1, 256)
     assert batch["labels"].shape == batch["masked_positions"].shape == (1, 77)
     assert int(batch["num_tokens"]) <= 256

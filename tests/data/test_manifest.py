@@ -1,11 +1,7 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from data_prep.writer import SplitWriter
 from modernbert_train.data.manifest import (
@@ -13,14 +9,10 @@ from modernbert_train.data.manifest import (
     load_manifest,
     load_tokenizer_info,
     token_dtype,
-    tokenizer_fingerprint,
     verify_store,
     write_manifest,
 )
 from tests.stores import make_tokenizer, random_documents
-
-REPOSITORY = Path(__file__).parents[2]
-
 
 WEB, CODE = random_documents(400, seed=1, median=20), random_documents(20, seed=3)
 
@@ -50,15 +42,6 @@ def edit_manifest(store, edit):
     content = json.loads((store / "manifest.json").read_text())
     edit(content)
     (store / "manifest.json").write_text(json.dumps(content))
-
-
-def test_importing_it_imports_neither_torch_nor_streaming():
-    code = (
-        "import sys; import modernbert_train.data.manifest; "
-        "print(sorted({'torch', 'streaming', 'transformers', 'composer'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
 
 
 def test_a_manifest_written_is_read_back(store):
@@ -235,80 +218,3 @@ def test_verify_compares_the_shards_with_the_sidecars(tmp_path, rewrite, message
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(64, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
 def test_token_dtype(vocab_size, dtype):
     assert token_dtype(vocab_size) == dtype
-
-
-def rewrite_json(source, target, edit=lambda content: content, **format):
-    target.mkdir(exist_ok=True)
-    content = edit(json.loads((source / "tokenizer.json").read_text()))
-    (target / "tokenizer.json").write_text(json.dumps(content, **format))
-    return tokenizer_fingerprint(target / "tokenizer.json")
-
-
-def test_the_fingerprint_is_of_the_content_alone(tmp_path):
-    info = make_tokenizer(tmp_path / "a")
-    assert len(info.fingerprint) == 64
-    for format in (
-        {},
-        {"indent": 7},
-        {"sort_keys": True},
-        {"separators": (",", ":")},
-        {"ensure_ascii": False},
-    ):
-        assert rewrite_json(tmp_path / "a", tmp_path / "b", **format) == info.fingerprint
-    assert rewrite_json(tmp_path / "a", tmp_path / "b", lambda c: {**c, "truncation": {}}) == info.fingerprint
-    lower = {"type": "Lowercase"}
-    assert (
-        rewrite_json(tmp_path / "a", tmp_path / "b", lambda c: {**c, "normalizer": lower}) != info.fingerprint
-    )
-    assert make_tokenizer(tmp_path / "c", num_words=250).fingerprint != info.fingerprint
-
-
-def test_tokenizer_info(tmp_path):
-    info = make_tokenizer(tmp_path, num_words=60)
-    assert info == load_tokenizer_info(tmp_path / "tokenizer.json")
-    assert (info.unk_id, info.cls_id, info.sep_id, info.pad_id, info.mask_id) == (0, 1, 2, 3, 4)
-    assert (info.num_ids, info.vocab_size) == (65, 128)
-    assert info.special_ids == (0, 1, 2, 3, 4)
-    assert info.path == tmp_path
-
-
-def test_specials_have_the_names_of_the_config(tmp_path):
-    make_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"cls_token": "w10", "sep_token": {"content": "w11"}, "unk_token": "absent"})
-    )
-    info = load_tokenizer_info(tmp_path)
-    assert (info.cls_id, info.sep_id, info.pad_id, info.mask_id, info.unk_id) == (10, 11, 3, 4, None)
-    assert {10, 11} < set(info.special_ids)
-
-
-def test_unused_and_missing_ids_are_special(tmp_path):
-    make_tokenizer(tmp_path, num_words=60)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    tokenizer.add_tokens(["[unused0]", "<unused1>", "unused2", "plain"])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    content = json.loads((tmp_path / "tokenizer.json").read_text())
-    del content["model"]["vocab"]["w7"]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    info = load_tokenizer_info(tmp_path)
-    assert info.special_ids == (0, 1, 2, 3, 4, 7, 64, 65)
-    assert info.num_ids == 68
-
-
-def test_bad_tokenizers_are_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"tokenizer: .*nowhere does not exist; name a folder with tokenizer\.json"
-    ):
-        load_tokenizer_info(tmp_path / "nowhere")
-    (tmp_path / "bpe.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"bpe\.json must be named tokenizer\.json"):
-        load_tokenizer_info(tmp_path / "bpe.json")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read as a tokenizer \("):
-        load_tokenizer_info(tmp_path)
-    make_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": "<mask>", "sep_token": "</s>"}')
-    with pytest.raises(
-        ValueError, match=r'has no token for sep, mask; name them .* \(as "sep_token"\) or train'
-    ):
-        load_tokenizer_info(tmp_path)

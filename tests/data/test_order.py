@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def make_order(shard_blocks, streams, key=("seed", 1), tokens=10):
 
 def test_random_numbers_are_those_of_the_key_for_ever():
     # A change here would make every run resume with other data than it was started with.
-    assert permutation(6, 17, 0, "web").tolist() == permutation(6, 17, 0, "web").tolist()
+    assert permutation(6, 17, 0, "web").tolist() == [5, 1, 3, 4, 2, 0]
     assert philox(17, 0, "web").random_raw(2).tolist() == [17335407141030014740, 3366178305440511688]
     assert permutation(100, "a").tolist() != permutation(100, "b").tolist()
 
@@ -53,7 +55,7 @@ def test_intervals_tile_the_endless_sequence(shard_blocks):
     order = SourceOrder(shard_blocks, sizes, 2, ("seed",))
     expected = np.concatenate([order.blocks_of_pass(1, number) for number in range(6)])
     edges = [0, 1, 40, 41, 200, 777, 800]
-    pieces = [order.blocks_between(1, start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    pieces = [order.blocks_between(1, start, stop) for start, stop in pairwise(edges)]
     got = np.concatenate(pieces)
     assert len(got) > 20
     assert got.tolist() == expected[: len(got)].tolist()

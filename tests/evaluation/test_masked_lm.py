@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from modernbert_train.config import (
 )
 from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.reader import BlockReader
 from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
 from modernbert_train.evaluation.scorers import padded_batches
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
@@ -113,7 +115,9 @@ def test_a_model_that_knows_token_frequencies_alone_scores_as_the_baseline(tmp_p
     tokenizer = make_tokenizer_with_template(tmp_path / "tokenizer")
     documents = {"train": [[5] * 90 + [6] * 10], "valid": [[5] * 60 + [6] * 40]}
     store = make_store(tmp_path / "store", tokenizer, {"web": documents})
-    counts = count_tokens("web", store.sources["web"]["train"], tokenizer.num_ids, progress_bar=False)
+    train = store.sources["web"]["train"]
+    with closing(BlockReader([train])) as reader:
+        counts = count_tokens("web", train, reader, tokenizer.num_ids, progress_bar=False)
     # With every other weight 0 the logits are the decoder's bias: here the logarithms of the probabilities.
     state_dict = {name: torch.zeros_like(weight) for name, weight in random_weights().items()}
     state_dict["decoder.bias"] = torch.from_numpy(np.log((counts + 1) / (counts.sum() + 256))).float()
@@ -148,7 +152,7 @@ def test_a_run_its_checkpoint_and_its_export_score_the_same(
 
     assert of_run == of_checkpoint
     assert [score.source for score in of_run] == ["web", "code"]
-    assert "tiny: left out, as" in caplog.text
+    assert "tiny has no held-out text in its store: left out" in caplog.text
     for ours, theirs in zip(of_run, of_export, strict=True):
         assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
         assert dataclasses.replace(theirs, loss=ours.loss) == ours
@@ -205,15 +209,18 @@ def test_what_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
 
     store = recipe.data.sources["web"].store
     with pytest.raises(
-        ValueError, match=r"data\.sources\.web: .*store has no source 'wbe', only web, code, tiny"
+        ValueError,
+        match=r'data\.sources\.web: .*store has no source "wbe" .* it has web, code, tiny; did you',
     ):
         evaluate_masked_lm(run, with_sources(web=SourceConfig(store, "wbe")))
-    with pytest.raises(ValueError, match="no source of the recipe has held-out text; prepare a store with"):
+    with pytest.raises(
+        ValueError, match=r"run: no source of toy has held-out text; tokenize with --valid-fraction above 0"
+    ):
         evaluate_masked_lm(run, with_sources(tiny=SourceConfig(store)))
     other = make_tokenizer(tmp_path / "other", num_words=100)
     make_store(tmp_path / "other_store", other, {"web": {"train": [[5]], "valid": [[5]]}})
     with pytest.raises(
-        ValueError, match=r"other_store: was not tokenized with .*run/tokenizer\.json; evaluate on a"
+        ValueError, match=r"is .*/run \(.*, but the store .*other_store was made with another tokenizer"
     ):
         evaluate_masked_lm(run, with_sources(web=SourceConfig(str(tmp_path / "other_store"))))
 

@@ -1,11 +1,13 @@
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modernbert_train.data.reader import BlockReader
 from modernbert_train.evaluation import unigram
 from modernbert_train.evaluation.unigram import count_tokens, score_unigram
-from tests.stores import make_store, make_tokenizer
+from tests.stores import Documents, make_store, make_tokenizer
 
 
 def test_score_by_hand() -> None:
@@ -19,22 +21,24 @@ def test_uniform_counts_give_the_log_of_the_vocabulary() -> None:
     assert score_unigram(np.full(50, 7), np.arange(50)).loss == pytest.approx(np.log(50))
 
 
+def counts_of(folder: Path, documents: Documents) -> np.ndarray:
+    """What `count_tokens` finds in a split with one document a block."""
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    store = make_store(folder / "store", tokenizer, {"web": {"train": documents}}, block_documents=1)
+    split = store.sources["web"]["train"]
+    with closing(BlockReader([split])) as reader:
+        return count_tokens("web", split, reader, tokenizer.num_ids, progress_bar=False)
+
+
 def test_counts_every_token_of_a_small_split(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer(tmp_path / "tokenizer")
-    store = make_store(
-        tmp_path / "store", tokenizer, {"web": {"train": [[5, 5, 9], [9, 5], [255]]}}, block_documents=1
-    )
-    counts = count_tokens("web", store.sources["web"]["train"], tokenizer.num_ids, progress_bar=False)
-    assert len(counts) == tokenizer.num_ids == 256
+    counts = counts_of(tmp_path, [[5, 5, 9], [9, 5], [255]])
+    assert len(counts) == 256
     assert {int(i): int(counts[i]) for i in counts.nonzero()[0]} == {5: 3, 9: 2, 255: 1}
 
 
 def test_counts_evenly_spread_blocks_of_a_large_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = make_tokenizer(tmp_path / "tokenizer")
-    documents = [[5 + number] * 10 for number in range(9)]
-    store = make_store(tmp_path / "store", tokenizer, {"web": {"train": documents}}, block_documents=1)
     monkeypatch.setattr(unigram, "COUNTED_TOKENS", 30)
-    counts = count_tokens("web", store.sources["web"]["train"], tokenizer.num_ids, progress_bar=False)
+    counts = counts_of(tmp_path, [[5 + number] * 10 for number in range(9)])
     assert counts.nonzero()[0].tolist() == [5, 8, 11]

@@ -132,18 +132,20 @@ def test_a_run_without_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_tokenizer_was_exchanged(tmp_path: Path, run: Path) -> None:
-    write_tokenizer(run, with_template=False)
+    content = json.loads((run / "tokenizer.json").read_text())
+    ids = content["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    (run / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(
         ValueError, match="is not the tokenizer the weights were trained with; put that one back"
     ):
         export_checkpoint(run, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_the_tokenizer_adds_what_the_loader_added(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     run = tmp_path / "run"
-    write_tokenizer(run, with_template=False)
-    fingerprint = load_tokenizer_info(run).fingerprint
-    write_checkpoint_of(run, weights, tokenizer_fingerprint=fingerprint)
+    write_checkpoint_of(run, weights)
     write_tokenizer(run, with_template=False)
 
     tokenizer = AutoTokenizer.from_pretrained(export_checkpoint(run, tmp_path / "out"))

@@ -3,7 +3,7 @@
 
 def check_masked_row(original, masked_ids, positions, labels, num_masked, rate, masking) -> None:
     maskable = [at for at, token in enumerate(original) if masking.maskable[token]]
-    assert num_masked == int(rate * len(maskable) + 0.5)
+    assert num_masked == (max(1, int(rate * len(maskable) + 0.5)) if maskable else 0)
     chosen = positions[:num_masked].tolist()
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= set(maskable)

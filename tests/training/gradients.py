@@ -1,9 +1,10 @@
 """The gradient of the first step of a recipe, in float64, through the real Trainer on all ranks.
 
-    python -m tests.training.gradients RECIPE OUT.pt [key=value ...]      (rank and world size from the environment)
+python -m tests.training.gradients RECIPE OUT.pt [key=value ...]      (rank and world size from the environment)
 """
 
 import sys
+from contextlib import closing, suppress
 
 import torch
 from composer import Callback
@@ -33,14 +34,14 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Name -> gradient of the whole batch, averaged over the masked tokens of all ranks."""
     dist.initialize_dist("cpu")
     inputs, plan = open_inputs(recipe), plan_run(recipe)
-    model = build_model(recipe, "cpu", fresh=True).double()
-    loader = build_loader(recipe, plan, inputs, "cpu")
-    trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None)
-    catch = _Catch()
-    trainer.state.callbacks.append(catch)
-    try:
-        trainer.fit()
-    except _Stop:
+    with closing(inputs.reader):
+        model = build_model(recipe, "cpu", fresh=True).double()
+        loader = build_loader(recipe, plan, inputs, "cpu")
+        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None)
+        catch = _Catch()
+        trainer.state.callbacks.append(catch)
+        with suppress(_Stop):
+            trainer.fit()
         trainer.close()
     return catch.gradients
 

@@ -2,10 +2,10 @@
 
     python -m tests.training.kill RECIPE --kills 20 [--world-size 2] [--seed 0]
 
-The libraries are imported once; every start is a fork of this process (one for each rank), killed with SIGKILL, all ranks
-at once, after a random time, or, every other time, as soon as a checkpoint is being written. What must be equal in the end,
-bit for bit: step, loss, gradient norm, checksum of the global batch and held-out losses of every line of metrics.jsonl,
-and all weights of the last checkpoint.
+The libraries are imported once; every start is a fork of this process (one for each rank), killed with SIGKILL, all
+ranks at once, after a random time, or, every other time, as soon as a checkpoint is being written. What must be equal
+in the end, bit for bit: step, loss, gradient norm, checksum of the global batch and held-out losses of every line of
+metrics.jsonl, and all weights of the last checkpoint.
 """
 
 import argparse
@@ -90,6 +90,7 @@ def assert_same_run(run: Path, undisturbed: Path) -> int:
     assert mine == other, next((a, b) for a, b in zip(mine, other, strict=False) if a != b)
     (weights, marker), (expected, _) = load_weights(run), load_weights(undisturbed)
     assert marker["step"] == mine[-1]["step"]
+    assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     return len(mine)
 
@@ -122,9 +123,8 @@ def kill_and_compare(recipe_path: Path, kills: int, world_size: int, seed: int, 
             restarts += 1
     wait(launch(recipe, world_size))
     lines = assert_same_run(run, reference)
-    print(
-        f"{done} kills ({restarts} runs finished in between): {lines} lines of metrics and all weights equal, bit for bit"
-    )
+    print(f"{done} kills ({restarts} runs finished in between)")
+    print(f"{lines} lines of metrics and all weights equal, bit for bit")
 
 
 def _newest(run: Path) -> str:

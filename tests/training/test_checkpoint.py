@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_the_newest_good_checkpoint_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "flipped", "no marker", "broken marker", "marker of another"]
+    "damage", ["truncated", "flipped", "longer", "no marker", "broken marker", "marker of another"]
 )
 def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
@@ -46,8 +47,10 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
         bad.with_suffix(".json").unlink()
     elif damage == "broken marker":
         bad.with_suffix(".json").write_text("{")
-    else:
+    elif damage == "longer":
         bad.write_bytes(content + b"x")
+    else:
+        shutil.copyfile(good.with_suffix(".json"), bad.with_suffix(".json"))
     with caplog.at_level(logging.ERROR):
         assert find_latest(tmp_path) == good
     assert "CHECKPOINT PASSED OVER" in caplog.text

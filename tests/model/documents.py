@@ -1,0 +1,55 @@
+"""Packed documents for tests of the model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
+
+# Around the edges of a block of 64 and of a window of 64 to either side.
+RAGGED = [1, 2, 63, 64, 65, 66, 127, 128, 129, 130]
+
+SMALL = ModelConfig(
+    vocab_size=512, hidden_size=128, num_hidden_layers=4, num_attention_heads=2, intermediate_size=192
+)
+
+
+@dataclass(frozen=True)
+class Packed:
+    documents: list[torch.Tensor]
+
+    def inputs(self) -> dict[str, Any]:
+        lengths = [len(document) for document in self.documents]
+        return {
+            "input_ids": torch.cat(self.documents),
+            "position_ids": torch.cat([torch.arange(length) for length in lengths]),
+            "cu_seqlens": cu_seqlens(lengths),
+            "max_seqlen": max(lengths),
+        }
+
+
+def random_documents(lengths: list[int], vocab_size: int, seed: int = 0) -> Packed:
+    generator = torch.Generator().manual_seed(seed)
+    return Packed([torch.randint(1, vocab_size, (length,), generator=generator) for length in lengths])
+
+
+def cu_seqlens(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def perturbed_model(config: ModelConfig, seed: int = 0) -> ModernBertForMaskedLM:
+    """Random weights far enough from the initial ones that every weight, norms and bias too, makes a difference."""
+    model = ModernBertForMaskedLM(config, attention_backend="cpu").eval()
+    generator = torch.Generator().manual_seed(seed)
+    initialize_weights(model, config, generator)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()

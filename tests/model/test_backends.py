@@ -1,0 +1,227 @@
+"""Which attention backend is picked, and how the flash-attention packages are called.
+
+The packages are not here: functions with their signatures stand in for them, and compute the reference.
+"""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.model import ModernBertForMaskedLM, attention_cpu, resolve_backend
+from modernbert_train.model import attention as attention_module
+from modernbert_train.model.attention import attention, backends_by_device, packed_attention
+from tests.model.documents import cu_seqlens
+from tests.model.test_attention import assert_equals_reference, make_qkv
+from tests.reference.attention import attention as reference
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """Pretend to have a GPU; returns the function that sets its compute capability."""
+
+    def pretend(capability):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "pretended")
+
+    return pretend
+
+
+def test_auto_without_a_gpu():
+    backend, reason = resolve_backend("auto", "cpu")
+    assert backend == "cpu"
+    assert "no flash kernels for cpu" in reason
+
+
+def test_auto_with_a_gpu(a_gpu):
+    a_gpu((9, 0))
+    backend, reason = resolve_backend("auto", torch.device("cuda"))
+    assert backend == "varlen"
+    assert "nothing to install" in reason
+    assert backends_by_device("auto") == {"cpu": "cpu", "cuda": "varlen"}
+
+
+def test_auto_with_a_gpu_that_is_too_old(a_gpu):
+    a_gpu((7, 5))
+    backend, reason = resolve_backend("auto", "cuda")
+    assert backend == "cpu"
+    assert "slow on a GPU: it needs compute capability from (8, 0), pretended has (7, 5)" in reason
+
+
+def test_an_unknown_backend():
+    with pytest.raises(ValueError, match="attention_backend is 'flash'; allowed are auto, varlen, flash2"):
+        resolve_backend("flash", "cpu")
+    with pytest.raises(ValueError, match="allowed are auto"):
+        ModernBertForMaskedLM(ModelConfig(num_hidden_layers=1), attention_backend="flash")
+
+
+@pytest.mark.parametrize("backend", ["varlen", "flash2", "flash3", "flash4"])
+def test_a_gpu_backend_without_a_gpu(backend):
+    with pytest.raises(ValueError, match=f"'{backend}': it needs a CUDA device.*use auto or cpu"):
+        resolve_backend(backend, "cpu")
+    with pytest.raises(ValueError, match="the tensors are on cpu: use auto or cpu"):
+        attention(make_qkv(6), cu_seqlens([6]), 6, None, backend)
+
+
+@pytest.mark.parametrize("backend", ["flash2", "flash3", "flash4"])
+def test_a_package_that_is_not_installed(backend, a_gpu, monkeypatch):
+    a_gpu((9, 0))
+    monkeypatch.setattr(attention_module, "_is_installed", lambda module: False)
+    with pytest.raises(ValueError, match=r"is not installed \(.*\); or use auto"):
+        resolve_backend(backend, "cuda")
+
+
+def test_a_package_that_is_installed(a_gpu, monkeypatch):
+    monkeypatch.setattr(attention_module, "_is_installed", lambda module: True)
+    a_gpu((9, 0))
+    assert resolve_backend("flash3", "cuda") == ("flash3", "asked for")
+    a_gpu((10, 0))
+    with pytest.raises(
+        ValueError, match=r"from \(9, 0\) to below \(10, 0\), pretended has \(10, 0\); use auto"
+    ):
+        resolve_backend("flash3", "cuda")
+
+
+def test_a_torch_without_windows(a_gpu, monkeypatch):
+    a_gpu((9, 0))
+    monkeypatch.setattr(attention_module.varlen, "varlen_attn", lambda query: query)
+    with pytest.raises(ValueError, match=r"no windows in varlen_attn; install torch 2\.11 or newer"):
+        resolve_backend("varlen", "cuda")
+
+
+def test_whether_a_module_is_installed():
+    assert attention_module._is_installed("torch.nn")
+    assert not attention_module._is_installed("no_such_package.part")
+
+
+def test_flash_kernels_compute_in_half_precision():
+    class OnGpu:
+        device = torch.device("cuda")
+        dtype = torch.float32
+
+    with pytest.raises(
+        ValueError, match=r"computes in bfloat16 or float16.*are torch.float32.*set training.precis"
+    ):
+        attention_module._require_flash_input(OnGpu(), "varlen")
+
+
+def reference_window(left, right):
+    assert left == right
+    return None if left in (-1, None) else left
+
+
+def forward_by_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scale, left, right):
+    assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+    assert max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
+    assert scale == q.shape[-1] ** -0.5
+    out = reference(torch.stack((q, k, v), dim=1), cu_seqlens_q, reference_window(left, right))
+    return out, torch.zeros(q.shape[1], q.shape[0])
+
+
+def backward_by_hand(dout, q, k, v, lse, cu_seqlens_q, left, right):
+    """Autograd does not reach inside of an operator."""
+    assert lse.shape == (q.shape[1], q.shape[0])
+    window = reference_window(left, right)
+    qkv = torch.stack((q, k, v), dim=1)
+    if window is None:
+        return attention_cpu._global_backward(dout, qkv, cu_seqlens_q).unbind(1)
+    return attention_cpu._local_backward(dout, qkv, cu_seqlens_q, window).unbind(1)
+
+
+def flash2_stand_in():
+    # flash_attn/flash_attn_interface.py of 2.8.3
+    def _flash_attn_varlen_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal,
+        window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None, return_softmax=False,
+        block_table=None, leftpad_k=None, seqused_k=None, zero_tensors=False,
+    ):  # fmt: skip
+        assert (dropout_p, causal) == (0.0, False)
+        lengths = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+        out, lse = forward_by_reference(q, k, v, *lengths, softmax_scale, window_size_left, window_size_right)
+        return out, lse, torch.empty(0), torch.empty(2)
+
+    def _flash_attn_varlen_backward(
+        dout, q, k, v, out, softmax_lse, dq, dk, dv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        dropout_p, softmax_scale, causal, window_size_left, window_size_right, softcap, alibi_slopes,
+        deterministic, rng_state=None, zero_tensors=False,
+    ):  # fmt: skip
+        grads = backward_by_hand(
+            dout, q, k, v, softmax_lse, cu_seqlens_q, window_size_left, window_size_right
+        )
+        for place, grad in zip((dq, dk, dv), grads, strict=True):
+            place.copy_(grad)
+
+    return {
+        "flash_attn": {},
+        "flash_attn.flash_attn_interface": {
+            "_flash_attn_varlen_forward": _flash_attn_varlen_forward,
+            "_flash_attn_varlen_backward": _flash_attn_varlen_backward,
+        },
+    }
+
+
+def flash3_stand_in():
+    # hopper/flash_attn_interface.py, 2026; the parameters between those named here are left at their defaults
+    def _flash_attn_forward(
+        q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None,
+        softmax_scale=None, causal=False, window_size_left=-1, window_size_right=-1, num_splits=1,
+    ):  # fmt: skip
+        lengths = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+        out, lse = forward_by_reference(q, k, v, *lengths, softmax_scale, window_size_left, window_size_right)
+        return out, lse, torch.empty(0), torch.empty(0)
+
+    def _flash_attn_backward(
+        dout, q, k, v, out, softmax_lse, cu_seqlens_q=None, cu_seqlens_k=None, sequed_q=None, sequed_k=None,
+        max_seqlen_q=None, max_seqlen_k=None, dq=None, dk=None, dv=None, softmax_scale=None, is_causal=False,
+        window_size_left=-1, window_size_right=-1, softcap=0.0, deterministic=False, sm_margin=0,
+    ):  # fmt: skip
+        grads = backward_by_hand(
+            dout, q, k, v, softmax_lse, cu_seqlens_q, window_size_left, window_size_right
+        )
+        for place, grad in zip((dq, dk, dv), grads, strict=True):
+            place.copy_(grad)
+
+    functions = {"_flash_attn_forward": _flash_attn_forward, "_flash_attn_backward": _flash_attn_backward}
+    return {"flash_attn_interface": functions}
+
+
+def flash4_stand_in():
+    # flash_attn/cute/interface.py of 4.0 beta; the parameters between those named here are left at their defaults
+    def _flash_attn_fwd(
+        q, k, v, cu_seqlens_q=None, cu_seqlens_k=None, seqused_q=None, seqused_k=None, max_seqlen_q=None,
+        max_seqlen_k=None, page_table=None, softmax_scale=None, causal=False, softcap=None,
+        window_size_left=None, window_size_right=None, *, return_lse=False,
+    ):  # fmt: skip
+        assert return_lse
+        lengths = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+        return forward_by_reference(q, k, v, *lengths, softmax_scale, window_size_left, window_size_right)
+
+    def _flash_attn_bwd(
+        q, k, v, out, dout, lse, softmax_scale=None, causal=False, softcap=0.0, window_size_left=None,
+        window_size_right=None, *, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None,
+    ):  # fmt: skip
+        return backward_by_hand(dout, q, k, v, lse, cu_seqlens_q, window_size_left, window_size_right)
+
+    functions = {"_flash_attn_fwd": _flash_attn_fwd, "_flash_attn_bwd": _flash_attn_bwd}
+    return {"flash_attn": {}, "flash_attn.cute": {}, "flash_attn.cute.interface": functions}
+
+
+STAND_INS = {"flash2": flash2_stand_in, "flash3": flash3_stand_in, "flash4": flash4_stand_in}
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("backend", STAND_INS)
+def test_flash_packages_are_called_by_their_signatures(backend, window, monkeypatch):
+    for name, functions in STAND_INS[backend]().items():
+        module = types.ModuleType(name)
+        vars(module).update(functions)
+        monkeypatch.setitem(sys.modules, name, module)
+    lengths = [1, 20, 9]
+    cu = cu_seqlens(lengths)
+    qkv = make_qkv(30, dtype=torch.float32)
+    assert_equals_reference(
+        lambda qkv: packed_attention(qkv, cu, 20, window, backend)[0], qkv, cu, window, 1e-6
+    )

@@ -1,0 +1,49 @@
+"""StableAdamW as its papers write it, one tensor at a time in float64.
+
+Adam's moments with their bias correction (Kingma & Ba, 1412.6980, algorithm 1); the learning rate is divided by
+RMS_t = sqrt(mean(g^2 / max(v, eps^2))) where that exceeds 1 (Wortsman et al., 2304.13013, algorithm 2); the decay
+is 1 - weight_decay * (learning rate / peak learning rate).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Tensor:
+    """A weight and its two moments."""
+
+    weight: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    steps: int = 0
+
+
+def start(weight: np.ndarray) -> Tensor:
+    """No step taken yet."""
+    return Tensor(weight.astype(np.float64), np.zeros(weight.shape), np.zeros(weight.shape))
+
+
+def step(
+    tensor: Tensor,
+    gradient: np.ndarray,
+    *,
+    learning_rate: float,
+    peak: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> float:
+    """Change the tensor by one step. Returns the factor by which the learning rate was lowered, 1 if it was not."""
+    tensor.steps += 1
+    tensor.first = betas[0] * tensor.first + (1 - betas[0]) * gradient
+    tensor.second = betas[1] * tensor.second + (1 - betas[1]) * gradient**2
+    mean = tensor.first / (1 - betas[0] ** tensor.steps)
+    square = tensor.second / (1 - betas[1] ** tensor.steps)
+    rms = np.sqrt(np.mean(gradient**2 / np.maximum(square, eps**2)))
+    lowered = max(1.0, float(rms))
+    rate = learning_rate / lowered
+    tensor.weight = tensor.weight * (1 - weight_decay * rate / peak)
+    tensor.weight = tensor.weight - rate * mean / (np.sqrt(square) + eps)
+    return lowered

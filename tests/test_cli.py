@@ -1,0 +1,125 @@
+"""The command line itself; what the commands do is tested with the floors that do it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from modernbert_train import cli
+from modernbert_train.cli import main
+
+REPOSITORY = Path(__file__).parents[1]
+COMMANDS = ("train", "report", "evaluate", "export", "import")
+
+
+def help_of(*arguments: str) -> str:
+    """Standard output of `modernbert ... --help`, which must not have imported torch."""
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); "
+        f"from modernbert_train.cli import main; main({[*arguments, '--help']})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "False\n")
+    return done.stdout
+
+
+def test_help_lists_every_command_with_an_example():
+    text = help_of()
+    commands, examples = text.split("\nexamples:\n")
+    for command in COMMANDS:
+        assert re.search(rf"^    {command} +\w", commands, re.MULTILINE)
+        assert f"  modernbert {command} " in examples
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_examples_that_it_accepts(command):
+    examples = help_of(command).split("\nexamples:\n")[1].splitlines()
+    own = [line.split(f" {command} ", 1)[1] for line in examples if f" {command} " in line]
+    assert own
+    assert len(own) == len(examples)
+    for arguments in own:
+        words = re.findall(r'"[^"]*"|\S+', arguments)
+        options = cli._parser().parse_args([command, *(word.strip('"') for word in words)])
+        assert callable(options.run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "required: COMMAND"),
+        (["train"], "required: recipe"),
+        (["train", "recipe.yaml", "--dryrun"], "unrecognized arguments: --dryrun"),
+    ],
+)
+def test_what_is_no_command_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_each_problem_is_a_line(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\nsede: 1\ntrainig: {}\n")
+    assert main(["train", str(recipe)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    assert any("sede" in line for line in lines)
+    assert any("trainig" in line for line in lines)
+
+
+def test_every_rank_but_the_first_names_itself(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "nowhere.yaml"]) == 2
+    assert capsys.readouterr().err == "rank 1: error: nowhere.yaml: there is no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (ValueError("one\ntwo"), 2, "error: one\nerror: two\n"),
+        (ValueError(), 2, "error: ValueError()\n"),
+        (FloatingPointError("loss is nan"), 1, "error: loss is nan\n"),
+    ],
+)
+def test_exit_status(monkeypatch, capsys, error, status, message):
+    monkeypatch.setattr(cli, "_report", raising(error))
+    assert main(["report", "runs/x"]) == status
+    assert capsys.readouterr().err == message
+
+
+def test_errors_of_ours_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_report", raising(RuntimeError("ours")))
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["report", "runs/x"])
+
+
+def test_a_rank_that_lost_another_points_to_its_log(monkeypatch, capsys):
+    build = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "modernbert_train.training.build", build)
+    monkeypatch.setattr("modernbert_train.config.load_recipe", lambda path, overrides: path)
+    build.train = raising(RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1"))
+    assert main(["train", "recipe.yaml"]) == 1
+    assert "error: another rank has ended" in capsys.readouterr().err
+    build.train = raising(RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["train", "recipe.yaml"])
+
+
+def raising(error: BaseException):
+    def function(*_):
+        raise error
+
+    return function
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "modernbert_train", "train", "nowhere.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*nowhere\.yaml.*\n", done.stderr)

@@ -1,0 +1,68 @@
+import dataclasses
+
+import pytest
+import torch
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.training.flops import peak_flops, training_flops_per_token
+
+TINY = ModelConfig(
+    vocab_size=10,
+    hidden_size=4,
+    num_hidden_layers=3,
+    num_attention_heads=1,
+    intermediate_size=6,
+    local_attention=2,
+)
+LARGE = ModelConfig(hidden_size=1_024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2_624)
+
+
+def test_a_tiny_model_by_hand():
+    # A layer: 4 * 4^2 + 3 * 4 * 6 = 136 weights; three of them 408. Head and decoder: 4^2 + 4 * 10 = 56, half of them
+    # used. Attended: layer 0 all 8, layers 1 and 2 the token itself and one to either side. 6 * 436 + 12 * 4 * 14.
+    assert training_flops_per_token(TINY, context_tokens=8, mask_rate=0.5) == 6 * 436 + 12 * 4 * 14 == 3_288
+
+
+def test_a_window_wider_than_the_context_sees_the_context():
+    # Attended: 2 in each of the three layers.
+    assert training_flops_per_token(TINY, context_tokens=2, mask_rate=0.5) == 6 * 436 + 12 * 4 * 6
+
+
+def test_every_layer_global():
+    everywhere = dataclasses.replace(TINY, global_attn_every_n_layers=1)
+    assert training_flops_per_token(everywhere, context_tokens=8, mask_rate=0) == 6 * 408 + 12 * 4 * 24
+
+
+@pytest.mark.parametrize(
+    ("model", "context_tokens", "gigaflops"),
+    [  # worked out apart from the code, from the shapes of the paper
+        (ModelConfig(), 1_024, 0.825),
+        (ModelConfig(), 8_192, 1.353),
+        (LARGE, 1_024, 2.308),
+        (LARGE, 8_192, 3.189),
+    ],
+)
+def test_the_models_of_the_paper(model, context_tokens, gigaflops):
+    flops = training_flops_per_token(model, context_tokens, mask_rate=0.3)
+    assert flops / 1e9 == pytest.approx(gigaflops, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_peak_flops(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    assert peak_flops() == peak
+
+
+def test_no_peak_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert peak_flops() is None
