@@ -61,10 +61,10 @@ class _Rotation(torch.autograd.Function):
         return _rotate(qkv, cos, sin)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
     ) -> tuple[torch.Tensor, None, None]:
-        cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
+        cos, sin = ctx.saved_tensors
         return _rotate(grad, cos, -sin), None, None
 
 

@@ -137,7 +137,7 @@ def test_data(fields, start, remedy):
         (
             {"micro_batch_tokens": 96},
             "micro_batch_tokens is 96, which does not divide",
-            "(batch_tokens 128) on each of 1 ranks; use 32",
+            "(batch_tokens 128) on each of 1 ranks (128); use 32",
         ),
         (
             {"warmup_tokens": 4_000, "decay_tokens": 97},
@@ -201,15 +201,14 @@ def test_ramps(ramp, start, remedy):
 
 
 def test_what_depends_on_the_number_of_ranks():
-    recipe = a_recipe(a_phase(batch_ramp=BatchRampConfig(start_tokens=64, tokens=512)))
+    ramp = BatchRampConfig(start_tokens=64, tokens=512)  # its batches are filled up to whole micro-batches
+    recipe = a_recipe(a_phase(batch_ramp=ramp, micro_batch_tokens=128))
     assert validate(recipe, 1) == []
     problem = told(
-        recipe, "phases.phase0.micro_batch_tokens is 64, which does not divide the tokens of a batch ", 2
+        recipe, "phases.phase0.micro_batch_tokens is 128, which does not divide the tokens of a batch ", 2
     )
-    assert problem.endswith(
-        "(batch_tokens 128, ramp from 64 in steps of 64) on each of 2 ranks; use 32, or other batches"
-    )
-    fixed = a_recipe(a_phase(batch_ramp=BatchRampConfig(start_tokens=64, tokens=512), micro_batch_tokens=32))
+    assert problem.endswith("(batch_tokens 128) on each of 2 ranks (64); use 64, or another batch")
+    fixed = a_recipe(a_phase(batch_ramp=ramp, micro_batch_tokens=64))
     assert validate(fixed, 2) == []
     problem = told(fixed, "data.streams is 2, which 3 ranks do not divide: ", 3)
     assert "use 3, or another number of ranks" in problem

@@ -1,0 +1,282 @@
+"""What a user may get wrong, end to end: one line that says field, value and remedy, status 2, no traceback, no hang.
+
+Only what no other test triggers through the command line: wrong fields one by one are in tests/config, broken corpora in
+tests/data_prep, stores and tokenizers that do not fit in tests/training/test_train.py.
+"""
+
+import json
+import re
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.cli import main as prepare
+from data_prep.encoding import load_tokenizer
+from data_prep.tokenizer import save_tokenizer, train_tokenizer
+from modernbert_train.cli import main
+from modernbert_train.config import load_recipe
+from modernbert_train.data.batch import micro_batches
+from modernbert_train.data.masking import IGNORED
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.training.build import build_loader
+from modernbert_train.training.checkpoint import list_checkpoints
+from modernbert_train.training.inputs import open_inputs, plan_rows
+from tests.acceptance.launching import launch, read_steps
+from tests.recipes import TINY, make_tiny, skewed_documents
+from tests.stores import make_store, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def make_many_shards(folder: Path) -> Path:
+    """The tiny recipe on a store of a hundred shards, and windows so short that a run reads many of them."""
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    documents = {"train": skewed_documents(400, 1), "valid": skewed_documents(20, 3)}
+    sources = {"web": documents, "code": documents}
+    make_store(folder / "store", tokenizer, sources, block_documents=4, shard_bytes=2_048)
+    recipe = folder / "many.yaml"
+    recipe.write_text(TINY.format(folder=folder).replace("window_rows: 32", "window_rows: 8"))
+    return recipe
+
+
+def shards_read(recipe_path: Path, streams: range, windows: range) -> set[int]:
+    """The shards of the source web that these streams read in these windows of the first phase."""
+    recipe = load_recipe(recipe_path)
+    inputs = open_inputs(recipe)
+    with closing(inputs.reader):
+        plan = plan_rows(recipe, plan_run(recipe), inputs)[0].plan
+    shard_of_block = np.repeat(
+        np.arange(len(inputs.train["web"].shard_blocks)), inputs.train["web"].shard_blocks
+    )
+    return {
+        int(shard_of_block[block])
+        for stream in streams
+        for window in windows
+        for source, block in plan.window(stream, window).blocks
+        if source == "web"
+    }
+
+
+def truncate(file: Path) -> bytes:
+    """Cut a file in half; what it held."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
+def the_error(capture) -> str:
+    """The one line that a command has said its error in."""
+    text = capture.readouterr().err
+    assert "Traceback" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("streams: 4", "steams: 4", "tiny.yaml: data.steams is not a field of a recipe; did you mean streams?"),
+        ("streams: 4", "streams: many", "tiny.yaml: data.streams is 'many', expected a whole number"),
+        ("name: tiny", "name: tiny\ninclude: gone.yaml", r"gone.yaml \(included by .*tiny.yaml\): there is no such"),
+        ("row_tokens: 256", "row_tokens: 128", r"extension.context_tokens is 256, more than row_tokens \(128\): .*raise"),
+        ("batch_tokens: 2048", "batch_tokens: 2000", r"batch_tokens is 2000, not a multiple of 1024, .*; use 2048"),
+        ("micro_batch_tokens: 512", "micro_batch_tokens: 300", r"micro_batch_tokens is 300, not a multiple .*; use 512"),
+    ],
+)  # fmt: skip
+def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
+    text = tiny.read_text()
+    assert old in text
+    (tmp_path / "tiny.yaml").write_text(text.replace(old, new))
+    assert main(["train", str(tmp_path / "tiny.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert all(line.startswith("error: ") for line in error.splitlines())
+    assert re.search(message, error)
+
+
+def test_overrides_stand_before_and_behind_options(tiny, capsys):
+    assert main(["train", str(tiny), "seed=3", "--dry-run", "run_folder=elsewhere"]) == 0
+    assert re.search(r"run folder +elsewhere, seed 3", capsys.readouterr().out)
+    assert main(["train", str(tiny), "--dry-run", "optimizer.epsilon=1"]) == 2
+    assert the_error(capsys).startswith("command line: optimizer.epsilon is not a field of a recipe; did you mean")
+
+
+def test_a_run_folder_that_cannot_be_made(tiny, capsys):
+    Path("file").touch()
+    assert main(["train", str(tiny), "run_folder=file/run"]) == 2
+    assert re.fullmatch(r"run_folder is file/run, which cannot be made \(.*\); name a folder .*", the_error(capsys))
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_the_index_of_a_split_is_damaged(tmp_path, capsys, content):
+    recipe = make_tiny(tmp_path)
+    index = tmp_path / "store/code/train/index.json"
+    index.unlink() if content is None else index.write_text(content)
+    assert main(["train", str(recipe)]) == 2
+    assert re.match(f"store: .* {tmp_path}/store cannot be read .*restore or prepare it", the_error(capsys))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["export", "started", "out"], 2, r"started: no checkpoint in it; expected started/checkpoints/step-\*\.pt"),
+        (["evaluate", "started"], 2, r"started: no recipe\.yaml beside it .* name one \(--recipe"),
+        (["report", "started"], 2, r"started/metrics\.jsonl does not exist; name the folder of a run"),
+        (["import", "started", "out"], 2, r"started/config\.json does not exist; name a folder with config\.json"),
+        (["import", "bert", "out"], 2, r"bert/config\.json: model_type is 'bert'; only 'modernbert' can be imported"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_something_else(capsys, arguments, status, message):
+    Path("started/checkpoints").mkdir(parents=True)
+    Path("bert").mkdir()
+    Path("bert/config.json").write_text('{"model_type": "bert"}')
+    assert main(arguments) == status
+    assert re.search(message, the_error(capsys))
+    assert not Path("out").exists()
+
+
+def test_evaluation_of_a_folder_without_weights(tiny, capsys):
+    Path("bare").mkdir()
+    Path("bare/config.json").write_text('{"model_type": "modernbert"}')
+    assert main(["evaluate", "bare", "--recipe", str(tiny)]) == 2
+    assert the_error(capsys).startswith("bare: Transformers cannot open it (")
+
+
+def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
+    folder = tmp_path / "run/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step-00000007.pt").write_bytes(b"not a checkpoint")
+    assert main(["train", str(tiny), f"run_folder={tmp_path}/run"]) == 2
+    assert re.match(r".*checkpoints: holds 1 checkpoint\(s\) and none can be read .*another run_folder", the_error(capsys))
+    assert "CHECKPOINT PASSED OVER: " in caplog.text
+    assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # nothing was begun anew
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"x\.jsonl:2: invalid UTF-8 \(.*\); convert it first"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: broken JSON \(.*\); repair or remove the line"),
+        ("x.txt", b"caf\xe9", r"x\.txt: invalid UTF-8 \(.*\); convert it first"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["tokenize", "tokenizer"])
+def test_bytes_that_are_no_text(tiny, capsys, command, name, content, message):
+    Path(name).write_bytes(content)
+    options = {
+        "tokenize": ["--tokenizer", str(tiny.parent / "tokenizer"), "--workers", "1", "--input", f"web={name}"],
+        "tokenizer": ["--vocab-size", "300", "--input", name],
+    }
+    assert prepare([command, "out", *options[command]]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert re.fullmatch(f"error: {message}", error.splitlines()[-1])
+
+
+def tokenized(texts: list[str], tokenizer: Path, store: Path) -> Path:
+    """A store of these texts, in their order, nothing held out."""
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    Path("texts.jsonl").write_text("".join(lines))
+    options = ["--workers", "1", "--valid-fraction", "0", "--input", "web=texts.jsonl"]
+    assert prepare(["tokenize", str(store), "--tokenizer", str(tokenizer), *options]) == 0
+    return store
+
+
+def on_store(store: Path, *overrides: str) -> list[str]:
+    """Overrides of the tiny recipe: this store as its only source."""
+    without_code = ["data.sources.code=null", "phases.pretrain.mixture.code=null"]
+    return [f"data.tokenizer={store}", f"data.sources.web.store={store}", *without_code, *overrides]
+
+
+def test_a_corpus_of_one_token_trains(tiny, tmp_path):
+    store = tokenized(["", "w7", ""], tiny.parent / "tokenizer", tmp_path / "store")
+    manifest = json.loads((store / "manifest.json").read_text())["sources"]["web"]
+    assert (manifest["skipped_empty"], manifest["splits"]["train"]["num_tokens"]) == (2, 1)
+    assert main(["train", str(tiny), f"run_folder={tmp_path}/run", *on_store(store)]) == 0
+    steps = read_steps(tmp_path / "run")
+    assert steps[0]["loss"] == pytest.approx(np.log(256), abs=0.5)
+    assert steps[-1]["loss"] < 1  # there is one answer
+    assert steps[0]["fill"] == 3 / 256  # [CLS] w7 [SEP] in a row
+
+
+def test_special_tokens_in_a_text_reach_training_as_text(tiny, tmp_path):
+    texts = ["[CLS] a [MASK] b[MASK] [SEP] [PAD] [UNK]", "[MASK]", "words about the [MASK] token " * 9]
+    save_tokenizer(train_tokenizer(texts, 300), tmp_path / "tokenizer")
+    store = tokenized(texts, tmp_path / "tokenizer", tmp_path / "store")
+    overrides = ["model.vocab_size=320", "data.num_workers=0"]
+    recipe = load_recipe(tiny, on_store(store, *overrides))
+    inputs = open_inputs(recipe)
+    specials = set(inputs.tokenizer.special_ids)
+    decode = load_tokenizer(store / "tokenizer.json").decode
+    seen = set()
+    with closing(inputs.reader):
+        for packed in build_loader(recipe, plan_run(recipe), inputs, "cpu"):
+            for batch in micro_batches(packed, len(packed["input_ids"]), inputs.tokenizer.pad_id):
+                ids, labels = batch["input_ids"].clone(), batch["labels"]
+                ids[batch["masked_positions"][labels != IGNORED]] = labels[labels != IGNORED]
+                for start, stop in pairwise(batch["cu_seqlens"].tolist()):
+                    piece = ids[start:stop].tolist()
+                    if piece[0] == inputs.tokenizer.cls_id:
+                        assert piece[-1] == inputs.tokenizer.sep_id
+                        assert not specials & set(piece[1:-1])
+                        seen.add(decode(piece[1:-1], skip_special_tokens=False))
+    assert seen >= set(texts)
+
+
+def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):
+    recipe = make_many_shards(tmp_path)
+    later = shards_read(recipe, range(4), range(2, 3)) - shards_read(recipe, range(4), range(2))
+    shard = tmp_path / f"store/web/train/shard.{min(later):05}.mds"
+    whole = truncate(shard)
+    save_often = ["training.save_every_tokens=2K", "training.keep_checkpoints=100"]
+    started = time.monotonic()
+    assert main(["train", str(recipe), *save_often]) == 2
+    assert time.monotonic() - started < 60
+    error = the_error(capfd)
+    assert error.startswith(f"store: shard {min(later)} of {tmp_path}/store/web/train cannot be read ")
+    assert error.endswith(f"run `python -m data_prep verify {tmp_path}/store`, then restore or prepare the store again")
+    assert prepare(["verify", str(tmp_path / "store")]) == 1
+    assert f"damaged: {shard}: " in capfd.readouterr().out
+    trained = len(read_steps(tmp_path / "run"))
+    assert trained > 3
+    assert list_checkpoints(tmp_path / "run")
+
+    shard.write_bytes(whole)
+    assert main(["train", str(recipe), *save_often]) == 0
+    assert main(["train", str(recipe), *save_often, f"run_folder={tmp_path}/undisturbed"]) == 0
+    losses = [step["loss"] for step in read_steps(tmp_path / "run")]
+    assert len(losses) > trained
+    assert losses == [step["loss"] for step in read_steps(tmp_path / "undisturbed")]
+
+
+def test_a_mistake_that_all_ranks_find(tiny, tmp_path):
+    done = launch(2, "train", tiny, f"run_folder={tmp_path}/run", "data.streams=1", "phases.pretrain.batch_ramp=null")
+    assert done.returncode not in (0, None)
+    assert re.search(
+        r"^(rank 1: )?error: data.streams is 1, which 2 ranks do not divide: .*; use 2, or another number of ranks$",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_shard_that_one_rank_alone_cannot_read(tmp_path):
+    """Rank 0 waits for rank 1, which has ended with an error: the launch ends, and shows that error."""
+    recipe = make_many_shards(tmp_path)
+    at_once, of_rank_0 = shards_read(recipe, range(4), range(1)), shards_read(recipe, range(2), range(3))
+    of_rank_1 = shards_read(recipe, range(2, 4), range(1, 2)) - at_once - of_rank_0
+    truncate(tmp_path / f"store/web/train/shard.{min(of_rank_1):05}.mds")
+    done = launch(2, "train", recipe)
+    assert done.returncode not in (0, None)
+    assert re.search(rf"^rank 1: error: store: shard {min(of_rank_1)} of .* cannot be read", done.stdout, re.MULTILINE)
+    assert "Traceback (most recent call last)" not in re.sub("(?s)Exception ignored in.*", "", done.stdout)
+    assert len(read_steps(tmp_path / "run")) > 0

@@ -1,0 +1,80 @@
+"""Two processes started by `composer` train as one does, and go on where one stopped, and the reverse."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from modernbert_train.cli import main
+from modernbert_train.training.checkpoint import list_checkpoints
+from tests.acceptance.launching import launch, read_steps
+from tests.recipes import make_tiny
+
+# Each rank draws its own dropout, so the losses of one and of two processes agree without it alone.
+OVERRIDES = ("model.attn_out_dropout=0", "training.keep_checkpoints=100")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def one(recipe: Path) -> Path:
+    """The run of one process."""
+    run = recipe.parent / "one"
+    assert main(["train", str(recipe), f"run_folder={run}", *OVERRIDES]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def two(recipe: Path) -> Path:
+    """The run of two processes."""
+    run = recipe.parent / "two"
+    done = launch(2, "train", recipe, f"run_folder={run}", *OVERRIDES)
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in done.stdout
+    return run
+
+
+def stopped_after_its_first_checkpoint(run: Path, copy: Path) -> Path:
+    """A copy of a run as it stood when it had just saved for the first time, and read on a little."""
+    shutil.copytree(run, copy)
+    first, *later = list_checkpoints(copy)
+    for path in later:
+        path.unlink()
+        path.with_suffix(".json").unlink()
+    steps = int(first.stem.removeprefix("step-"))
+    assert 0 < steps < len(read_steps(run)) - 5
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(lines[: steps + 2]))
+    return copy
+
+
+def assert_same_steps(run: Path, other: Path) -> None:
+    """The same rows in every batch, and the same losses but for the order of the sums."""
+    mine, others = read_steps(run), read_steps(other)
+    for name in ("step", "tokens", "batch_crc32", "fill", "lr"):
+        assert [step[name] for step in mine] == [step[name] for step in others]
+    assert [step["loss"] for step in mine] == pytest.approx([step["loss"] for step in others], abs=1e-5)
+    assert [step["grad_norm"] for step in mine] == pytest.approx(
+        [step["grad_norm"] for step in others], rel=1e-4
+    )
+
+
+def test_two_processes_train_as_one(one, two):
+    assert_same_steps(one, two)
+
+
+def test_one_process_goes_on_where_two_stopped(recipe, one, two, tmp_path):
+    run = stopped_after_its_first_checkpoint(two, tmp_path / "run")
+    assert main(["train", str(recipe), f"run_folder={run}", *OVERRIDES]) == 0
+    assert_same_steps(run, one)
+
+
+def test_two_processes_go_on_where_one_stopped(recipe, one, tmp_path):
+    run = stopped_after_its_first_checkpoint(one, tmp_path / "run")
+    done = launch(2, "train", recipe, f"run_folder={run}", *OVERRIDES)
+    assert done.returncode == 0, done.stdout
+    assert "going on from " in done.stdout
+    assert_same_steps(run, one)

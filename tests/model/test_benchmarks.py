@@ -1,0 +1,35 @@
+"""The benchmarks run, and what they compare computes the same."""
+
+import pytest
+
+from benchmarks import attention, train_step
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_attention(capsys):
+    attention.main(["--tokens", "300", "--context", "100", "--heads", "1", "--repeats", "1"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.count("e-") == 2]
+    assert len(rows) == 2 * (
+        5 + 5
+    )  # for both dtypes: no bands in global layers, no nested tensors in local ones
+    for row in rows:
+        assert all(float(error) < 0.05 for error in row[-2:])
+
+
+def test_train_step(capsys):
+    train_step.main(["--tokens", "150", "--context", "64", "--repeats", "1", "--precision", "fp32"])
+    rows = [
+        line.rsplit(maxsplit=5)
+        for line in capsys.readouterr().out.splitlines()
+        if " 1.00 " in line or "ours" in line or "packed" in line
+    ]
+    assert [row[0] for row in rows] == ["transformers, padded", "transformers, packed", "ours"]
+    losses = [float(row[4]) for row in rows]
+    assert losses == pytest.approx([losses[0]] * 3, abs=2e-5)
+
+
+@pytest.mark.parametrize("benchmark", [attention, train_step])
+def test_help_has_examples(benchmark, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        benchmark.main(["--help"])
+    assert f"python -m {benchmark.__name__}" in capsys.readouterr().out
