@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DecayShape = Literal["1-sqrt", "linear", "cosine"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "cpu"]
 Device = Literal["auto", "cpu", "gpu"]
 
@@ -160,7 +160,9 @@ class EvaluationConfig:
 class TrainingConfig:
     """How the run is carried out; nothing here changes what is learned, beyond rounding."""
 
-    precision: Precision = "bf16"  # autocast; weights and optimizer state stay fp32
+    precision: Precision = (
+        "auto"  # bf16 autocast on a GPU, else fp32; weights and optimizer state are always fp32
+    )
     attention_backend: AttentionBackend = "auto"
     compile: bool = False
     device: Device = "auto"

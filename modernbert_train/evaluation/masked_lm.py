@@ -98,7 +98,7 @@ def score_source(
     loss_sum, num_correct, num_tokens = 0.0, 0, 0
     labels = []
     batches = _batches(source, inputs, subject, recipe)
-    for batch in tqdm(batches, desc=source, unit="row", leave=False, disable=not progress_bar):
+    for batch in tqdm(batches, desc=source, unit="row", leave=False, disable=None if progress_bar else True):
         batch_loss, batch_correct = subject.scorer(batch)
         loss_sum, num_correct, num_tokens = (
             loss_sum + batch_loss,

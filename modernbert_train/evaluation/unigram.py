@@ -39,7 +39,10 @@ def count_tokens(
     step = max(1, split.num_tokens // COUNTED_TOKENS)
     counts = np.zeros(num_ids, dtype=np.int64)
     blocks = tqdm(
-        range(0, split.num_blocks, step), desc=f"{name}: counting", leave=False, disable=not progress_bar
+        range(0, split.num_blocks, step),
+        desc=f"{name}: counting",
+        leave=False,
+        disable=None if progress_bar else True,
     )
     for block in blocks:
         counts += np.bincount(reader.read(split, block), minlength=num_ids)

@@ -15,6 +15,7 @@ from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
 from modernbert_train.config import Recipe, validate
+from modernbert_train.config.schema import Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
@@ -89,6 +90,13 @@ def resolve_device(recipe: Recipe) -> str:
     return recipe.training.device
 
 
+def resolve_precision(recipe: Recipe, device: str) -> Precision:
+    """What the forward pass computes in: "auto" is bf16 on a GPU, and fp32 on a CPU, most of which are slower in bf16."""
+    if recipe.training.precision == "auto":
+        return "bf16" if device == "gpu" else "fp32"
+    return recipe.training.precision
+
+
 def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMaskedLM:
     """The encoder on the CPU, if `fresh` with the weights of `init.from` or random ones; else a checkpoint's follow."""
     backend, reason = resolve_backend(recipe.training.attention_backend, "cuda" if device == "gpu" else "cpu")
@@ -131,7 +139,8 @@ def build_trainer(
     training, run = recipe.training, Path(recipe.run_folder)
     first_phase = plan.phases[0].config
     gradient = GradientNorm(recipe.optimizer.gradient_clip_norm, training.log_every_steps)
-    evaluate = Evaluate(plan, model, inputs, recipe.evaluation, training.precision)
+    precision = resolve_precision(recipe, device)
+    evaluate = Evaluate(plan, model, inputs, recipe.evaluation, precision)
     metrics = Metrics(
         plan,
         run,
@@ -153,7 +162,7 @@ def build_trainer(
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
     save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
-    module = MaskedLanguageModel(model, training.precision, training.compile)
+    module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
     return Trainer(

@@ -11,7 +11,14 @@ import torch
 from modernbert_train.config import ModelConfig
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
-_PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2_250e12}
+_PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "B200": 2_250e12,
+}
 
 
 def training_flops_per_token(model: ModelConfig, context_tokens: int, mask_rate: float) -> float:

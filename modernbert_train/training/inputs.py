@@ -79,8 +79,8 @@ def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str)
         return []
     return [
         f"data.tokenizer is {path} (fingerprint {tokenizer.fingerprint[:12]}), but the store {manifest.path} was made "
-        f"with another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}); name {manifest.path}, "
-        "which holds the right one, or tokenize again"
+        f"with another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}), of which it holds a copy; "
+        "use that one, or tokenize again with yours"
     ]
 
 

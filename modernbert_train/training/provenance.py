@@ -56,7 +56,7 @@ def prepare_run_folder(
     launches.append(provenance(world_size))
     write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
     for name in TOKENIZER_FILES:
-        if (tokenizer.path / name).exists():
+        if (tokenizer.path / name).exists() and tokenizer.path.resolve() != run.resolve():
             shutil.copyfile(tokenizer.path / name, run / name)
 
 

@@ -105,13 +105,17 @@ def test_overrides_stand_before_and_behind_options(tiny, capsys):
     assert main(["train", str(tiny), "seed=3", "--dry-run", "run_folder=elsewhere"]) == 0
     assert re.search(r"run folder +elsewhere, seed 3", capsys.readouterr().out)
     assert main(["train", str(tiny), "--dry-run", "optimizer.epsilon=1"]) == 2
-    assert the_error(capsys).startswith("command line: optimizer.epsilon is not a field of a recipe; did you mean")
+    assert the_error(capsys).startswith(
+        "command line: optimizer.epsilon is not a field of a recipe; did you mean"
+    )
 
 
 def test_a_run_folder_that_cannot_be_made(tiny, capsys):
     Path("file").touch()
     assert main(["train", str(tiny), "run_folder=file/run"]) == 2
-    assert re.fullmatch(r"run_folder is file/run, which cannot be made \(.*\); name a folder .*", the_error(capsys))
+    assert re.fullmatch(
+        r"run_folder is file/run, which cannot be made \(.*\); name a folder .*", the_error(capsys)
+    )
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])
@@ -155,7 +159,9 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
     folder.mkdir(parents=True)
     (folder / "step-00000007.pt").write_bytes(b"not a checkpoint")
     assert main(["train", str(tiny), f"run_folder={tmp_path}/run"]) == 2
-    assert re.match(r".*checkpoints: holds 1 checkpoint\(s\) and none can be read .*another run_folder", the_error(capsys))
+    assert re.match(
+        r".*checkpoints: holds 1 checkpoint\(s\) and none can be read .*another run_folder", the_error(capsys)
+    )
     assert "CHECKPOINT PASSED OVER: " in caplog.text
     assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # nothing was begun anew
 
@@ -172,7 +178,14 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
 def test_bytes_that_are_no_text(tiny, capsys, command, name, content, message):
     Path(name).write_bytes(content)
     options = {
-        "tokenize": ["--tokenizer", str(tiny.parent / "tokenizer"), "--workers", "1", "--input", f"web={name}"],
+        "tokenize": [
+            "--tokenizer",
+            str(tiny.parent / "tokenizer"),
+            "--workers",
+            "1",
+            "--input",
+            f"web={name}",
+        ],
         "tokenizer": ["--vocab-size", "300", "--input", name],
     }
     assert prepare([command, "out", *options[command]]) == 2
@@ -242,7 +255,9 @@ def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):
     assert time.monotonic() - started < 60
     error = the_error(capfd)
     assert error.startswith(f"store: shard {min(later)} of {tmp_path}/store/web/train cannot be read ")
-    assert error.endswith(f"run `python -m data_prep verify {tmp_path}/store`, then restore or prepare the store again")
+    assert error.endswith(
+        f"run `python -m data_prep verify {tmp_path}/store`, then restore or prepare the store again"
+    )
     assert prepare(["verify", str(tmp_path / "store")]) == 1
     assert f"damaged: {shard}: " in capfd.readouterr().out
     trained = len(read_steps(tmp_path / "run"))
@@ -258,7 +273,9 @@ def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):
 
 
 def test_a_mistake_that_all_ranks_find(tiny, tmp_path):
-    done = launch(2, "train", tiny, f"run_folder={tmp_path}/run", "data.streams=1", "phases.pretrain.batch_ramp=null")
+    done = launch(
+        2, "train", tiny, f"run_folder={tmp_path}/run", "data.streams=1", "phases.pretrain.batch_ramp=null"
+    )
     assert done.returncode not in (0, None)
     assert re.search(
         r"^(rank 1: )?error: data.streams is 1, which 2 ranks do not divide: .*; use 2, or another number of ranks$",
@@ -277,6 +294,8 @@ def test_a_shard_that_one_rank_alone_cannot_read(tmp_path):
     truncate(tmp_path / f"store/web/train/shard.{min(of_rank_1):05}.mds")
     done = launch(2, "train", recipe)
     assert done.returncode not in (0, None)
-    assert re.search(rf"^rank 1: error: store: shard {min(of_rank_1)} of .* cannot be read", done.stdout, re.MULTILINE)
+    assert re.search(
+        rf"^rank 1: error: store: shard {min(of_rank_1)} of .* cannot be read", done.stdout, re.MULTILINE
+    )
     assert "Traceback (most recent call last)" not in re.sub("(?s)Exception ignored in.*", "", done.stdout)
     assert len(read_steps(tmp_path / "run")) > 0

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 
 from modernbert_train.model import attention_cpu
-from modernbert_train.model.attention import attention
+from modernbert_train.model.attention import attention, packed_attention
 from tests.model.documents import RAGGED, cu_seqlens, relative_error
 from tests.reference.attention import attention as reference
 
@@ -117,6 +117,17 @@ def test_autocast_does_not_reach_inside():
                 inside = attention(qkv, cu, 70, window, "cpu")
             assert inside.dtype == dtype
             assert torch.equal(inside, outside)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # opcheck's own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 64])
+def test_operator_is_registered_as_it_behaves(window, dtype):
+    """Its schema, shapes without computing (for the compiler) and gradient, checked by PyTorch."""
+    arguments = (make_qkv(73, dtype=dtype), cu_seqlens([70, 3]), 70, window, "cpu")
+    torch.library.opcheck(packed_attention, arguments, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def test_what_is_saved_for_backward_does_not_grow_with_the_documents():

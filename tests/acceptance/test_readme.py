@@ -1,0 +1,106 @@
+"""What the README files say is there is there, and what they tell one to type is understood."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from data_prep.cli import build_parser
+from modernbert_train import cli
+from modernbert_train.config import load_recipe
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)#\s]+)")
+CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
+INLINE = re.compile(r"`([^`\n]+)`")
+LAUNCHER = re.compile(r"composer -n \d+ -m modernbert_train")
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every command of ours on a page: in its blocks of code, and whole ones in its lines."""
+    text = page.read_text(encoding="utf-8")
+    blocks = CODE_BLOCK.findall(text)
+    lines = [line for kind, block in blocks if kind == "bash" for line in block.splitlines()]
+    prose = CODE_BLOCK.sub("", text)
+    spans = [span for span in INLINE.findall(prose) if len(span.split()) > 2 or span.startswith("make ")]
+    lines += INDENTED.findall(prose) + spans
+    commands = [LAUNCHER.sub("modernbert", line.strip()) for line in lines]
+    return [
+        command
+        for command in commands
+        if command.startswith(("modernbert ", "python -m data_prep ", "make "))
+    ]
+
+
+COMMANDS = [command for page in PAGES for command in commands_of(page)]
+
+
+@pytest.fixture
+def newcomer(tmp_path, monkeypatch):
+    """A folder with our recipes, and the README's recipe where the README has it."""
+    (tmp_path / "yamls").symlink_to(ROOT / "yamls")
+    ((recipe,),) = [
+        [block] for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"
+    ]
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my/recipe.yaml").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_pages_are_read_rightly():
+    """So that the tests below cannot pass for want of anything to test."""
+    programs = {" ".join(command.split()[:2]) for command in COMMANDS}
+    assert programs >= {"make quickstart", "make test", "modernbert train", "modernbert export", "python -m"}
+    assert len(COMMANDS) > 10
+    assert len(LINK.findall(PAGES[0].read_text())) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_paths_of_the_layout_exist():
+    table = (ROOT / "README.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
+    paths = [span for span in INLINE.findall(table) if span.endswith("/")]
+    assert len(paths) > 8
+    missing = [path for path in paths if not any((base / path).is_dir() for base in (ROOT, ROOT / "yamls"))]
+    assert missing == []
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if not c.startswith("make ")}))
+def test_commands_are_understood(newcomer, command):
+    words = shlex.split(command, comments=True)
+    if words[0] == "python":
+        assert callable(build_parser().parse_args(words[3:]).run)
+        return
+    options = cli._parse(words[1:])
+    if words[1] == "train":
+        load_recipe(options.recipe, options.overrides)
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))
+def test_make_targets_exist(command):
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("there is no make here")
+    target = shlex.split(command, comments=True)[1]
+    done = subprocess.run([make, "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_five_commands_work_on_each_other(newcomer):
+    """What one of them writes is what the next one and the recipe read."""
+    recipe = load_recipe("my/recipe.yaml")
+    tokenize = next(command for command in COMMANDS if "data_prep tokenize " in command)
+    options = build_parser().parse_args(shlex.split(tokenize, comments=True)[3:])
+    assert options.tokenizer == recipe.data.tokenizer
+    assert {source.store for source in recipe.data.sources.values()} == {str(options.store)}
+    assert {item.partition("=")[0] for item in options.input} == set(recipe.data.sources)

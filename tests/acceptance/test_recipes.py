@@ -1,0 +1,140 @@
+"""Every recipe that ships: as it stands it can be looked at, and, made tiny, it trains through all of its phases."""
+
+import ast
+import dataclasses
+import math
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import yaml
+
+from modernbert_train.cli import main
+from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.training.checkpoint import list_checkpoints, read_marker
+from tests.acceptance.launching import read_steps
+from tests.recipes import skewed_documents
+from tests.stores import make_store, make_tokenizer
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(
+    path for path in (ROOT / "yamls").rglob("*.yaml") if "phases" in yaml.safe_load(path.read_text())
+)
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "yamls")))
+
+ROW, STREAMS, BATCH, PHASE = 256, 2, 1_024, 4_096  # tokens, and streams
+TINY_MODEL = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "local_attention": 16,
+    "max_position_embeddings": ROW,
+}
+
+
+def tiny_overrides(recipe: Recipe, folder: Path) -> list[str]:
+    """What makes any recipe tiny: other sizes, the same phases with the same parts."""
+    overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
+    overrides += [f"data.tokenizer={folder}/tokenizer", f"data.streams={STREAMS}"]
+    overrides += ["data.window_rows=16", "data.num_workers=1", f"run_folder={folder}/run"]
+    overrides += ["training.device=cpu", "training.compile=false", "training.log_every_steps=1"]
+    overrides += ["evaluation.max_rows=2", "wandb.project=null", "init.from=null"]
+    overrides += [f"data.sources.{source}.store={folder}/store" for source in recipe.data.sources]
+    if recipe.training.save_every_tokens:
+        overrides.append(f"training.save_every_tokens={PHASE // 2}")
+    if recipe.evaluation.every_tokens:
+        overrides.append(f"evaluation.every_tokens={PHASE // 2}")
+    longest = max(phase.context_tokens for phase in recipe.phases.values())
+    for name, phase in recipe.phases.items():
+        sizes = {
+            "tokens": PHASE,
+            "context_tokens": phase.context_tokens * ROW // longest,
+            "row_tokens": ROW,
+            "batch_tokens": BATCH,
+            "micro_batch_tokens": 2 * ROW,
+            "warmup_tokens": PHASE // 4 if phase.warmup_tokens else 0,
+            "decay_tokens": PHASE // 2 if phase.decay_tokens else 0,
+        }
+        if phase.batch_ramp is not None:
+            sizes |= {"batch_ramp.start_tokens": BATCH // 2, "batch_ramp.tokens": PHASE // 2}
+        overrides += [f"phases.{name}.{field}={value}" for field, value in sizes.items()]
+    return overrides
+
+
+def make_sources(recipe: Recipe, folder: Path) -> None:
+    """A tokenizer, and a store with all sources of the recipe under the names it knows them by."""
+    names = [source.source or key for key, source in recipe.data.sources.items()]
+    splits = {
+        name: {"train": skewed_documents(200, seed), "valid": skewed_documents(10, 100 + seed)}
+        for seed, name in enumerate(names)
+    }
+    make_store(folder / "store", make_tokenizer(folder / "tokenizer"), splits)
+
+
+def test_there_are_recipes():
+    assert {path.name for path in RECIPES} >= {
+        "quickstart.yaml",
+        "modernbert-base.yaml",
+        "modernbert-large.yaml",
+    }
+
+
+@each_recipe
+def test_dry_run_as_it_stands(path, capsys):
+    assert main(["train", str(path), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    recipe = load_recipe(path)
+    assert text.startswith(f"{recipe.name}: ")
+    (parameters,) = re.findall(r"([\d,]+) parameters", text)
+    expected = {"modernbert-base": 149_655_232, "modernbert-large": 395_881_664}.get(recipe.name)
+    assert expected in (None, int(parameters.replace(",", "")))
+    assert all(phase in text for phase in recipe.phases)
+
+
+@each_recipe
+def test_a_few_steps_of_every_phase(path, tmp_path):
+    recipe = load_recipe(path)
+    make_sources(recipe, tmp_path)
+    assert main(["train", str(path), *tiny_overrides(recipe, tmp_path)]) == 0
+    steps = read_steps(tmp_path / "run")
+    assert [phase for phase, _ in groupby(steps, key=lambda step: step["phase"])] == list(recipe.phases)
+    assert all(math.isfinite(step["loss"]) for step in steps)
+    for name, phase in recipe.phases.items():
+        of_phase = [step for step in steps if step["phase"] == name]
+        assert len(of_phase) >= 4
+        assert {step["global_rope_theta"] for step in of_phase} == {phase.global_rope_theta}
+        assert {step["mask_rate"] for step in of_phase} == {phase.mask_rate}
+        assert len({step["batch_tokens"] for step in of_phase}) == (2 if phase.batch_ramp else 1)
+        assert max(step["lr"] for step in of_phase) == pytest.approx(phase.learning_rate)
+        assert (of_phase[-1]["lr"] < of_phase[0]["lr"]) == bool(
+            phase.decay_tokens and not phase.warmup_tokens
+        )
+    ends = [read_marker(path) for path in list_checkpoints(tmp_path / "run")]
+    assert [marker["phase"] for marker in ends if marker["keep"]] == list(recipe.phases)
+
+
+def test_no_field_is_read_by_nobody():
+    """A field of the recipe that no code outside of the recipe's own floor asks for would be a dead option."""
+    asked = set()
+    for path in (ROOT / "modernbert_train").rglob("*.py"):
+        if "config" not in path.relative_to(ROOT).parts:
+            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            asked |= {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    asked.add("keep_fraction")  # what mask_fraction and random_fraction leave
+    assert fields_of(Recipe) - asked == set()
+
+
+def fields_of(section: type) -> set[str]:
+    """The names of all fields of a dataclass and of those within it."""
+    names = set()
+    for name, hint in get_type_hints(section).items():
+        names.add(name)
+        for inner in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(inner):
+                assert isinstance(inner, type)
+                names |= fields_of(inner)
+    return names
