@@ -47,7 +47,7 @@ def planned(
     rows = PlannedRows(
         [PhaseRows(plan, 0.3, ((10**6, 16),))], reader, tokenizer, masking, rank=0, world_size=1
     )
-    for batch in PlannedLoader(rows, num_workers=0, pin_memory=False):
+    for batch in PlannedLoader(rows, num_workers=0):
         yield int(batch["num_tokens"].sum()), batch["input_ids"].numel()
 
 

@@ -173,15 +173,8 @@ class PlannedLoader(DataLoader):
 
     dataset: PlannedRows
 
-    def __init__(self, dataset: PlannedRows, *, num_workers: int, pin_memory: bool) -> None:
-        super().__init__(
-            dataset,
-            batch_size=None,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            worker_init_fn=_die_with_parent,
-            persistent_workers=num_workers > 0,
-        )
+    def __init__(self, dataset: PlannedRows, *, num_workers: int) -> None:
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_die_with_parent)
         self.wait_seconds = 0.0  # time the trainer has spent waiting for batches
 
     def __iter__(self) -> Iterator[PackedBatch]:

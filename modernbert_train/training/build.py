@@ -70,7 +70,7 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
         )
     dist.barrier()
     model = build_model(recipe, device, fresh=checkpoint is None)
-    loader = build_loader(recipe, plan, inputs, device)
+    loader = build_loader(recipe, plan, inputs)
     trainer = build_trainer(
         recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
     )
@@ -113,7 +113,7 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
     return model
 
 
-def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs, device: str) -> PlannedLoader:
+def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
     rows = PlannedRows(
         plan_rows(recipe, plan, inputs),
@@ -123,7 +123,7 @@ def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs, device: str) -> 
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
     )
-    return PlannedLoader(rows, num_workers=recipe.data.num_workers, pin_memory=device == "gpu")
+    return PlannedLoader(rows, num_workers=recipe.data.num_workers)
 
 
 def build_trainer(

@@ -48,7 +48,7 @@ def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16):
     with closing(BlockReader(plan.sources.values())) as reader:
         phase = PhaseRows(plan, 0.3, steps)
         rows = PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1)
-        for packed in PlannedLoader(rows, num_workers=1, pin_memory=False):
+        for packed in PlannedLoader(rows, num_workers=1):
             yield from micro_batches(packed, rows=4, pad_id=tokenizer.pad_id)
 
 

@@ -50,7 +50,7 @@ def make_loader(world, *, rank=0, world_size=1, num_workers=0, seed=17) -> Plann
         PhaseRows(make_plan(manifest, 128, 1, seed), 0.15, ((3, 12), (4, 36))),
     ]
     rows = PlannedRows(phases, reader, tokenizer, masking, rank=rank, world_size=world_size)
-    return PlannedLoader(rows, num_workers=num_workers, pin_memory=False)
+    return PlannedLoader(rows, num_workers=num_workers)
 
 
 def checksums(loader) -> list[int]:
@@ -183,7 +183,7 @@ def test_a_truncated_shard_is_named(world, tmp_path):
     with closing(BlockReader(splits["train"] for splits in manifest.sources.values())) as reader:
         rows = PlannedRows(phases, reader, tokenizer, masking, rank=0, world_size=1)
         with pytest.raises(ValueError, match=r"shard 1 of .*web/train cannot be read.*data_prep verify"):
-            list(PlannedLoader(rows, num_workers=0, pin_memory=False))
+            list(PlannedLoader(rows, num_workers=0))
 
 
 def shared_memory_handles() -> list[str]:

@@ -36,7 +36,7 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     inputs, plan = open_inputs(recipe), plan_run(recipe)
     with closing(inputs.reader):
         model = build_model(recipe, "cpu", fresh=True).double()
-        loader = build_loader(recipe, plan, inputs, "cpu")
+        loader = build_loader(recipe, plan, inputs)
         trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None)
         catch = _Catch()
         trainer.state.callbacks.append(catch)
