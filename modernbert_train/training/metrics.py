@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -132,8 +133,7 @@ class Metrics(Callback):
             "data_wait_share": self._wait / self._seconds,
             "batch_crc32": int(crc) % 2**32,
         }
-        if torch.cuda.is_available():
-            record["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        record["peak_memory_gib"] = _peak_memory_bytes() / 2**30
         if self._peak_flops is not None:
             flops = record["tokens_per_s_per_device"] * self._flops_per_token[phase.name]
             record["mfu"] = flops / self._peak_flops
@@ -186,3 +186,10 @@ def _drop_after(path: Path, step: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _peak_memory_bytes() -> int:
+    """Most memory this rank has held at once: of its GPU, or without one of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # which Linux counts in KiB

@@ -25,7 +25,7 @@ from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import load_weights
 
-TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share")
+TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "peak_memory_gib")
 
 
 def launch(recipe: Recipe, world_size: int) -> list[int]:
