@@ -50,10 +50,13 @@ class PhaseRows:
             phase_step -= num_steps
         raise AssertionError("step beyond the end of the phase")
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, masking: Masking) -> str:
         """Changes with anything that decides which rows the phase reads, or how they are masked."""
         plan = self.plan
-        sources = [(name, split.num_documents, split.shard_blocks) for name, split in plan.sources.items()]
+        sources = [
+            (name, split.num_documents, split.num_tokens, split.shard_blocks)
+            for name, split in plan.sources.items()
+        ]
         content = (
             sources,
             plan.quota,
@@ -63,7 +66,8 @@ class PhaseRows:
             plan.key,
             self.mask_rate,
         )
-        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+        fractions = masking.mask_fraction, masking.random_fraction
+        return hashlib.sha256(repr((content, fractions)).encode()).hexdigest()[:16]
 
 
 class _Item(TypedDict):
@@ -163,9 +167,9 @@ class PlannedRows(IterableDataset[_Item]):
     def _fingerprint(self, step: int) -> str:
         for phase in self._phases:
             if step <= phase.num_steps:
-                return phase.fingerprint()
+                return phase.fingerprint(self._masking)
             step -= phase.num_steps
-        return self._phases[-1].fingerprint()
+        return self._phases[-1].fingerprint(self._masking)
 
 
 class PlannedLoader(DataLoader):

@@ -18,7 +18,7 @@ from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluat
 
 
 class BlockReader:
-    """Random access to the blocks of several splits. Streaming keeps, checks and (from a remote) fetches the shards.
+    """Random access to the blocks of several splits. Streaming keeps the shards.
 
     Make one for all that a process reads, and close it: each holds a dozen file handles of shared memory, and as many
     again for each other one that was open on the machine.

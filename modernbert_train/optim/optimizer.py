@@ -48,3 +48,15 @@ def set_learning_rate(optimizer: StableAdamW, learning_rate: float, peak_learnin
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
         group["max_lr"] = peak_learning_rate
+
+
+def apply_settings(optimizer: StableAdamW, config: OptimizerConfig) -> None:
+    """Give an optimizer that was loaded from a checkpoint the recipe's settings, and the kernels of its device."""
+    for group, weight_decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
+        group["beta1"], group["beta2"] = config.betas
+        group["eps"] = config.eps
+        group["weight_decay"] = weight_decay
+        group["triton"] = group["params"][0].is_cuda
+    for state in optimizer.state.values():
+        if "eps_sq" in state:  # optimi's own copy
+            state["eps_sq"].fill_(config.eps**2)

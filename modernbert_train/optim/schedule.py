@@ -177,6 +177,10 @@ class RunPlan:
         phase = self.phase_of(step)
         return phase.learning_rate(step - phase.first_step)
 
+    def is_logged(self, step: int, every_steps: int) -> bool:
+        """Whether the `step`-th step, counted from 1, is one of every so many, or the last."""
+        return step % every_steps == 0 or step == self.total_steps
+
     def is_due(self, step: int, every_tokens: int) -> bool:
         """Whether something done every so many tokens is done at the end of `step`: the step reaches a
         multiple of `every_tokens` (0: never), or is the last of its phase.

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from composer import Trainer
+from composer.devices import DeviceGPU
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
-from modernbert_train.config import Recipe, validate
+from modernbert_train.config import PhaseConfig, Recipe, validate
 from modernbert_train.config.schema import Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
@@ -27,13 +28,14 @@ from modernbert_train.training.callbacks import (
     Schedule,
     StopOnNonFinite,
 )
-from modernbert_train.training.checkpoint import find_latest, load_weights, resolve
+from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
 from modernbert_train.training.composer_fixes import fix_wandb
-from modernbert_train.training.flops import peak_flops, training_flops_per_token
+from modernbert_train.training.flops import peak_flops
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
 from modernbert_train.training.metrics import Metrics
 from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
-from modernbert_train.training.provenance import prepare_run_folder
+from modernbert_train.training.provenance import check_unchanged, prepare_run_folder, wandb_id
+from modernbert_train.training.ranks import on_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +62,19 @@ def train(recipe: Recipe) -> Path:
 def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
     plan = plan_run(recipe)
     run = Path(recipe.run_folder)
-    checkpoint = _agree_on_checkpoint(run)
+    checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint["path"])
+        on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
+        _check_clock(plan, checkpoint)
     if checkpoint is not None and checkpoint["step"] >= plan.total_steps:
         log.info("%s is finished: %d steps, %s tokens", run, plan.total_steps, f"{plan.total_tokens:,}")
         return run
-    if dist.get_global_rank() == 0:
-        prepare_run_folder(
-            run, recipe, inputs.tokenizer, dist.get_world_size(), resumed=checkpoint is not None
+    on_rank_zero(
+        lambda: prepare_run_folder(
+            run, recipe, inputs.tokenizer, dist.get_world_size(), fresh=checkpoint is None
         )
-    dist.barrier()
+    )
     model = build_model(recipe, device, fresh=checkpoint is None)
     loader = build_loader(recipe, plan, inputs)
     trainer = build_trainer(
@@ -91,7 +97,7 @@ def resolve_device(recipe: Recipe) -> str:
 
 
 def resolve_precision(recipe: Recipe, device: str) -> Precision:
-    """What the forward pass computes in: "auto" is bf16 on a GPU, and fp32 on a CPU, most of which are slower in bf16."""
+    """What the forward pass computes in: "auto" is bf16 on a GPU, and fp32 on a CPU: most are slower in bf16."""
     if recipe.training.precision == "auto":
         return "bf16" if device == "gpu" else "fp32"
     return recipe.training.precision
@@ -99,7 +105,10 @@ def resolve_precision(recipe: Recipe, device: str) -> Precision:
 
 def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMaskedLM:
     """The encoder on the CPU, if `fresh` with the weights of `init.from` or random ones; else a checkpoint's follow."""
-    backend, reason = resolve_backend(recipe.training.attention_backend, "cuda" if device == "gpu" else "cpu")
+    requested = recipe.training.attention_backend
+    if requested == "auto" and resolve_precision(recipe, device) == "fp32":
+        requested = "cpu"  # the plain one: flash kernels know half precision alone
+    backend, reason = resolve_backend(requested, "cuda" if device == "gpu" else "cpu")
     log.info("attention backend: %s (%s)", backend, reason)
     model = ModernBertForMaskedLM(recipe.model, attention_backend=backend)
     if fresh and recipe.init.from_ is None:
@@ -110,6 +119,7 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
         _check_shapes(model, weights, recipe.init.from_)
         model.load_state_dict(weights)
         log.info("weights from %s, step %s", recipe.init.from_, marker.get("step"))
+        _compare_thetas(marker, next(iter(recipe.phases.values())))
     return model
 
 
@@ -138,7 +148,7 @@ def build_trainer(
     """Composer's Trainer over one epoch that is the whole run; phases are a matter of the plan."""
     training, run = recipe.training, Path(recipe.run_folder)
     first_phase = plan.phases[0].config
-    gradient = GradientNorm(recipe.optimizer.gradient_clip_norm, training.log_every_steps)
+    gradient = GradientNorm(plan, recipe.optimizer.gradient_clip_norm, training.log_every_steps)
     precision = resolve_precision(recipe, device)
     evaluate = Evaluate(plan, model, inputs, recipe.evaluation, precision)
     metrics = Metrics(
@@ -150,12 +160,7 @@ def build_trainer(
         log_every_steps=training.log_every_steps,
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
-        flops_per_token={
-            phase.name: training_flops_per_token(
-                recipe.model, phase.config.context_tokens, phase.config.mask_rate
-            )
-            for phase in plan.phases
-        },
+        model=recipe.model,
     )
     description = {
         "model": dataclasses.asdict(recipe.model),
@@ -171,9 +176,16 @@ def build_trainer(
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
         # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
-        callbacks=[Schedule(plan, model, recipe.seed), gradient, StopOnNonFinite(), evaluate, metrics, save],
+        callbacks=[
+            Schedule(plan, model, recipe.optimizer, recipe.seed),
+            gradient,
+            StopOnNonFinite(),
+            evaluate,
+            metrics,
+            save,
+        ],
         loggers=_loggers(recipe, run),
-        device=device,
+        device=DeviceGPU(allow_tf32=precision == "bf16") if device == "gpu" else device,
         precision="fp32",  # of weights and gradients; the forward pass does its own autocast
         device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
         accumulate_train_batch_on_tokens=True,
@@ -187,23 +199,33 @@ def build_trainer(
     )
 
 
-def _agree_on_checkpoint(run: Path) -> dict[str, Any] | None:
-    """Path and step of the newest good checkpoint; rank 0 looks, all ranks use what it found, or fail with it."""
-    found: list[Any] = [None]
-    if dist.get_global_rank() == 0:
-        try:
-            latest = find_latest(run)
-            found = [
-                None if latest is None else {"path": str(latest), "step": int(latest.stem.split("-")[1])}
-            ]
-        except ValueError as error:
-            found = [error]
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[0], ValueError):
-        raise found[0]
-    if found[0] is not None:
-        log.info("going on from %s", found[0]["path"])
-    return found[0]
+def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
+    """Marker and path of the newest good checkpoint, if there is one."""
+    latest = find_latest(run)
+    return None if latest is None else {**read_marker(latest), "path": str(latest)}
+
+
+def _check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
+    """What the run has been through must not have been changed: steps and tokens would count different things."""
+    step, tokens = checkpoint["step"], checkpoint["tokens"]
+    if step <= plan.total_steps and tokens != plan.tokens_before(step):
+        raise ValueError(
+            f"phases: {step} steps are {plan.tokens_before(step):,} tokens by the recipe, but {checkpoint['path']} was "
+            f"made after {tokens:,}: tokens, batch_tokens, batch_ramp or row_tokens of a phase that has begun were "
+            "changed; restore them, or start a new run from its weights with init.from"
+        )
+
+
+def _compare_thetas(marker: dict[str, Any], phase: PhaseConfig) -> None:
+    """Weights know their RoPE theta only from what they were trained with."""
+    for name in ("global_rope_theta", "local_rope_theta"):
+        if marker[name] != getattr(phase, name):
+            log.warning(
+                "%s: the weights were trained with %s, the first phase sets %s",
+                name,
+                f"{marker[name]:,.0f}",
+                f"{getattr(phase, name):,.0f}",
+            )
 
 
 def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor], source: str) -> None:
@@ -230,11 +252,12 @@ def _loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
             name=recipe.name,
             tags=list(wandb.tags),
             rank_zero_only=True,
-            # One run in W&B for one run folder, over all its restarts.
-            init_kwargs={"mode": wandb.mode, "dir": str(run), "id": _run_id(recipe), "resume": "allow"},
+            init_kwargs={
+                "mode": wandb.mode,
+                "dir": str(run),
+                "id": on_rank_zero(lambda: wandb_id(run)),
+                "resume": "allow",
+                "config": dataclasses.asdict(recipe),
+            },
         )
     ]
-
-
-def _run_id(recipe: Recipe) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{recipe.name}-{recipe.seed}")

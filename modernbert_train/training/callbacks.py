@@ -16,17 +16,18 @@ from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from modernbert_train.config import EvaluationConfig
+from modernbert_train.config import EvaluationConfig, OptimizerConfig
 from modernbert_train.config.schema import Precision
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.manifest import Split
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.model import ModernBertForMaskedLM
-from modernbert_train.optim.optimizer import set_learning_rate
+from modernbert_train.optim.optimizer import apply_settings, set_learning_rate
 from modernbert_train.optim.schedule import PhasePlan, RunPlan
-from modernbert_train.training.checkpoint import checkpoint_path, prune, write_checkpoint
+from modernbert_train.training.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
 from modernbert_train.training.inputs import Inputs
 from modernbert_train.training.mlm import autocast, model_inputs
+from modernbert_train.training.ranks import on_rank_zero
 
 
 def step_of(state: State) -> int:
@@ -40,11 +41,18 @@ class Schedule(Callback):
     Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """
 
-    def __init__(self, plan: RunPlan, model: ModernBertForMaskedLM, seed: int) -> None:
+    def __init__(
+        self, plan: RunPlan, model: ModernBertForMaskedLM, optimizer: OptimizerConfig, seed: int
+    ) -> None:
         self._plan = plan
         self._model = model
+        self._optimizer = optimizer
         self._seed = seed
         self._thetas: tuple[float, float] | None = None
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        for optimizer in state.optimizers:
+            apply_settings(optimizer, self._optimizer)  # a checkpoint brings those it was saved with
 
     def batch_start(self, state: State, logger: Logger) -> None:
         step = step_of(state)
@@ -63,7 +71,8 @@ class Schedule(Callback):
 class GradientNorm(Callback):
     """The norm of the whole gradient, before clipping, where clipping is asked for or a step is logged."""
 
-    def __init__(self, clip_norm: float | None, log_every_steps: int) -> None:
+    def __init__(self, plan: RunPlan, clip_norm: float | None, log_every_steps: int) -> None:
+        self._plan = plan
         self._clip_norm = clip_norm
         self._log_every_steps = log_every_steps
         self.norm: torch.Tensor | None = None
@@ -72,7 +81,7 @@ class GradientNorm(Callback):
         parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
         if self._clip_norm is not None:
             self.norm = clip_grad_norm_(parameters, self._clip_norm)
-        elif (step_of(state) + 1) % self._log_every_steps == 0:
+        elif self._plan.is_logged(step_of(state) + 1, self._log_every_steps):
             self.norm = get_total_norm([parameter.grad for parameter in parameters])
 
 
@@ -110,18 +119,18 @@ class SaveCheckpoints(Callback):
         """Save now, on all ranks together."""
         step = step_of(state)
         path = checkpoint_path(self._run, step)
-        if dist.get_global_rank() == 0:
-            marker = {**position(self._plan, step), **self._description}
-            write_checkpoint(path, marker, lambda temporary: _save(state, temporary))
-            prune(self._run, self._keep)
-        else:
-            _save(state, path)
-        dist.barrier()
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
+            raise FloatingPointError(
+                f"weights are no longer finite after step {step}, and not saved. Start again with a "
+                "lower learning_rate or optimizer.gradient_clip_norm"
+            )
+        # Collective: every rank contributes its position in the data; rank 0 writes.
+        save_checkpoint(state, str(unfinished_path(path)))
+        on_rank_zero(lambda: self._finish(path, step))
 
-
-def _save(state: State, path: Path) -> None:
-    # Collective: every rank contributes its position in the data and its random state; rank 0 writes.
-    save_checkpoint(state, str(path))
+    def _finish(self, path: Path, step: int) -> None:
+        finish_checkpoint(path, {**position(self._plan, step), **self._description})
+        prune(self._run, self._keep, step)
 
 
 def position(plan: RunPlan, step: int) -> dict[str, Any]:
@@ -162,7 +171,7 @@ class Evaluate(Callback):
         self.results: dict[str, dict[str, float]] = {}  # source -> loss, accuracy of the last evaluation
         self.step = -1  # after which it was made
 
-    def batch_end(self, state: State, logger: Logger) -> None:
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
         step = step_of(state)
         if not self._inputs.valid or not self._plan.is_due(step - 1, self._config.every_tokens):
             return

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,19 @@ def checkpoint_path(run: str | Path, step: int) -> Path:
     return Path(run) / FOLDER / f"step-{step:08d}.pt"
 
 
-def write_checkpoint(path: Path, marker: dict[str, Any], save: Callable[[Path], None]) -> None:
-    """Write a checkpoint whole or not at all.
-
-    `save(temporary path)` writes the file; then it is flushed to the disk, its marker is written, and it gets its name.
-    """
+def unfinished_path(path: Path) -> Path:
+    """Where a checkpoint is written before it gets its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_UNFINISHED}{path.name}")
-    save(temporary)
-    _flush(temporary)
-    complete = {**marker, "bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+    return path.with_name(f"{_UNFINISHED}{path.name}")
+
+
+def finish_checkpoint(path: Path, marker: dict[str, Any]) -> None:
+    """Make what was written at `unfinished_path(path)` the checkpoint: flush it, write its marker, give it its name."""
+    unfinished = unfinished_path(path)
+    _flush(unfinished)
+    complete = {**marker, "bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
     write_atomically(path.with_suffix(".json"), json.dumps(complete, indent=1) + "\n")
-    os.replace(temporary, path)
+    os.replace(unfinished, path)
     _flush(path.parent)
 
 
@@ -72,10 +72,10 @@ def verify(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     marker = read_marker(path)
-    size = path.stat().st_size
-    if size != marker["bytes"]:
-        raise ValueError(f"{path}: damaged: {size:,} bytes where {marker['bytes']:,} were written")
-    if _sha256(path) != marker["sha256"]:
+    size, written = path.stat().st_size, marker.get("bytes")
+    if size != written:
+        raise ValueError(f"{path}: damaged: {size} bytes where {written} were written")
+    if _sha256(path) != marker.get("sha256"):
         raise ValueError(f"{path}: damaged: its SHA-256 is not the one that was written")
     return marker
 
@@ -102,15 +102,22 @@ def find_latest(run: str | Path) -> Path | None:
     return None
 
 
-def prune(run: str | Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what saves that were cut off have left.
+def prune(run: str | Path, keep: int, newest_step: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `newest_step`, and what saves that were cut off have left.
 
-    Those marked `keep` (the ends of phases) stay.
+    Those marked `keep` (the ends of phases) stay, and so does what a run that was cut off has left beyond that step,
+    since it was passed over for a reason.
     """
     for path in (Path(run) / FOLDER).glob(f"{_UNFINISHED}*"):
         path.unlink()
-    for path in list_checkpoints(run)[:-keep]:
-        if not read_marker(path).get("keep", False):
+    newest = checkpoint_path(run, newest_step)
+    for path in [path for path in list_checkpoints(run) if path.name <= newest.name][:-keep]:
+        try:
+            stays = read_marker(path).get("keep", False)
+        except ValueError as error:
+            log.warning("left alone: %s", error)
+            continue
+        if not stays:
             path.unlink()
             path.with_suffix(".json").unlink()
 
@@ -140,7 +147,8 @@ def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker
     """Write weights (Transformers' names) as a checkpoint of step 0 that `init.from` can name."""
     content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
     path = checkpoint_path(folder, marker["step"])
-    write_checkpoint(path, marker, lambda temporary: torch.save(content, temporary))
+    torch.save(content, unfinished_path(path))
+    finish_checkpoint(path, marker)
     return path
 
 

@@ -6,6 +6,8 @@ appendix B: nothing for what an implementation repeats, nothing for norms and ac
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from modernbert_train.config import ModelConfig
@@ -21,19 +23,22 @@ _PEAK_FLOPS = {
 }
 
 
-def training_flops_per_token(model: ModelConfig, context_tokens: int, mask_rate: float) -> float:
-    """Model FLOPs to train on one token, when every document fills the context; shorter ones need less.
+def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_rate: float) -> float:
+    """Model FLOPs to train on one token of documents of these lengths (tokens).
 
     6 per weight and token: Wqkv and Wo (4 d^2), GeGLU (3 d I) in each layer; head and decoder (d^2 + d V) on masked
-    tokens. 12 d per attended token in each layer: the context, or what the window lets it see.
+    tokens. 12 d in each layer for every token that a token sees: its document, or what the window shows of it.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
     weights: float = layers * (4 * hidden**2 + 3 * hidden * model.intermediate_size)
     weights += mask_rate * (hidden**2 + hidden * model.vocab_size)
+    length = np.asarray(lengths, dtype=np.float64)
+    reach = np.minimum(model.local_attention // 2, length - 1)
+    # The first and the last `reach` tokens of a document see 1 to `reach` tokens less than 2 * reach + 1.
+    in_window = length * (2 * reach + 1) - reach * (reach + 1)
     num_global = len(range(0, layers, model.global_attn_every_n_layers))
-    window = min(context_tokens, model.local_attention + 1)
-    attended = num_global * context_tokens + (layers - num_global) * window
-    return 6 * weights + 12 * hidden * attended
+    seen = num_global * length**2 + (layers - num_global) * in_window
+    return float(6 * weights + 12 * hidden * seen.sum() / length.sum())
 
 
 def peak_flops() -> float | None:

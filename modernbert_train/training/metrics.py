@@ -15,12 +15,13 @@ from composer import Callback, Logger, State
 from composer.utils import dist
 from tqdm.auto import tqdm
 
+from modernbert_train.config import ModelConfig
 from modernbert_train.data.batch import checksum
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.optim.schedule import RunPlan
 from modernbert_train.training.callbacks import Evaluate, GradientNorm, step_of
-
-FILE = "metrics.jsonl"
+from modernbert_train.training.flops import training_flops_per_token
+from modernbert_train.training.provenance import METRICS_FILE
 
 
 class Metrics(Callback):
@@ -37,17 +38,18 @@ class Metrics(Callback):
         log_every_steps: int,
         progress_bar: bool,
         peak_flops: float | None,
-        flops_per_token: dict[str, float],
+        model: ModelConfig,
     ) -> None:
         self._plan = plan
-        self._path = run / FILE
+        self._path = run / METRICS_FILE
         self._loader = loader
         self._gradient = gradient
         self._evaluate = evaluate
         self._log_every_steps = log_every_steps
         self._show = progress_bar and dist.get_global_rank() == 0
         self._peak_flops = peak_flops
-        self._flops_per_token = flops_per_token
+        self._model = model
+        self._flops_per_token = 0.0  # of the batch of the step that is logged
         self._bar: tqdm | None = None
         self._waited = 0.0  # the loader's wait_seconds at the end of the last step
         self._started = 0.0
@@ -74,6 +76,9 @@ class Metrics(Callback):
         self._started = time.perf_counter() - waited
         if self._logs(step_of(state) + 1):
             self._crc = torch.tensor([checksum(state.batch)])
+            lengths = state.batch["segment_tokens"].numpy()
+            mask_rate = self._plan.phase_of(step_of(state)).config.mask_rate
+            self._flops_per_token = training_flops_per_token(self._model, lengths, mask_rate)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         step = step_of(state)
@@ -108,7 +113,7 @@ class Metrics(Callback):
             self._bar.close()
 
     def _logs(self, step: int) -> bool:
-        return step % self._log_every_steps == 0 or step == self._plan.total_steps
+        return self._plan.is_logged(step, self._log_every_steps)
 
     def _record(self, state: State, step: int) -> dict[str, Any]:
         phase = self._plan.phase_of(step - 1)
@@ -135,8 +140,7 @@ class Metrics(Callback):
         }
         record["peak_memory_gib"] = _peak_memory_bytes() / 2**30
         if self._peak_flops is not None:
-            flops = record["tokens_per_s_per_device"] * self._flops_per_token[phase.name]
-            record["mfu"] = flops / self._peak_flops
+            record["mfu"] = record["tokens_per_s_per_device"] * self._flops_per_token / self._peak_flops
         return record
 
     def _write(self, record: dict[str, Any]) -> None:

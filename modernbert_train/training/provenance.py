@@ -9,20 +9,36 @@ import platform
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from modernbert_train.config import Recipe, dump_recipe
-from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
 PROVENANCE_FILE = "provenance.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_id"
+# Fields of the model that its weights or its mathematics depend on; thetas are the phases' to set.
+_ARCHITECTURE = tuple(
+    f"model.{field}"
+    for field in (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "local_attention",
+        "global_attn_every_n_layers",
+        "norm_eps",
+    )
+)
 _PACKAGES = (
     "torch",
     "mosaicml",
@@ -36,12 +52,11 @@ _PACKAGES = (
 
 
 def prepare_run_folder(
-    run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, resumed: bool
+    run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, fresh: bool
 ) -> None:
     """Write resolved recipe, provenance and tokenizer into the run folder.
 
-    ValueError if a run that goes on is given another architecture or tokenizer than it began with. Other changes of the
-    recipe (a longer phase, another interval) are allowed, and listed in the log.
+    A `fresh` run that finds the metrics of an earlier one, whose checkpoints are gone, says so and puts them aside.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -49,8 +64,13 @@ def prepare_run_folder(
         raise ValueError(
             f"run_folder is {run}, which cannot be made ({error.strerror}); name a folder that you may write to"
         ) from error
-    if resumed and (run / RECIPE_FILE).exists():
-        _check_unchanged(run, recipe, tokenizer)
+    if fresh and (run / METRICS_FILE).exists():
+        log.warning(
+            "%s was begun before and has no checkpoint: it begins anew; the metrics so far are now %s.old",
+            run,
+            METRICS_FILE,
+        )
+        (run / METRICS_FILE).replace(run / f"{METRICS_FILE}.old")
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
     launches = _previous_launches(run)
     launches.append(provenance(world_size))
@@ -77,8 +97,16 @@ def provenance(world_size: int) -> dict[str, Any]:
     }
 
 
+def wandb_id(run: Path) -> str:
+    """The id under which W&B knows this run folder, over all its restarts."""
+    file = run / WANDB_ID_FILE
+    if not file.exists():
+        write_atomically(file, uuid.uuid4().hex[:12])
+    return file.read_text(encoding="utf-8")
+
+
 def git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" where files differ from it; None outside a git checkout."""
+    """The commit of the code that runs, with "-dirty" where files differ from it; None outside its git checkout."""
     command = [
         "git",
         "-C",
@@ -103,7 +131,14 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
+def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
+    """Compare the recipe with that of the last start of the run.
+
+    ValueError for another architecture or tokenizer: the checkpoints would not fit. Other changes (a longer phase,
+    another interval) are allowed, and listed in the log.
+    """
+    if not (run / RECIPE_FILE).exists():
+        return
     if load_tokenizer_info(run).fingerprint != tokenizer.fingerprint:
         raise ValueError(
             f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
@@ -112,7 +147,7 @@ def _check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> Non
     before = _flat(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = _flat(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    fatal = [key for key in changed if key.startswith("model.")]
+    fatal = [key for key in changed if key in _ARCHITECTURE]
     if fatal:
         changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in fatal)
         raise ValueError(
@@ -121,7 +156,7 @@ def _check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> Non
         )
     for key in changed:
         log.warning(
-            "recipe changed since the run was begun: %s was %s, is %s", key, before.get(key), now.get(key)
+            "recipe changed since the last start: %s was %s, is %s", key, before.get(key), now.get(key)
         )
 
 

@@ -1,14 +1,13 @@
-"""What a user may get wrong, end to end: one line that says field, value and remedy, status 2, no traceback, no hang.
+"""What a user may get wrong, end to end: a line with field, value and remedy, status 2, no traceback, no hang.
 
-Only what no other test triggers through the command line: wrong fields one by one are in tests/config, broken corpora in
-tests/data_prep, stores and tokenizers that do not fit in tests/training/test_train.py.
+Only what no other test triggers through the command line: wrong fields one by one are in tests/config, broken
+corpora in tests/data_prep, stores and tokenizers that do not fit in tests/training/test_train.py.
 """
 
 import json
 import re
 import time
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,11 @@ from data_prep.encoding import load_tokenizer
 from data_prep.tokenizer import save_tokenizer, train_tokenizer
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.data.batch import micro_batches
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.manifest import load_manifest, load_tokenizer_info
 from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.build import build_loader
 from modernbert_train.training.checkpoint import list_checkpoints
 from modernbert_train.training.inputs import open_inputs, plan_rows
+from tests.acceptance.epochs import pieces_of, plan_of_an_epoch, read_epoch
 from tests.acceptance.launching import launch, read_steps
 from tests.recipes import TINY, make_tiny, skewed_documents
 from tests.stores import make_store, make_tokenizer
@@ -85,9 +83,9 @@ def the_error(capture) -> str:
         ("streams: 4", "steams: 4", "tiny.yaml: data.steams is not a field of a recipe; did you mean streams?"),
         ("streams: 4", "streams: many", "tiny.yaml: data.streams is 'many', expected a whole number"),
         ("name: tiny", "name: tiny\ninclude: gone.yaml", r"gone.yaml \(included by .*tiny.yaml\): there is no such"),
-        ("row_tokens: 256", "row_tokens: 128", r"extension.context_tokens is 256, more than row_tokens \(128\): .*raise"),
+        ("row_tokens: 256", "row_tokens: 128", r"context_tokens is 256, more than row_tokens \(128\): .*raise"),
         ("batch_tokens: 2048", "batch_tokens: 2000", r"batch_tokens is 2000, not a multiple of 1024, .*; use 2048"),
-        ("micro_batch_tokens: 512", "micro_batch_tokens: 300", r"micro_batch_tokens is 300, not a multiple .*; use 512"),
+        ("micro_batch_tokens: 512", "micro_batch_tokens: 300", r"micro_batch_tokens is 300, not .*; use 512"),
     ],
 )  # fmt: skip
 def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
@@ -154,6 +152,22 @@ def test_evaluation_of_a_folder_without_weights(tiny, capsys):
     assert the_error(capsys).startswith("bare: Transformers cannot open it (")
 
 
+def test_a_run_goes_on_with_other_batches(tiny, tmp_path, capsys):
+    """What is still to come may be changed, what a run is in the middle of may not: its clock would jump."""
+    arguments = ["train", str(tiny), f"run_folder={tmp_path}/run", "phases.extension.decay_tokens=0"]
+    assert main([*arguments, "phases.extension.tokens=8K"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "phases.extension.tokens=16K", "phases.extension.batch_tokens=1024"]) == 2
+    assert re.match(
+        r"phases: 18 steps are 28,672 tokens by the recipe, .*step-00000018\.pt was made after 32,768: .*init\.from",
+        the_error(capsys),
+    )
+    assert main([*arguments, "phases.extension.tokens=16K"]) == 0
+    assert [step["tokens"] for step in read_steps(tmp_path / "run")][16:] == list(
+        range(30_720, 40_961, 2_048)
+    )
+
+
 def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
     folder = tmp_path / "run/checkpoints"
     folder.mkdir(parents=True)
@@ -203,45 +217,28 @@ def tokenized(texts: list[str], tokenizer: Path, store: Path) -> Path:
     return store
 
 
-def on_store(store: Path, *overrides: str) -> list[str]:
-    """Overrides of the tiny recipe: this store as its only source."""
-    without_code = ["data.sources.code=null", "phases.pretrain.mixture.code=null"]
-    return [f"data.tokenizer={store}", f"data.sources.web.store={store}", *without_code, *overrides]
-
-
 def test_a_corpus_of_one_token_trains(tiny, tmp_path):
     store = tokenized(["", "w7", ""], tiny.parent / "tokenizer", tmp_path / "store")
     manifest = json.loads((store / "manifest.json").read_text())["sources"]["web"]
     assert (manifest["skipped_empty"], manifest["splits"]["train"]["num_tokens"]) == (2, 1)
-    assert main(["train", str(tiny), f"run_folder={tmp_path}/run", *on_store(store)]) == 0
+    overrides = [f"run_folder={tmp_path}/run", f"data.sources.web.store={store}"]
+    overrides += ["data.sources.code=null", "phases.pretrain.mixture.code=null"]
+    assert main(["train", str(tiny), *overrides]) == 0
     steps = read_steps(tmp_path / "run")
     assert steps[0]["loss"] == pytest.approx(np.log(256), abs=0.5)
     assert steps[-1]["loss"] < 1  # there is one answer
     assert steps[0]["fill"] == 3 / 256  # [CLS] w7 [SEP] in a row
 
 
-def test_special_tokens_in_a_text_reach_training_as_text(tiny, tmp_path):
+def test_special_tokens_in_a_text_reach_training_as_text(tmp_path):
     texts = ["[CLS] a [MASK] b[MASK] [SEP] [PAD] [UNK]", "[MASK]", "words about the [MASK] token " * 9]
     save_tokenizer(train_tokenizer(texts, 300), tmp_path / "tokenizer")
     store = tokenized(texts, tmp_path / "tokenizer", tmp_path / "store")
-    overrides = ["model.vocab_size=320", "data.num_workers=0"]
-    recipe = load_recipe(tiny, on_store(store, *overrides))
-    inputs = open_inputs(recipe)
-    specials = set(inputs.tokenizer.special_ids)
+    info = load_tokenizer_info(store)
+    plan = plan_of_an_epoch(load_manifest(store), context_tokens=128, row_tokens=128)
+    pieces = [piece for batch in read_epoch(plan, info) for piece in pieces_of(batch, info, 128)]
     decode = load_tokenizer(store / "tokenizer.json").decode
-    seen = set()
-    with closing(inputs.reader):
-        for packed in build_loader(recipe, plan_run(recipe), inputs, "cpu"):
-            for batch in micro_batches(packed, len(packed["input_ids"]), inputs.tokenizer.pad_id):
-                ids, labels = batch["input_ids"].clone(), batch["labels"]
-                ids[batch["masked_positions"][labels != IGNORED]] = labels[labels != IGNORED]
-                for start, stop in pairwise(batch["cu_seqlens"].tolist()):
-                    piece = ids[start:stop].tolist()
-                    if piece[0] == inputs.tokenizer.cls_id:
-                        assert piece[-1] == inputs.tokenizer.sep_id
-                        assert not specials & set(piece[1:-1])
-                        seen.add(decode(piece[1:-1], skip_special_tokens=False))
-    assert seen >= set(texts)
+    assert sorted(decode(piece.tolist(), skip_special_tokens=False) for piece in pieces) == sorted(texts)
 
 
 def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):

@@ -74,7 +74,7 @@ def test_a_save_that_was_cut_off_leaves_nothing_that_counts(tmp_path, monkeypatc
                 save(tmp_path, 2)
         assert find_latest(tmp_path).name == "step-00000001.pt"
     save(tmp_path, 3)
-    prune(tmp_path, keep=5)
+    prune(tmp_path, keep=5, newest_step=3)
     assert sorted(path.name for path in tmp_path.glob("checkpoints/*.pt")) == [
         "step-00000001.pt",
         "step-00000003.pt",
@@ -89,7 +89,7 @@ def _raise_interrupt(*_):
 def test_prune_keeps_the_newest_and_the_ends_of_phases(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step, keep=step == 2)
-    prune(tmp_path, keep=2)
+    prune(tmp_path, keep=2, newest_step=6)
     left = [int(path.stem.split("-")[1]) for path in checkpoint.list_checkpoints(tmp_path)]
     assert left == [2, 5, 6]
     assert len(list(tmp_path.glob("checkpoints/*.json"))) == 3
@@ -114,3 +114,15 @@ def test_a_marker_is_plain_json_with_a_checksum(tmp_path):
     marker = json.loads(path.with_suffix(".json").read_text())
     assert marker["bytes"] == path.stat().st_size
     assert len(marker["sha256"]) == 64
+
+
+def test_prune_leaves_alone_what_was_passed_over(tmp_path, caplog):
+    """A damaged checkpoint neither stops a save nor counts as one of those that are kept."""
+    for step in (1, 2, 3, 4, 9):
+        save(tmp_path, step)
+    checkpoint.checkpoint_path(tmp_path, 2).with_suffix(".json").unlink()
+    checkpoint.checkpoint_path(tmp_path, 9).write_bytes(b"damaged")
+    prune(tmp_path, keep=1, newest_step=4)
+    left = [int(path.stem.split("-")[1]) for path in checkpoint.list_checkpoints(tmp_path)]
+    assert left == [2, 4, 9]
+    assert find_latest(tmp_path).name == "step-00000004.pt"

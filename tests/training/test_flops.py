@@ -19,18 +19,24 @@ LARGE = ModelConfig(hidden_size=1_024, num_hidden_layers=28, num_attention_heads
 
 def test_a_tiny_model_by_hand():
     # A layer: 4 * 4^2 + 3 * 4 * 6 = 136 weights; three of them 408. Head and decoder: 4^2 + 4 * 10 = 56, half of them
-    # used. Attended: layer 0 all 8, layers 1 and 2 the token itself and one to either side. 6 * 436 + 12 * 4 * 14.
-    assert training_flops_per_token(TINY, context_tokens=8, mask_rate=0.5) == 6 * 436 + 12 * 4 * 14 == 3_288
+    # used. Seen: in layer 0 all 8, in layers 1 and 2 the token itself and one to either side, two less at the ends:
+    # 22 for 8 tokens. Together 8 + 2 * 22 / 8 = 13.5 a token.
+    assert training_flops_per_token(TINY, [8], mask_rate=0.5) == 6 * 436 + 12 * 4 * 13.5 == 3_264
+
+
+def test_documents_see_themselves_alone():
+    # 8^2 + 2^2 in the global layer, 22 + 2^2 in each of the others: (68 + 2 * 26) / 10 a token.
+    assert training_flops_per_token(TINY, [8, 2], mask_rate=0.5) == pytest.approx(6 * 436 + 12 * 4 * 12)
 
 
 def test_a_window_wider_than_the_context_sees_the_context():
     # Attended: 2 in each of the three layers.
-    assert training_flops_per_token(TINY, context_tokens=2, mask_rate=0.5) == 6 * 436 + 12 * 4 * 6
+    assert training_flops_per_token(TINY, [2], mask_rate=0.5) == 6 * 436 + 12 * 4 * 6
 
 
 def test_every_layer_global():
     everywhere = dataclasses.replace(TINY, global_attn_every_n_layers=1)
-    assert training_flops_per_token(everywhere, context_tokens=8, mask_rate=0) == 6 * 408 + 12 * 4 * 24
+    assert training_flops_per_token(everywhere, [8], mask_rate=0) == 6 * 408 + 12 * 4 * 24
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,7 @@ def test_every_layer_global():
     ],
 )
 def test_the_models_of_the_paper(model, context_tokens, gigaflops):
-    flops = training_flops_per_token(model, context_tokens, mask_rate=0.3)
+    flops = training_flops_per_token(model, [context_tokens], mask_rate=0.3)
     assert flops / 1e9 == pytest.approx(gigaflops, abs=1e-3)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from modernbert_train.config import load_recipe
 from modernbert_train.training import provenance
-from modernbert_train.training.provenance import git_commit, prepare_run_folder
+from modernbert_train.training.provenance import check_unchanged, git_commit, prepare_run_folder
 from tests.config.recipes import a_phase, a_recipe
 from tests.stores import make_tokenizer
 
@@ -26,7 +26,7 @@ def tokenizer(tmp_path):
 @pytest.fixture
 def run(tmp_path, tokenizer):
     """A run folder that was begun."""
-    prepare_run_folder(tmp_path / "run", a_recipe(), tokenizer, world_size=2, resumed=False)
+    prepare_run_folder(tmp_path / "run", a_recipe(), tokenizer, world_size=2, fresh=True)
     return tmp_path / "run"
 
 
@@ -47,36 +47,34 @@ def test_what_is_left_beside_the_checkpoints(run, tokenizer):
 
 
 def test_every_launch_is_kept(run, tokenizer):
-    prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, resumed=True)
+    prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, fresh=False)
     assert [launch["world_size"] for launch in launches(run)] == [2, 4]
 
 
 def test_a_damaged_list_of_launches_is_begun_anew(run, tokenizer):
     (run / "provenance.json").write_text('{"launches": [')
-    prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, resumed=True)
+    prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, fresh=False)
     assert [launch["world_size"] for launch in launches(run)] == [4]
 
 
 def test_changes_of_a_run_that_goes_on_are_told(run, tokenizer, caplog):
     longer = a_recipe(a_phase(tokens=8_192))
     with caplog.at_level(logging.WARNING):
-        prepare_run_folder(run, longer, tokenizer, world_size=2, resumed=True)
-    expected = "recipe changed since the run was begun: phases.phase0.tokens was 4096, is 8192"
+        check_unchanged(run, longer, tokenizer)
+        prepare_run_folder(run, longer, tokenizer, world_size=2, fresh=False)
+    expected = "recipe changed since the last start: phases.phase0.tokens was 4096, is 8192"
     assert [record.message for record in caplog.records] == [expected]
     assert load_recipe(run / "recipe.yaml").phases == longer.phases
 
 
 def test_another_architecture_is_refused(run, tokenizer):
-    before = (run / "recipe.yaml").read_text()
     wider = a_recipe(model=dataclasses.replace(a_recipe().model, hidden_size=16, intermediate_size=8))
     expected = (
         r"^model.hidden_size was 8, is 16, model.intermediate_size was 1152, is 8: "
         r".*another architecture; restore the value, or name another run_folder$"
     )
     with pytest.raises(ValueError, match=expected):
-        prepare_run_folder(run, wider, tokenizer, world_size=2, resumed=True)
-    assert (run / "recipe.yaml").read_text() == before
-    assert len(launches(run)) == 1
+        check_unchanged(run, wider, tokenizer)
 
 
 def test_another_tokenizer_is_refused(run, tmp_path):
@@ -84,17 +82,20 @@ def test_another_tokenizer_is_refused(run, tmp_path):
     with pytest.raises(
         ValueError, match=r"^data\.tokenizer is .*another tokenizer; restore it and the stores"
     ):
-        prepare_run_folder(run, a_recipe(), other, world_size=2, resumed=True)
-    assert len(launches(run)) == 1
+        check_unchanged(run, a_recipe(), other)
 
 
 def test_a_run_without_checkpoint_may_begin_as_another(run, tmp_path, caplog):
     other = make_tokenizer(tmp_path / "other", num_words=250)
     wider = a_recipe(model=dataclasses.replace(a_recipe().model, hidden_size=16))
-    prepare_run_folder(run, wider, other, world_size=2, resumed=False)
+    prepare_run_folder(run, wider, other, world_size=2, fresh=True)
     assert load_recipe(run / "recipe.yaml").model.hidden_size == 16
     assert (run / "tokenizer.json").read_bytes() == (other.path / "tokenizer.json").read_bytes()
     assert not caplog.records
+    (run / "metrics.jsonl").write_text("{}")
+    prepare_run_folder(run, wider, other, world_size=2, fresh=True)
+    assert "begins anew" in caplog.text
+    assert (run / "metrics.jsonl.old").read_text() == "{}"
 
 
 def test_commit_of_the_code(tmp_path, monkeypatch):

@@ -1,0 +1,25 @@
+"""What one rank does for all, so that a failure there is a failure everywhere, and nobody waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from composer.utils import dist
+
+Result = TypeVar("Result")
+
+
+def on_rank_zero(function: Callable[[], Result]) -> Result:
+    """Call `function` on rank 0; every rank returns what it returned there, or raises what it raised."""
+    outcome: list[Any] = [None, None]
+    if dist.get_global_rank() == 0:
+        try:
+            outcome[0] = function()
+        except Exception as failure:
+            outcome[1] = failure
+    dist.broadcast_object_list(outcome, src=0)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
