@@ -3,10 +3,10 @@
     python -m benchmarks.loader quickstart/store
     python -m benchmarks.loader my/store --contexts 1024 8192 --seconds 10
 
-The obvious way: documents in store order, a buffer of open rows of which each document takes the best-fitting one, and
-masking by a coin for each token. Both run for the same CPU time, in turn; tokens count no padding. `fill` is the share of
-the slots that hold a token. `share of a GPU step` says what a step at 600,000 tokens/s waits for, with four workers, if
-their cores are free: nothing, as long as it is below 1.
+The obvious way: documents in store order, a buffer of open rows of which each document takes the best-fitting one,
+and masking by a coin for each token. Both run for the same CPU time, in turn; tokens count no padding. `fill` is the
+share of the slots that hold a token. `share of a GPU step` is what making the batch takes, of a step at 600,000
+tokens/s with four workers on cores of their own: below 1, the step waits for nothing.
 """
 
 import argparse

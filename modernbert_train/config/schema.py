@@ -167,7 +167,7 @@ class TrainingConfig:
     compile: bool = False
     device: Device = "auto"
     save_every_tokens: int = 0  # 0: only at the end of each phase
-    keep_checkpoints: int = 3  # the newest so many
+    keep_checkpoints: int = 3  # the newest so many stay, and the end of each phase
     log_every_steps: int = 10
     progress_bar: bool = True
 

@@ -113,13 +113,14 @@ class PlannedRows(IterableDataset[_Item]):
 
     def _items(self, number: int, count: int) -> Iterator[_Item]:
         streams = np.array_split(np.asarray(self._streams), count)[number].tolist()
+        step, positions = self.step, self.positions  # of the start: the trainer moves them on meanwhile
         first_step = 0
         for phase in self._phases:
             last_step = first_step + phase.num_steps
-            if self.step < last_step:
-                start = max(self.step, first_step)
+            if step < last_step:
+                start = max(step, first_step)
                 resumed = start > first_step
-                yield from self._phase(phase, streams, start - first_step, self.positions if resumed else {})
+                yield from self._phase(phase, streams, start - first_step, positions if resumed else {})
             first_step = last_step
 
     def _phase(

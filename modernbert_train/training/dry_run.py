@@ -56,7 +56,8 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     num_global = len(range(0, model.num_hidden_layers, model.global_attn_every_n_layers))
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
-    kept = min(saves, training.keep_checkpoints)
+    # The newest, the end of each phase, and one that is being written.
+    on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
     checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
     return {
         "model": f"{num_parameters(model):,} parameters: {model.num_hidden_layers} layers ({num_global} "
@@ -74,8 +75,9 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
         "each source",
-        "checkpoints": f"{saves:,} written, the newest {kept} kept: {_bytes(kept * checkpoint_bytes)} on "
-        f"disk, {_bytes(checkpoint_bytes)} each",
+        "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
+        f"{training.keep_checkpoints} and the end of each phase stay: up to "
+        f"{_bytes(on_disk * checkpoint_bytes)} on disk",
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
