@@ -25,6 +25,9 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it."""
     options = _parse(arguments)
+    # Before torch is imported: threads that wait by spinning make a small model many times slower as soon as another
+    # program wants the core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("composer").setLevel(logging.WARNING)
     logging.getLogger("streaming").setLevel(logging.WARNING)

@@ -106,7 +106,7 @@ def resolve_precision(recipe: Recipe, device: str) -> Precision:
 def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMaskedLM:
     """The encoder on the CPU, if `fresh` with the weights of `init.from` or random ones; else a checkpoint's follow."""
     requested = recipe.training.attention_backend
-    if requested == "auto" and resolve_precision(recipe, device) == "fp32":
+    if requested == "auto" and device == "gpu" and resolve_precision(recipe, device) == "fp32":
         requested = "cpu"  # the plain one: flash kernels know half precision alone
     backend, reason = resolve_backend(requested, "cuda" if device == "gpu" else "cpu")
     log.info("attention backend: %s (%s)", backend, reason)
