@@ -70,16 +70,14 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
     if checkpoint is not None and checkpoint["step"] >= plan.total_steps:
         log.info("%s is finished: %d steps, %s tokens", run, plan.total_steps, f"{plan.total_tokens:,}")
         return run
-    on_rank_zero(
-        lambda: prepare_run_folder(
-            run, recipe, inputs.tokenizer, dist.get_world_size(), fresh=checkpoint is None
-        )
-    )
-    model = build_model(recipe, device, fresh=checkpoint is None)
+    fresh = checkpoint is None
+    model = build_model(recipe, device, fresh)
     loader = build_loader(recipe, plan, inputs)
     trainer = build_trainer(
         recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
     )
+    # Last, so that a start that is refused leaves the folder as it was.
+    on_rank_zero(lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh))
     trainer.fit()
     trainer.close()
     return run

@@ -99,6 +99,7 @@ def provenance(world_size: int) -> dict[str, Any]:
 
 def wandb_id(run: Path) -> str:
     """The id under which W&B knows this run folder, over all its restarts."""
+    run.mkdir(parents=True, exist_ok=True)
     file = run / WANDB_ID_FILE
     if not file.exists():
         write_atomically(file, uuid.uuid4().hex[:12])
