@@ -7,8 +7,10 @@ import logging
 import os
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 _EXAMPLES = """
 examples:
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except ValueError as error:
+        if not _is_ours(error):
+            raise  # a defect, ours or a library's: whoever mends it needs the traceback
         return _failed(error, status=2)
     except FloatingPointError as error:  # the loss is no number any more
         return _failed(error, status=1)
@@ -197,6 +201,12 @@ def _import(options: argparse.Namespace) -> int:
     except FailedCheck as error:
         return _failed(error, status=1)  # nothing was left behind
     return 0
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised by this package, whose ValueErrors speak to users."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def _failed(error: Exception, status: int) -> int:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import modernbert_train.cli
 from modernbert_train import cli
 from modernbert_train.cli import main
 
@@ -111,11 +112,11 @@ def test_a_rank_that_lost_another_points_to_its_log(monkeypatch, capsys):
         main(["train", "recipe.yaml"])
 
 
-def raising(error: BaseException):
-    def function(*_):
-        raise error
-
-    return function
+def raising(error: BaseException, where: str = modernbert_train.cli.__file__):
+    """A function that raises `error`, as code of the file `where` would."""
+    scope = {"error": error}
+    exec(compile("def function(*_):\n    raise error", where, "exec"), scope)
+    return scope["function"]
 
 
 def test_as_a_module():
@@ -123,3 +124,12 @@ def test_as_a_module():
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*nowhere\.yaml.*\n", done.stderr)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    """Only errors that this package raises are a line for the user; what a library raises is for whoever mends it."""
+    monkeypatch.setattr(
+        "modernbert_train.cli._report", raising(ValueError("of torch"), where=pytest.__file__)
+    )
+    with pytest.raises(ValueError, match="of torch"):
+        main(["report", "runs/some"])
