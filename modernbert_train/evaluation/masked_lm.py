@@ -26,6 +26,7 @@ from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
 from modernbert_train.training.checkpoint import load_weights, run_folder_of
 from modernbert_train.training.inputs import Inputs, open_inputs
+from modernbert_train.training.run_files import RECIPE_FILE
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def _hf_context_tokens(folder: Path) -> int:
 
 
 def _recipe_of(target: Path) -> Recipe:
-    file = _run_folder(target) / "recipe.yaml"
+    file = _run_folder(target) / RECIPE_FILE
     if not file.is_file():
         raise ValueError(
             f"{target}: no recipe.yaml beside it says what to evaluate on; name one (--recipe RECIPE.yaml)"

@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-METRICS_NAME = "metrics.jsonl"
-REPORT_NAME = "report.png"
+from modernbert_train.training.run_files import METRICS_FILE, REPORT_FILE
 
 _INK, _GRID, _TRAIN = "#22303c", "#dfe4e8", "#5b6b79"
 _BANDS = ("#eef3f8", "#ffffff")
@@ -35,10 +34,10 @@ class Metrics:
 def write_report(run: str | Path) -> Path:
     """Draw RUN/metrics.jsonl into RUN/report.png and return its path. ValueError: none, or broken."""
     run = Path(run)
-    metrics = read_metrics(run / METRICS_NAME)
+    metrics = read_metrics(run / METRICS_FILE)
     figure = draw_report(metrics, run.resolve().name)
-    FigureCanvasAgg(figure).print_png(run / REPORT_NAME)
-    return run / REPORT_NAME
+    FigureCanvasAgg(figure).print_png(run / REPORT_FILE)
+    return run / REPORT_FILE
 
 
 def read_metrics(file: Path) -> Metrics:

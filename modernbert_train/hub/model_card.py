@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
+
 HEADER = """\
 ---
 library_name: transformers
@@ -21,8 +23,8 @@ tags:
 
 def model_card(name: str, marker: dict[str, Any], num_parameters: int, run: Path) -> str:
     """The card of a checkpoint with this marker, from recipe.yaml and metrics.jsonl of its run, if any."""
-    recipe_text = _read(run / "recipe.yaml")
-    scores = latest_evaluation(run / "metrics.jsonl", marker["step"])
+    recipe_text = _read(run / RECIPE_FILE)
+    scores = latest_evaluation(run / METRICS_FILE, marker["step"])
     sections = [HEADER, f"# {name}\n", _summary(marker, num_parameters), _usage(marker["context_tokens"])]
     sections.append(_architecture(marker, num_parameters))
     if recipe_text is not None:

@@ -18,16 +18,17 @@ from typing import Any
 
 import torch
 
+from modernbert_train.training.run_files import CHECKPOINT_FOLDER
+
 log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
 _PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
 _UNFINISHED = ".saving-"  # before the name of a file being written; a save that was cut off leaves one
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
     """Where the checkpoint after `step` optimizer steps lies in the run folder."""
-    return Path(run) / FOLDER / f"step-{step:08d}.pt"
+    return Path(run) / CHECKPOINT_FOLDER / f"step-{step:08d}.pt"
 
 
 def unfinished_path(path: Path) -> Path:
@@ -48,7 +49,7 @@ def finish_checkpoint(path: Path, marker: dict[str, Any]) -> None:
 
 def list_checkpoints(run: str | Path) -> list[Path]:
     """The `.pt` files of a run folder, oldest first; not verified."""
-    return sorted((Path(run) / FOLDER).glob("step-*.pt"))
+    return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))
 
 
 def read_marker(path: Path) -> dict[str, Any]:
@@ -96,8 +97,8 @@ def find_latest(run: str | Path) -> Path | None:
             return path
     if checkpoints:
         raise ValueError(
-            f"{Path(run) / FOLDER}: holds {len(checkpoints)} checkpoint(s) and none can be read (see the lines above); "
-            "restore one from a copy, or start anew under another run_folder"
+            f"{Path(run) / CHECKPOINT_FOLDER}: holds {len(checkpoints)} checkpoint(s) and none can be read "
+            "(see the lines above); restore one from a copy, or start anew under another run_folder"
         )
     return None
 
@@ -108,7 +109,7 @@ def prune(run: str | Path, keep: int, newest_step: int) -> None:
     Those marked `keep` (the ends of phases) stay, and so does what a run that was cut off has left beyond that step,
     since it was passed over for a reason.
     """
-    for path in (Path(run) / FOLDER).glob(f"{_UNFINISHED}*"):
+    for path in (Path(run) / CHECKPOINT_FOLDER).glob(f"{_UNFINISHED}*"):
         path.unlink()
     newest = checkpoint_path(run, newest_step)
     for path in [path for path in list_checkpoints(run) if path.name <= newest.name][:-keep]:
@@ -132,7 +133,7 @@ def resolve(source: str | Path) -> Path:
         raise ValueError(f"{path}: no such run folder or checkpoint; name a run folder or a step-*.pt file")
     latest = find_latest(path)
     if latest is None:
-        raise ValueError(f"{path}: no checkpoint in it; expected {path / FOLDER}/step-*.pt")
+        raise ValueError(f"{path}: no checkpoint in it; expected {path / CHECKPOINT_FOLDER}/step-*.pt")
     return latest
 
 

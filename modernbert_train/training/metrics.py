@@ -21,7 +21,7 @@ from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.optim.schedule import RunPlan
 from modernbert_train.training.callbacks import Evaluate, GradientNorm, step_of
 from modernbert_train.training.flops import training_flops_per_token
-from modernbert_train.training.provenance import METRICS_FILE
+from modernbert_train.training.run_files import METRICS_FILE
 
 
 class Metrics(Callback):

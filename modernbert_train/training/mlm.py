@@ -18,7 +18,7 @@ from modernbert_train.data.batch import MicroBatch, PackedBatch, micro_batches
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.model import ModernBertForMaskedLM
 
-LossSums = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+LossSum = Callable[..., torch.Tensor]
 
 
 class MaskedLanguageModel(ComposerModel):
@@ -28,20 +28,24 @@ class MaskedLanguageModel(ComposerModel):
         super().__init__()
         self.model = model
         self._precision = precision
-        self._loss_sums: LossSums = torch.compile(model.loss_sums) if compile else model.loss_sums
+        self._loss_sum: LossSum = torch.compile(self._sum_of_losses) if compile else self._sum_of_losses
         self._compile = compile
 
-    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the losses and number of correct predictions over the masked tokens of a micro-batch."""
+    def _sum_of_losses(self, **inputs: Any) -> torch.Tensor:
+        # The number of correct predictions is for evaluation: compiled, it is not computed here at all.
+        return self.model.loss_sums(**inputs)[0]
+
+    def forward(self, batch: MicroBatch) -> torch.Tensor:
+        """Sum of the losses over the masked tokens of a micro-batch."""
         if self._compile:
             # The number of documents is the one size that differs from batch to batch.
             torch._dynamo.mark_dynamic(batch["cu_seqlens"], 0)
         with autocast(batch["input_ids"].device, self._precision):
-            return self._loss_sums(**model_inputs(batch))
+            return self._loss_sum(**model_inputs(batch))
 
-    def loss(self, outputs: tuple[torch.Tensor, torch.Tensor], batch: MicroBatch) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Mean over the masked tokens of the micro-batch; 0 where there are none (rows of padding)."""
-        return outputs[0] / max(1, batch["num_masked"])
+        return outputs / max(1, batch["num_masked"])
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -18,13 +18,10 @@ import yaml
 from modernbert_train.config import Recipe, dump_recipe
 from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
+from modernbert_train.training.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
 
 log = logging.getLogger(__name__)
 
-RECIPE_FILE = "recipe.yaml"
-PROVENANCE_FILE = "provenance.json"
-METRICS_FILE = "metrics.jsonl"
-WANDB_ID_FILE = "wandb_id"
 # Fields of the model that its weights or its mathematics depend on; thetas are the phases' to set.
 _ARCHITECTURE = tuple(
     f"model.{field}"

@@ -1,0 +1,8 @@
+"""What the files of a run folder are called. Imports nothing: a report of a run starts at once."""
+
+RECIPE_FILE = "recipe.yaml"  # resolved
+PROVENANCE_FILE = "provenance.json"
+METRICS_FILE = "metrics.jsonl"
+REPORT_FILE = "report.png"
+WANDB_ID_FILE = "wandb_id"
+CHECKPOINT_FOLDER = "checkpoints"
