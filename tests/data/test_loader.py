@@ -35,6 +35,7 @@ def make_plan(manifest, context_tokens=64, phase=0, seed=17):
         splits,
         {"web": 0.6, "code": 0.4},
         streams=STREAMS,
+        nodes=1,
         window_rows=8,
         context_tokens=context_tokens,
         row_tokens=256,

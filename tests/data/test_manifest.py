@@ -9,9 +9,9 @@ from modernbert_train.data.manifest import (
     load_manifest,
     load_tokenizer_info,
     token_dtype,
-    verify_store,
     write_manifest,
 )
+from modernbert_train.data.verification import verify_store
 from tests.stores import make_tokenizer, random_documents
 
 WEB, CODE = random_documents(400, seed=1, median=20), random_documents(20, seed=3)
@@ -56,7 +56,7 @@ def test_a_manifest_written_is_read_back(store):
     in_blocks = [expected[first : first + BLOCK_DOCUMENTS] for first in range(0, 400, BLOCK_DOCUMENTS)]
     assert blocks.tolist() == [[len(block), sum(block)] for block in in_blocks]
     assert (split.num_documents, split.num_tokens, split.num_blocks) == (400, sum(expected), 4)
-    assert len(split.shard_blocks) > 1
+    assert len(split.shards) > 1
     assert isinstance(lengths, np.memmap)
     assert (manifest.token_dtype, manifest.vocab_size) == ("uint16", 256)
     assert manifest.tokenizer_fingerprint == load_tokenizer_info(store).fingerprint
@@ -93,7 +93,7 @@ def test_a_manifest_written_is_read_back(store):
         ),
         (
             lambda store: edit_manifest(
-                store, lambda m: m["sources"]["web"]["splits"]["valid"].update(shard_blocks=[3])
+                store, lambda m: m["sources"]["web"]["splits"]["valid"].update(num_blocks=3)
             ),
             r"blocks\.npy holds int64 \(1, 2\), the manifest says int64 \(3, 2\)",
         ),
