@@ -58,11 +58,9 @@ class DataConfig:
     tokenizer: str  # folder with tokenizer.json, or the file itself
     sources: dict[str, SourceConfig]
     streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
-        1  # each has shards of its own: as many machines as divide it download their share only
-    )
     window_rows: int = 2_048  # rows that are packed, and shuffled, together
     num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
-    canonical_nodes: int = (
+    canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
 
 
 @dataclass(frozen=True)
