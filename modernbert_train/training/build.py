@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from composer.devices import DeviceGPU
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
-from modernbert_train.config import PhaseConfig, Recipe, validate
+from modernbert_train.config import PhaseConfig, Recipe, format_tokens, validate
 from modernbert_train.config.schema import Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
@@ -26,12 +27,14 @@ from modernbert_train.training.callbacks import (
     GradientNorm,
     SaveCheckpoints,
     Schedule,
+    SkipSteps,
     StopOnNonFinite,
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
 from modernbert_train.training.composer_fixes import fix_wandb
+from modernbert_train.training.contributions import PhaseData, phase_data, repetitions
 from modernbert_train.training.flops import peak_flops
-from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
+from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
 from modernbert_train.training.metrics import Metrics
 from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
 from modernbert_train.training.provenance import check_unchanged, prepare_run_folder, wandb_id
@@ -77,7 +80,10 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
         recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
     )
     # Last, so that a start that is refused leaves the folder as it was.
-    on_rank_zero(lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh))
+    skipped = skipped_text(plan, inputs)
+    on_rank_zero(
+        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
+    )
     trainer.fit()
     trainer.close()
     return run
@@ -123,15 +129,31 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
 
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
+    phases = plan_rows(recipe, plan, inputs)
+    if dist.get_global_rank() == 0:
+        _log_sources(plan, phase_data(plan, phases), recipe.data.warn_passes)
     rows = PlannedRows(
-        plan_rows(recipe, plan, inputs),
+        phases,
         inputs.reader,
         inputs.tokenizer,
         inputs.masking,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
+        skipped_steps=plan.skipped,
+        skipped_documents=inputs.skipped_documents,
     )
     return PlannedLoader(rows, num_workers=recipe.data.num_workers)
+
+
+def _log_sources(plan: RunPlan, data: Sequence[PhaseData], warn_passes: float) -> None:
+    for phase, of_phase in zip(plan.phases, data, strict=True):
+        parts = [
+            f"{name} {part.share:.2%} ({format_tokens(part.tokens)} tokens, {part.passes:.3g} passes)"
+            for name, part in of_phase.sources.items()
+        ]
+        log.info("phase %s reads %s", phase.name, ", ".join(parts))
+    for warning in repetitions(data, warn_passes):
+        log.warning("WARNING: %s", warning)
 
 
 def build_trainer(
@@ -159,12 +181,15 @@ def build_trainer(
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
         model=recipe.model,
+        sources=list(inputs.train),
     )
     description = {
         "model": dataclasses.asdict(recipe.model),
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
-    save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    save = SaveCheckpoints(
+        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+    )
     module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
@@ -173,8 +198,10 @@ def build_trainer(
         train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
+        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
+        # keeps them.
         callbacks=[
+            SkipSteps(loader),
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),

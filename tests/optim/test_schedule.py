@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from modernbert_train.config import BatchRampConfig, PhaseConfig
+from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig
 from modernbert_train.optim.schedule import Segment, learning_rate, plan_run, plan_steps
 from tests.config.recipes import a_recipe
 from tests.reference import schedule as reference
@@ -16,7 +16,7 @@ def a_phase(**fields):
         row_tokens=10,
         micro_batch_tokens=10,
         learning_rate=1.0,
-        mixture={"web": 1.0},
+        mixture=MixtureConfig({"web": 1.0}),
     )
     return replace(sound, **fields)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from modernbert_train.config import BatchRampConfig, ModelConfig, load_recipe
+from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig, load_recipe
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.dry_run import PhaseData, describe, num_parameters
 from tests.config.recipes import a_phase, a_recipe
@@ -50,7 +50,7 @@ def test_the_figures_of_a_run():
         global_rope_theta=160_000.0,
         decay_tokens=1_280,
         final_lr_fraction=0.1,
-        mixture={"web": 1.0},
+        mixture=MixtureConfig({"web": 1.0}),
     )
     lines = lines_of(a_recipe(first, second))
     assert lines[0] == "little: 5.376K tokens in 47 steps"
@@ -124,7 +124,7 @@ def test_it_fits_into_80_columns(num_phases):
 
 def test_sources_with_long_alike_names_keep_their_lines():
     names = ["a-source-with-a-long-name-1", "a-source-with-a-long-name-2"]
-    recipe = a_recipe(a_phase(mixture={names[0]: 0.3, names[1]: 0.7}))
+    recipe = a_recipe(a_phase(mixture=MixtureConfig({names[0]: 0.3, names[1]: 0.7})))
     recipe = replace(
         recipe, data=replace(recipe.data, sources=dict.fromkeys(names, recipe.data.sources["web"]))
     )
