@@ -81,10 +81,18 @@ def find_skipped(window: Window, skipped: SkippedDocuments) -> Bool | None:
     source_of_block = np.array([source for source, _ in window.blocks])
     for source, ranges in skipped.items():
         pieces = np.flatnonzero((source_of_block == source)[window.piece_block])
-        documents = window.piece_document[pieces]
-        at = np.searchsorted(ranges[:, 0], documents, side="right") - 1
-        found[pieces] = (at >= 0) & (documents < ranges[at, 1])
+        found[pieces] = _within(window.piece_document[pieces], ranges)
     return found if found.any() else None
+
+
+def is_skipped(skipped: SkippedDocuments, source: str, document: int) -> bool:
+    """Whether one document is among them."""
+    return source in skipped and bool(_within(np.array([document]), skipped[source])[0])
+
+
+def _within(numbers: Int64, ranges: Int64) -> Bool:
+    at = np.searchsorted(ranges[:, 0], numbers, side="right") - 1
+    return (at >= 0) & (numbers < ranges[at, 1])
 
 
 def without_pieces(row: Row, gone: Bool, pad_id: int) -> Row:

@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from modernbert_train.config import EvaluationConfig, OptimizerConfig
 from modernbert_train.config.schema import Precision
+from modernbert_train.config.skip import range_text
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.data.manifest import Split
@@ -86,7 +87,7 @@ class SkipSteps(Callback):
     def after_dataloader(self, state: State, logger: Logger) -> None:
         first, step = step_of(state), self._rows.step - 1  # the batch is that of the latter
         if first < step and dist.get_global_rank() == 0:
-            log.info("steps %d to %d are skipped (data.skip.steps)", first + 1, step)
+            log.info("skipped by data.skip.steps: %s", range_text(range(first + 1, step + 1)))
         while step_of(state) < step:
             state.timestamp = state.timestamp.to_next_batch()
 
