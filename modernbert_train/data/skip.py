@@ -78,7 +78,7 @@ def find_skipped(window: Window, skipped: SkippedDocuments) -> Bool | None:
     if not skipped:
         return None
     found = np.zeros(len(window.piece_document), dtype=bool)
-    source_of_block = np.array([source for source, _ in window.blocks])
+    source_of_block = np.array([source for source, _ in window.blocks], dtype=np.str_)
     for source, ranges in skipped.items():
         pieces = np.flatnonzero((source_of_block == source)[window.piece_block])
         found[pieces] = _within(window.piece_document[pieces], ranges)
