@@ -31,7 +31,7 @@ from modernbert_train.training.run_files import POSITIONS_FILE
 
 log = logging.getLogger(__name__)
 
-_QUICK_ROWS_TOKENS = 10**9  # walked in seconds: not worth the start of processes
+_QUICK_TOKENS = 10**9  # walked in seconds: not worth the start of processes
 _TEXT_CHARACTERS = 160  # of a text in the table
 
 
@@ -90,7 +90,7 @@ def _find(recipe: Recipe, run_plan: RunPlan, inputs: Inputs, step: int, workers:
     find = partial(
         _of_stream, plan, positions, before // plan.streams, phase.batch_rows(step - phase.first_step)
     )
-    if before * plan.row_tokens < _QUICK_ROWS_TOKENS or workers == 1:
+    if before * plan.row_tokens < _QUICK_TOKENS or workers == 1:
         return [piece for stream in _shown(map(find, range(plan.streams)), plan) for piece in stream]
     context = get_context("spawn")  # the reader has threads and shared memory, which a fork would copy
     chunk = math.ceil(
