@@ -66,6 +66,17 @@ def written(mixture: MixtureConfig) -> dict[str, Any]:
     return {"temperature": mixture.temperature, **only}
 
 
+def in_words(mixture: Mapping[str, Any]) -> str:
+    """Returns a mixture, as a recipe writes it, in a few words: `web 80%, code 20%`."""
+    if "passes" in mixture:
+        return ", ".join(f"{source} x{passes:g}" for source, passes in mixture["passes"].items())
+    if "temperature" in mixture:
+        only = f" of {', '.join(mixture['sources'])}" if mixture.get("sources") else ""
+        return f"temperature {mixture['temperature']:g}{only}"
+    total = sum(mixture.values())
+    return ", ".join(f"{source} {share / total:.0%}" for source, share in mixture.items())
+
+
 def check_mixture(mixture: MixtureConfig, sources: list[str], field: str) -> Iterator[str]:
     """Yields the problems of a phase's mixture. `sources`: those of the recipe; `field`: of the phase."""
     field = f"{field}.mixture"

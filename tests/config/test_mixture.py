@@ -3,6 +3,7 @@
 import pytest
 
 from modernbert_train.config import MixtureConfig, dump_recipe, load_recipe
+from modernbert_train.config.mixture import in_words
 from tests.config.recipes import YAML, write
 
 SHARES = "mixture: {web: 3, code: 1}"
@@ -117,3 +118,16 @@ def test_a_source_cannot_be_called_as_a_key_of_the_mixture(tmp_path):
     assert text.endswith(
         "data.sources has one called 'passes', which means something else in a mixture; rename it"
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({"web": 3, "code": 1}, "web 75%, code 25%"),
+        ({"passes": {"web": 1, "code": 2.5}}, "web x1, code x2.5"),
+        ({"temperature": 0.3}, "temperature 0.3"),
+        ({"temperature": 0.3, "sources": ["de", "fr"]}, "temperature 0.3 of de, fr"),
+    ],
+)
+def test_in_words(written, words):
+    assert in_words(written) == words

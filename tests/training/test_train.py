@@ -4,14 +4,18 @@ import json
 import logging
 import math
 import re
+from contextlib import closing
 
 import pytest
 import torch
 
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
+from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, load_weights, read_marker
+from modernbert_train.training.contributions import phase_data, whole_run
+from modernbert_train.training.inputs import open_inputs, plan_rows
 from tests.recipes import make_tiny
 from tests.stores import make_tokenizer
 
@@ -183,5 +187,33 @@ def test_weights_of_another_shape(tiny, tmp_path, finished, capsys):
 def test_dry_run_knows_the_stores(tiny, capsys):
     assert main(["train", str(tiny), "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "passes web" in text
+    assert re.search(r"^web +pretrain +66.67% .*\n +extension .*\n +whole run", text, re.MULTILINE)
     assert "fill of the rows" in text
+    assert "WARNING" not in text
+    assert main(["train", str(tiny), "--dry-run", "data.warn_passes=0.5"]) == 0
+    assert re.search(
+        r"WARNING +the text of web is gone through 0\.\d+ times over the\s+run", capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    ["{web: 2, code: 1}", "{passes: {web: 1, code: 2}}", "{temperature: 0.2}", "{passes: {code: 1}}"],
+)
+def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
+    caplog.set_level(logging.INFO)
+    recipe = load_recipe(
+        tiny, [f"phases.pretrain.mixture={mixture}", f"run_folder={tmp_path}/run", "data.warn_passes=0.3"]
+    )
+    plan, inputs = plan_run(recipe), open_inputs(recipe)
+    with closing(inputs.reader):
+        planned = whole_run(phase_data(plan, plan_rows(recipe, plan, inputs)))
+    read = metrics(train(recipe))[0][-1]["source_tokens"]
+    assert {name: tokens for name, tokens in read.items() if tokens} == {
+        name: pytest.approx(part.tokens, rel=0.05) for name, part in planned.items()
+    }
+    for name, part in planned.items():
+        assert part.passes == pytest.approx(part.tokens / inputs.train[name].num_tokens, rel=1e-3)
+        warned = f"WARNING: the text of {name} is gone through {part.passes:.3g} times" in caplog.text
+        assert warned == (part.passes > 0.3)
+    assert "phase pretrain reads " in caplog.text
