@@ -5,7 +5,8 @@ import pytest
 
 from modernbert_train.config import BatchRampConfig, ModelConfig, load_recipe
 from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.dry_run import PhaseData, describe, num_parameters
+from modernbert_train.training.dry_run import PhaseData, describe
+from modernbert_train.training.model_size import num_parameters
 from tests.config.recipes import a_phase, a_recipe
 
 YAMLS = Path(__file__).parents[2] / "yamls"
