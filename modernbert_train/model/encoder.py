@@ -1,9 +1,9 @@
 """ModernBERT (Warner et al., 2412.13663) over packed documents, with its masked-language-model head.
 
-The switches of `ModelConfig` make other encoders of it, BERT of 2018 among them (`yamls/models/bert-base-2018.yaml`).
-With ModernBERT's, keys and shapes of the state dict are those of Transformers' `ModernBertForMaskedLM`. There is no batch
-dimension: T tokens of many documents end to end, told apart by `cu_seqlens` (see `attention`) and by
-positions, which start again at 0.
+The switches of `ModelConfig` make other encoders of it, BERT of 2018 among them
+(`yamls/models/bert-base-2018.yaml`). With ModernBERT's, keys and shapes of the state dict are those of
+Transformers' `ModernBertForMaskedLM`. There is no batch dimension: T tokens of many documents end to end,
+told apart by `cu_seqlens` (see `attention`) and by positions, which start again at 0.
 """
 
 import torch

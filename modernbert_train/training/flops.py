@@ -26,8 +26,9 @@ _PEAK_FLOPS = {
 def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_rate: float) -> float:
     """Model FLOPs to train on one token of documents of these lengths (tokens).
 
-    6 per weight and token: Wqkv and Wo (4 d^2), MLP (3 d I, without a gate 2 d I) in each layer; head and decoder
-    (d^2 + d V) on masked tokens. 12 d in each layer for every token that a token sees: its document, or what the window shows of it.
+    6 per weight and token: Wqkv and Wo (4 d^2) and MLP (3 d I, without a gate 2 d I) in each layer; head and
+    decoder (d^2 + d V) on masked tokens. 12 d in each layer for every token that a token sees: its document, or
+    what the window shows of it.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
     mlp_matrices = 2 if model.mlp == "gelu" else 3

@@ -14,7 +14,7 @@ from modernbert_train.training.checkpoint import load_weights, save_weights
 from modernbert_train.training.model_size import num_parameters
 from tests.config.recipes import a_phase, a_recipe
 from tests.model.documents import BERT, Packed, perturbed_model, random_documents, relative_error
-from tests.model.test_encoder import masked, run_compiled
+from tests.model.test_encoder import run_compiled
 from tests.reference import encoder as reference
 
 TINY = ModelConfig(
