@@ -35,7 +35,6 @@ FIXED_FIELDS: dict[str, Any] = {
     "is_decoder": False,
     "add_cross_attention": False,
     "tie_word_embeddings": True,
-    "attention_probs_dropout_prob": 0.0,
 }
 
 # The settings of ours that the class computes.
@@ -76,6 +75,7 @@ def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, An
     config = BertConfig(
         **{name: getattr(model, name) for name in SHARED_FIELDS},
         **FIXED_FIELDS,
+        attention_probs_dropout_prob=0.0,
         max_position_embeddings=model.max_position_embeddings,
         layer_norm_eps=model.norm_eps,
         initializer_cutoff_factor=model.initializer_cutoff_factor,
@@ -92,7 +92,13 @@ def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, An
 
 def from_bert_config(content: dict[str, Any], file: Path) -> ModelConfig:
     """Our architecture for BERT's `config.json`; see `hf_config.from_hf_config`."""
-    refuse([*differences(content, FIXED_FIELDS), *uneven_heads(content)], file)
+    problems = [*differences(content, FIXED_FIELDS), *uneven_heads(content)]
+    if inside := content.get("attention_probs_dropout_prob", 0.0):
+        problems.append(
+            f"attention_probs_dropout_prob is {inside}, supported is 0.0 (write that to go on without; it is "
+            "dropout inside the attention, which weights and logits do not depend on)"
+        )
+    refuse(problems, file)
     cutoff = content.get("initializer_cutoff_factor", ModelConfig.initializer_cutoff_factor)
     return ModelConfig(
         **{name: content[name] for name in SHARED_FIELDS if name in content},
