@@ -27,8 +27,9 @@ class ModelConfig:
     """The encoder. Names are those of Transformers' `ModernBertConfig`; the defaults are ModernBERT-base.
 
     The switches, `norm` to `parallel_block`, are for ablations: all defaults together are ModernBERT; BERT of
-    2018 is post-norm, gelu, learned positions, biases and global attention in every layer. A model that is
-    neither trains as well, and says on export that Transformers has no class for it.
+    2018 is post-norm (which is initialized in its own way, see `model.initialization`), gelu, learned
+    positions, biases and global attention in every layer. A model that is neither trains as well, and says on
+    export that Transformers has no class for it.
 
     `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own. Without
     rope nothing reads them.
@@ -40,13 +41,13 @@ class ModelConfig:
     num_attention_heads: int = 12
     intermediate_size: int = 1_152  # of the MLP; the first matrix of a gated one is twice as wide
     norm: Norm = "layernorm"
-    norm_placement: NormPlacement = "pre"  # of each half of a layer; post: of the sum with its input
+    norm_placement: NormPlacement = "pre"  # before attention and MLP, or after each is added to its input
     mlp: Mlp = "geglu"  # gelu is the plain one, without a gate
-    positions: Positions = "rope"  # learned: a table of max_position_embeddings; none: of nothing but windows
-    bias: bool = False  # in every linear layer and layernorm; the decoder has one always
-    parallel_block: bool = (
-        False  # attention and MLP read the same normed input, instead of one after the other
+    positions: Positions = (
+        "rope"  # learned: a table of max_position_embeddings; none: only windows tell near from far
     )
+    bias: bool = False  # in every linear layer and layernorm; the decoder has one always
+    parallel_block: bool = False  # attention and MLP read the same normed input and are added at once
     local_attention: int = 128  # full width of the window: 64 tokens to either side
     global_attn_every_n_layers: int = 3  # layers 0, n, 2n, ... see the whole document
     global_rope_theta: float = 160_000.0
