@@ -39,6 +39,7 @@ def planned(
         splits,
         mixture,
         streams=4,
+        nodes=1,
         window_rows=2_048,
         context_tokens=context,
         row_tokens=row,

@@ -74,8 +74,8 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read and how the reading is shared out. `streams` and `window_rows` decide the order of the
-    data; `num_workers` does not.
+    """What is read and how the reading is shared out. `streams`, `canonical_nodes` and `window_rows` decide the
+    order of the data; `num_workers` does not.
     """
 
     tokenizer: str  # folder with tokenizer.json, or the file itself
@@ -83,6 +83,7 @@ class DataConfig:
     streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
     window_rows: int = 2_048  # rows that are packed, and shuffled, together
     num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
+    canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
 
 
 @dataclass(frozen=True)

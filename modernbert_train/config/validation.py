@@ -124,6 +124,11 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
             f"data.streams is {data.streams}, which {world_size} ranks do not divide: each reads an equal "
             f"share of the streams; use {next_multiple(data.streams, world_size)}, or another number of ranks"
         )
+    if data.canonical_nodes < 1 or data.streams % data.canonical_nodes:
+        yield (
+            f"data.canonical_nodes is {data.canonical_nodes}, which does not divide data.streams {data.streams}: each "
+            f"serves an equal share of the streams; use {math.gcd(data.streams, max(0, data.canonical_nodes))}"
+        )
     per_rank = max(1, data.streams // world_size)
     if not 0 <= data.num_workers <= per_rank:
         yield (

@@ -53,14 +53,12 @@ class PhaseRows:
     def fingerprint(self, masking: Masking) -> str:
         """Changes with anything that decides which rows the phase reads, or how they are masked."""
         plan = self.plan
-        sources = [
-            (name, split.num_documents, split.num_tokens, split.shard_blocks)
-            for name, split in plan.sources.items()
-        ]
+        sources = [(name, split.digest) for name, split in plan.sources.items()]
         content = (
             sources,
             plan.quota,
             plan.streams,
+            plan.nodes,
             plan.context_tokens,
             plan.row_tokens,
             plan.key,

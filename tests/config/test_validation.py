@@ -122,6 +122,12 @@ def test_a_context_beyond_the_learned_positions():
     ("fields", "start", "remedy"),
     [
         ({"streams": 0}, "data.streams is 0: ", "at least 1"),
+        (
+            {"canonical_nodes": 3},
+            "data.canonical_nodes is 3, which does not divide data.streams 2: ",
+            "use 1",
+        ),
+        ({"canonical_nodes": 0}, "data.canonical_nodes is 0, ", "use 2"),
         ({"window_rows": 0}, "data.window_rows is 0: ", "at least 1"),
         ({"num_workers": 3}, "data.num_workers is 3: ", "choose one from 0 to 2"),
         ({"num_workers": -1}, "data.num_workers is -1: ", "choose one from 0 to 2"),
