@@ -87,7 +87,7 @@ def write_sidecars(
     """
     assert shard_blocks.sum() == len(blocks)
     assert blocks[:, 0].sum() == len(lengths)
-    # Differences of sums, since a shard may hold no block: MDSWriter leaves one where a block exceeds the size of a shard.
+    # Differences of sums, since a shard may hold no block: MDSWriter leaves one where a block exceeds a shard.
     sums = np.concatenate([np.zeros((1, 2), np.int64), np.cumsum(blocks, axis=0)])
     ends = np.cumsum(shard_blocks)
     per_shard = sums[ends] - sums[ends - shard_blocks]
