@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from composer.devices import DeviceGPU
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
-from modernbert_train.config import PhaseConfig, Recipe, format_tokens, validate
-from modernbert_train.config.schema import Precision
+from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, validate
+from modernbert_train.config.schema import MODEL_SWITCHES, Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
@@ -32,7 +31,7 @@ from modernbert_train.training.callbacks import (
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
 from modernbert_train.training.composer_fixes import fix_wandb
-from modernbert_train.training.contributions import PhaseData, phase_data, repetitions
+from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.flops import peak_flops
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
 from modernbert_train.training.metrics import Metrics
@@ -120,10 +119,12 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
     elif fresh:
         assert recipe.init.from_ is not None
         weights, marker = load_weights(recipe.init.from_)
+        _check_switches(marker, recipe.model, recipe.init.from_)
         _check_shapes(model, weights, recipe.init.from_)
         model.load_state_dict(weights)
         log.info("weights from %s, step %s", recipe.init.from_, marker.get("step"))
-        _compare_thetas(marker, next(iter(recipe.phases.values())))
+        if recipe.model.positions == "rope":
+            _compare_thetas(marker, next(iter(recipe.phases.values())))
     return model
 
 
@@ -131,7 +132,7 @@ def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader
     """The batches of this rank over the whole run."""
     phases = plan_rows(recipe, plan, inputs)
     if dist.get_global_rank() == 0:
-        _log_sources(plan, phase_data(plan, phases), recipe.data.warn_passes)
+        log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(
         phases,
         inputs.reader,
@@ -143,17 +144,6 @@ def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader
         skipped_documents=inputs.skipped_documents,
     )
     return PlannedLoader(rows, num_workers=recipe.data.num_workers)
-
-
-def _log_sources(plan: RunPlan, data: Sequence[PhaseData], warn_passes: float) -> None:
-    for phase, of_phase in zip(plan.phases, data, strict=True):
-        parts = [
-            f"{name} {part.share:.2%} ({format_tokens(part.tokens)} tokens, {part.passes:.3g} passes)"
-            for name, part in of_phase.sources.items()
-        ]
-        log.info("phase %s reads %s", phase.name, ", ".join(parts))
-    for warning in repetitions(data, warn_passes):
-        log.warning("WARNING: %s", warning)
 
 
 def build_trainer(
@@ -251,6 +241,21 @@ def _compare_thetas(marker: dict[str, Any], phase: PhaseConfig) -> None:
                 f"{marker[name]:,.0f}",
                 f"{getattr(phase, name):,.0f}",
             )
+
+
+def _check_switches(marker: dict[str, Any], model: ModelConfig, source: str) -> None:
+    """Weights of equal shapes may be of another mathematics, such as another activation."""
+    trained = ModelConfig(**marker["model"])
+    changes = [
+        f"model.{switch} is {getattr(trained, switch)} there and {getattr(model, switch)} here"
+        for switch in MODEL_SWITCHES
+        if getattr(trained, switch) != getattr(model, switch)
+    ]
+    if changes:
+        raise ValueError(
+            f"init.from: {resolve(source)} does not fit the recipe's model: {', '.join(changes)}; use the model "
+            "section of the run it comes from"
+        )
 
 
 def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor], source: str) -> None:

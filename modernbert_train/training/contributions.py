@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modernbert_train.config import format_tokens
 from modernbert_train.data.loader import PhaseRows
 from modernbert_train.optim.schedule import RunPlan
+
+log = logging.getLogger(__name__)
 
 _STREAMS_LOOKED_AT = 2  # for the fill: one window of each
 
@@ -71,3 +75,16 @@ def repetitions(phases: Sequence[PhaseData], warn_passes: float) -> list[str]:
         for name, part in whole_run(phases).items()
         if part.passes > warn_passes
     ]
+
+
+def log_sources(plan: RunPlan, rows: Sequence[PhaseRows], warn_passes: float) -> None:
+    """Say what each phase reads, and warn of `repetitions`."""
+    data = phase_data(plan, rows)
+    for phase, of_phase in zip(plan.phases, data, strict=True):
+        parts = [
+            f"{name} {part.share:.2%} ({format_tokens(part.tokens)} tokens, {part.passes:.3g} passes)"
+            for name, part in of_phase.sources.items()
+        ]
+        log.info("phase %s reads %s", phase.name, ", ".join(parts))
+    for warning in repetitions(data, warn_passes):
+        log.warning("WARNING: %s", warning)
