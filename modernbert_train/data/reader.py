@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +13,13 @@ from streaming import Stream, StreamingDataset
 from streaming.base.shared import memory
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
+from modernbert_train.data.foreign import Samples, layout_of, read_block
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Int32, Masking, mask_row
 from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluation_window
 from modernbert_train.data.split import Split
+
+READ_ATTEMPTS = 8  # at a shard that other processes may evict from the cache
 
 
 class BlockReader:
@@ -27,7 +31,7 @@ class BlockReader:
 
     def __init__(self, splits: Iterable[Split]) -> None:
         by_path = {split.path: split for split in splits}
-        streams = [Stream(local=str(path)) for path in by_path]
+        streams = [Stream(local=str(path), remote=split.remote) for path, split in by_path.items()]
         with _releases_of_shared_memory() as self._releases:
             atexit.register(self.close)
             try:
@@ -40,17 +44,42 @@ class BlockReader:
                 ) from error
         first_blocks = self._dataset.sample_offset_per_stream.tolist()
         self._first_block = dict(zip(by_path, first_blocks, strict=True))
+        self._first_shard = dict(zip(by_path, self._dataset.shard_offset_per_stream.tolist(), strict=True))
 
     def read(self, split: Split, block: int) -> np.ndarray:
         """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
         tokens = int(split.blocks(block, 1)[0, 1])
         try:
-            ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
+            if split.samples is not None:
+                ids = self._read_samples(split, split.samples, block)
+            else:
+                ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
         except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
             raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
         if len(ids) != tokens:
             raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
         return ids
+
+    def _read_samples(self, split: Split, samples: Samples, block: int) -> np.ndarray:
+        """A block of shards that others wrote: a run of samples."""
+        shard = split.shard_of(block)
+        first_block, first_document = split.first_of_shards[shard].tolist()
+        first_sample = int(split.blocks(first_block, block - first_block)[:, 0].sum())
+        lengths = split.lengths(first_document + first_sample, int(split.blocks(block, 1)[0, 0]))
+        number = self._first_shard[split.path] + shard
+        mds = self._dataset.shards[number]
+        layout = layout_of(mds.column_names, mds.column_encodings, mds.column_sizes, samples)
+        in_place = Path(split.remote or split.path, mds.raw_data.basename)
+        if in_place.is_file():
+            return read_block(in_place, layout, samples, first_sample, lengths)
+        cached = Path(mds.dirname, mds.split, mds.raw_data.basename)
+        for _ in range(READ_ATTEMPTS):
+            self._dataset.prepare_shard(number)
+            try:
+                return read_block(cached, layout, samples, first_sample, lengths)
+            except FileNotFoundError:  # evicted by another process in between
+                continue
+        raise ValueError(f"removed from the cache {READ_ATTEMPTS} times before it was read; raise the cache's limit")
 
     def close(self) -> None:
         """Give back the shared memory. Nothing can be read afterwards; closing again does nothing."""

@@ -1,10 +1,21 @@
-"""Reads MDS shards of token blocks with numpy alone, to tell whether they still are what was written."""
+"""Reads whole MDS shards with numpy alone, to tell whether they still are what was written."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from modernbert_train.data.foreign import (
+    Samples,
+    content_ids,
+    content_lengths,
+    layout_of,
+    sample_offsets,
+    spans_of,
+)
+from modernbert_train.data.shard_files import ShardFiles
+from modernbert_train.data.tokenizer_info import TokenizerInfo
 
 
 def shard_problem(
@@ -39,6 +50,34 @@ def shard_problem(
         if ids.max() >= vocab_size:
             return f"block {block} has id {ids.max()}, the vocabulary ends at {vocab_size}"
         first += num_documents
+    return None
+
+
+def foreign_shard_problem(
+    files: ShardFiles, info: dict[str, Any], samples: Samples, lengths: np.ndarray, tokenizer: TokenizerInfo
+) -> str | None:
+    """The first thing wrong with one shard that others wrote, or None; as `shard_problem`.
+
+    `info` is its entry in index.json; hashes are compared where that states any.
+    """
+    from streaming.base.hashing import get_hash  # all that such a store may have; imports torch
+
+    try:
+        data = files.read_shard(info)
+        for algorithm, stated in info["raw_data"]["hashes"].items():
+            if get_hash(algorithm, bytes(data)) != stated:
+                return f"damaged ({algorithm} differs from index.json's)"
+        layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
+        spans = spans_of(layout, data, *sample_offsets(data, info["samples"], len(data)))
+        found = content_lengths(data, spans, samples, tokenizer)
+        if not np.array_equal(found, lengths):
+            document = int(np.flatnonzero(found != lengths)[0])
+            return f"document {document}: {found[document]} tokens, lengths.npy says {lengths[document]}"
+        content_ids(data, spans, samples, lengths)
+    except FileNotFoundError:
+        return "missing"
+    except ValueError as error:
+        return str(error)
     return None
 
 
