@@ -33,6 +33,7 @@ def detect_samples(
     samples = Samples(column, bytes_dtype, strip or (), tokenizer.vocab_size)
     found: Counter[str] = Counter()
     whole = fixed_length = False
+    problem: Exception | None = None
     for info in _spread(split.shards, SAMPLED_SHARDS):
         try:
             layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
@@ -42,12 +43,13 @@ def detect_samples(
         whole |= reads_whole(files, info, layout)
         try:
             documents = _some_documents(files, in_folder(info, split.folder), layout)
-        except (ValueError, FileNotFoundError):  # indexing reads it again, and names it
+        except (ValueError, FileNotFoundError) as error:  # indexing reads it again, and names it
+            problem = error
             continue
         for ids in documents:
             _count(ids, tokenizer, found, _path(files, split, info))
     if not found["documents"]:
-        raise ValueError(f"store: {files.root}: no document of {name} can be read; is the store complete?")
+        raise ValueError(f"store: {files.root}: no document of {name} can be read ({problem})")
     if strip is None:
         samples = replace(samples, strip=_to_strip(found, whole, fixed_length))
     encoding = split.shards[0]["column_encodings"][split.shards[0]["column_names"].index(column)]

@@ -48,14 +48,16 @@ def print_store(manifest: Manifest, seconds: float) -> None:
     for source, num_empty in manifest.skipped_empty.items():
         if num_empty:
             print(f"  {source}: {num_empty:,} documents without text were skipped")
-        if "valid" not in manifest.sources[source]:
+        splits_of = manifest.sources[source]
+        if "valid" not in splits_of and splits_of["train"].samples is None:
             print(
                 f"  {source}: no document is held out; for evaluation raise --valid-fraction or add documents"
             )
 
 
 def _shard_megabytes(split: Split) -> float:
-    return sum(path.stat().st_size for path in split.path.glob("shard.*")) / 1e6
+    shards = json.loads((split.path / "index.json").read_text(encoding="utf-8"))["shards"]
+    return sum((shard["zip_data"] or shard["raw_data"])["bytes"] for shard in shards) / 1e6
 
 
 def print_inspection(manifest: Manifest, source: str | None, num_samples: int) -> None:
