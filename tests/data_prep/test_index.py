@@ -196,7 +196,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, tokenizer, monkeypatch):
     assert len(read) > 2
     (tmp_path / "back").touch()
     done, read[:] = set(read), []
-    with open(tmp_path / "out/code/train/lengths.part", "ab") as part:  # written, but not recorded
+    with open(tmp_path / "out/web/train/lengths.part", "ab") as part:  # written, but not recorded
         part.write(b"half of a shard")
     assert index(*arguments) == 0
     assert done.isdisjoint(read)
