@@ -20,7 +20,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Exit codes: 0 done, 1 `verify` found damage, 2 an error (one line on stderr), 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 `verify` or `inspect` found damage, 2 an error (one line on stderr), 130 stopped by Ctrl-C.
     """
     try:
         options = build_parser().parse_args(arguments)
@@ -143,14 +143,22 @@ def _add_index(subparsers: Commands) -> None:
     )
     parser.set_defaults(run=commands.run_index)
     parser.add_argument(
-        "store", metavar="STORE", help="folder or URL (hf://, s3://, ...) with index.json, or with train/ in it"
+        "store",
+        metavar="STORE",
+        help="folder or URL (hf://, s3://, ...) with index.json, or with train/ in it",
     )
-    parser.add_argument("--tokenizer", required=True, metavar="PATH", help="the one that the store was made with")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the manifest (default: STORE, a folder)")
     parser.add_argument(
-        "--source", metavar="NAME", help="of all that is in the store (default: every folder of train/ is a source)"
+        "--tokenizer", required=True, metavar="PATH", help="the one that the store was made with"
     )
-    parser.add_argument("--column", default="input_ids", metavar="NAME", help="of the ids (default: input_ids)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for the manifest (default: STORE, a folder)"
+    )
+    parser.add_argument(
+        "--source", metavar="NAME", help="of all that is in the store (default: every folder is a source)"
+    )
+    parser.add_argument(
+        "--column", default="input_ids", metavar="NAME", help="of the ids (default: input_ids)"
+    )
     parser.add_argument("--dtype", metavar="DTYPE", help="of the ids in a column of bytes, such as uint16")
     parser.add_argument(
         "--strip",
@@ -181,7 +189,8 @@ def _add_inspect(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "inspect",
         **_texts(
-            "Show what a store holds: sources, lengths of documents, decoded samples.",
+            "Show what a store holds: sources, lengths of documents (as a picture, too), decoded samples, and shards "
+            "that are damaged by their sizes and headers (exit code 1); `verify` reads every byte.",
             "python -m data_prep inspect /data/store --source code --documents 5",
         ),
     )
@@ -189,6 +198,8 @@ def _add_inspect(subparsers: Commands) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--source", metavar="S", help="this source alone")
     parser.add_argument("--documents", type=int, default=2, metavar="K", help="samples a source (default: 2)")
+    picture_help = "of the lengths (default: lengths.png in STORE)"
+    parser.add_argument("--picture", type=Path, metavar="FILE", help=picture_help)
 
 
 def _add_text_field(parser: argparse.ArgumentParser) -> None:

@@ -159,9 +159,12 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Show what a store holds."""
-    from data_prep.report import print_inspection
+    """Show what a store holds; 1 if a shard is damaged."""
+    from data_prep.inspection import inspect_store
     from modernbert_train.data.manifest import load_manifest
 
-    print_inspection(load_manifest(options.store), options.source, options.documents)
-    return 0
+    picture = options.picture or options.store / "lengths.png"
+    problems = inspect_store(load_manifest(options.store), options.source, options.documents, picture)
+    for problem in problems:
+        print(f"damaged: {problem}")
+    return 1 if problems else 0

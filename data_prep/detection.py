@@ -59,7 +59,12 @@ def detect_samples(
 
 def reads_whole(files: ShardFiles, info: ShardInfo, layout: Layout) -> bool:
     """Whether the shard must be read to know the lengths of its documents; else its header tells them."""
-    return not layout.in_header or layout.ids_bytes is not None or bool(info["zip_data"]) or not files.reads_parts
+    return (
+        not layout.in_header
+        or layout.ids_bytes is not None
+        or bool(info["zip_data"])
+        or not files.reads_parts
+    )
 
 
 def in_folder(info: ShardInfo, folder: str) -> ShardInfo:
@@ -92,10 +97,11 @@ def _some_documents(files: ShardFiles, info: ShardInfo, layout: Layout) -> list[
 def _count(ids: np.ndarray, tokenizer: TokenizerInfo, found: Counter[str], shard: str) -> None:
     if not len(ids):
         return
-    if not (0 <= ids.min() and ids.max() < tokenizer.vocab_size):
+    if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
         raise ValueError(
             f"store: {shard} has ids from {ids.min()} to {ids.max()}, the tokenizer {tokenizer.path} has "
-            f"0 to {tokenizer.vocab_size - 1}; name the tokenizer the store was made with, or check --column and --dtype"
+            f"0 to {tokenizer.vocab_size - 1}; name the tokenizer the store was made with, or check --column "
+            "and --dtype"
         )
     not_padding = ids[ids != tokenizer.pad_id]
     found["documents"] += 1

@@ -1,7 +1,8 @@
 """What is in an MDS store that somebody else wrote: its sources and splits, by its index.json files alone.
 
-    STORE/train/<source>/...   STORE/validation/<source>/...   every folder under a split is a source
-    STORE/shard.00000.mds ...  one source, all of it for training
+    STORE/train/<source>/...   STORE/validation/<source>/...   every folder of a split is a source
+    STORE/<source>/...         all of it for training, every folder a source
+    STORE/shard.00000.mds ...  one source
 
 A folder is read by its index.json, which may name shards in folders below it (Streaming's `merge_index`); where it has
 none, all index.json below it are joined.
@@ -41,8 +42,8 @@ def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, Fo
                 found.setdefault(name, {}).setdefault(split, ForeignSplit(folder, of_source))
     if not found:
         shards = _shards_of(files, "")
-        name = source or PurePosixPath(files.root).name
-        found = {name: {"train": ForeignSplit("", shards)}} if shards else {}
+        sources = _by_source(shards, source or PurePosixPath(files.root).name, group=source is None)
+        found = {name: {"train": ForeignSplit("", of_source)} for name, of_source in sources.items()}
     if not found:
         raise ValueError(
             f"store: {files.root} has no {INDEX_NAME} with shards, nor has a folder train/ in it: not an MDS store, "
@@ -64,7 +65,9 @@ def _shards_of(files: ShardFiles, folder: str) -> list[ShardInfo]:
     for name in sorted(files.indexes(folder), key=lambda name: (name.count("/"), name)):
         below = name.removesuffix(INDEX_NAME)
         named_already = any(below.startswith(outer) for outer in read)  # by an index further out
-        if not named_already and not files.exists(below + SIDECARS[0]):  # what `index` itself wrote is no source
+        if not named_already and not files.exists(
+            below + SIDECARS[0]
+        ):  # what `index` itself wrote is no source
             read.append(below)
             shards += _read_index(files, name, below.removeprefix(prefix))
     return shards
@@ -76,9 +79,13 @@ def _read_index(files: ShardFiles, name: str, prefix: str) -> list[ShardInfo]:
         shards = [_relative(shard, prefix) for shard in content["shards"] if shard["samples"]]
         formats = {(content["version"], shard["format"], shard["version"]) for shard in shards}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{files.root}/{name}: not the index of an MDS store ({error!r} is missing)") from error
+        raise ValueError(
+            f"{files.root}/{name}: not the index of an MDS store ({error!r} is missing)"
+        ) from error
     if formats - {(2, "mds", 2)}:
-        raise ValueError(f"{files.root}/{name}: has shards of {sorted(formats)}, allowed: format mds, version 2")
+        raise ValueError(
+            f"{files.root}/{name}: has shards of {sorted(formats)}, allowed: format mds, version 2"
+        )
     return shards
 
 

@@ -9,7 +9,6 @@ What is read of a shard depends on its columns:
 Shards are read one by one, a few ahead; what is done is kept, and the same command goes on after it.
 """
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from data_prep.detection import detect_samples, in_folder, reads_whole
 from data_prep.foreign_store import ForeignSplit, ShardInfo, find_splits
+from data_prep.index_parts import IndexParts
 from data_prep.store import SOURCE_NAME, copy_tokenizer
 from modernbert_train.data.foreign import (
     Int64,
@@ -34,8 +34,6 @@ from modernbert_train.data.foreign import (
     spans_of,
 )
 from modernbert_train.data.manifest import (
-    BLOCK_DOCUMENTS,
-    BLOCK_TOKENS,
     MANIFEST_NAME,
     Manifest,
     Split,
@@ -46,10 +44,11 @@ from modernbert_train.data.manifest import (
     write_manifest,
 )
 from modernbert_train.data.shard_files import INDEX_NAME, ShardFiles
-from modernbert_train.data.split import SIDECARS, load_split, write_sidecars
+from modernbert_train.data.split import SIDECARS, load_split
 
 MARKER_NAME = "INDEXING"  # holds the settings of an index that is not finished
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,13 @@ def index_store(
         sources[source] = {}
         for name, split in splits.items():
             samples = detect_samples(
-                files, split, f"{source}/{name}", tokenizer, settings.column, settings.bytes_dtype, settings.strip
+                files,
+                split,
+                f"{source}/{name}",
+                tokenizer,
+                settings.column,
+                settings.bytes_dtype,
+                settings.strip,
             )
             indexed = _index_split(
                 files, split, out / source / name, samples, tokenizer, workers, settings.skip_unreadable
@@ -117,9 +122,13 @@ def _start(out: Path, overwrite: bool, settings: str) -> None:
     """Mark `out` as unfinished. What another index left there unfinished, with other settings, does not count."""
     if (out / MANIFEST_NAME).exists():
         if not is_store(out):
-            raise ValueError(f"out: {out} has a {MANIFEST_NAME} of another kind; name another folder with --out")
+            raise ValueError(
+                f"out: {out} has a {MANIFEST_NAME} of another kind; name another folder with --out"
+            )
         if not overwrite:
-            raise ValueError(f"out: {out} is finished; replace it with --overwrite, or name another with --out")
+            raise ValueError(
+                f"out: {out} is finished; replace it with --overwrite, or name another with --out"
+            )
     out.mkdir(parents=True, exist_ok=True)
     marker = out / MARKER_NAME
     if not marker.is_file() or marker.read_text(encoding="utf-8") != settings:
@@ -155,7 +164,7 @@ def _index_split(
             raise ValueError(f"out: {folder} is a folder of the store itself; name another one with --out")
         return load_split(folder)  # by a run that was cut off later
     folder.mkdir(parents=True, exist_ok=True)
-    parts = _Parts(folder)
+    parts = IndexParts(folder)
 
     def lengths_of(number: int) -> Int64 | ValueError:
         try:
@@ -167,12 +176,16 @@ def _index_split(
     todo = range(parts.next_shard, len(split.shards))
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(desc="/".join(folder.parts[-2:]), total=len(split.shards), initial=todo.start, unit=" shards") as bar,
+        tqdm(
+            desc="/".join(folder.parts[-2:]), total=len(split.shards), initial=todo.start, unit=" shards"
+        ) as bar,
     ):
         for number, lengths in zip(todo, _in_order(pool, lengths_of, todo, ahead=workers), strict=True):
             if isinstance(lengths, Exception):
                 if not skip_unreadable:
-                    raise ValueError(f"{lengths}; restore it, or leave such shards out with --skip-unreadable")
+                    raise ValueError(
+                        f"{lengths}; restore it, or leave such shards out with --skip-unreadable"
+                    )
                 tqdm.write(f"left out: {lengths}")
             else:
                 parts.add(number, lengths)
@@ -211,71 +224,5 @@ def shard_lengths(
     return content_lengths(data, spans, samples, tokenizer)
 
 
-def cut_into_blocks(lengths: Int64) -> Int64:
-    """Documents and tokens of the blocks of a shard: int64 [num_blocks, 2]; the rule of our own shards."""
-    ends = np.cumsum(lengths)
-    blocks: list[tuple[int, int]] = []
-    first = before = 0
-    while first < len(lengths):
-        full = int(np.searchsorted(ends, before + BLOCK_TOKENS)) + 1  # the document that fills the block is in it
-        last = min(first + BLOCK_DOCUMENTS, full, len(lengths))
-        blocks.append((last - first, int(ends[last - 1]) - before))
-        first, before = last, int(ends[last - 1])
-    return np.array(blocks, np.int64)
-
-
 def _num_empty(split: Split) -> int:
     return split.num_documents - int(np.count_nonzero(split.lengths()))
-
-
-class _Parts:
-    """The sidecars of a split while they grow, shard by shard, on disk: a run that was cut off goes on from them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lengths, self._blocks, self._shards = (
-            folder / f"{name}.part" for name in ("lengths", "blocks", "shards")
-        )
-        done = self._read_shards()
-        self.next_shard = int(done[-1, 0]) + 1 if len(done) else 0
-        # what was written of a shard before it was recorded is written again
-        _cut(self._lengths, 4 * int(done[:, 1].sum()))
-        _cut(self._blocks, 16 * int(done[:, 2].sum()))
-        _cut(self._shards, 24 * len(done))
-        self.num_tokens = int(self._read_blocks()[:, 1].sum())
-
-    def _read_shards(self) -> Int64:
-        """Number, documents and blocks of every shard that is done: int64 [num_shards, 3]."""
-        if not self._shards.exists():
-            return np.empty((0, 3), np.int64)
-        stored = np.fromfile(self._shards, np.int64)
-        return stored[: len(stored) // 3 * 3].reshape(-1, 3)
-
-    def _read_blocks(self) -> Int64:
-        return np.fromfile(self._blocks, np.int64).reshape(-1, 2)
-
-    def add(self, number: int, lengths: Int64) -> None:
-        blocks = cut_into_blocks(lengths)
-        record = np.array([number, len(lengths), len(blocks)], np.int64)
-        for file, values in ((self._lengths, lengths.astype(np.uint32)), (self._blocks, blocks), (self._shards, record)):
-            with open(file, "ab") as part:
-                values.tofile(part)
-        self.num_tokens += int(blocks[:, 1].sum())
-
-    def finish(self, shards: list[ShardInfo]) -> Split:
-        """Write index.json and the sidecars. ValueError: there is no token."""
-        done = self._read_shards()
-        if not self.num_tokens:
-            raise ValueError(f"source {'/'.join(self.folder.parts[-2:])}: no document has any content token")
-        lengths = np.memmap(self._lengths, np.uint32, "r")
-        split = write_sidecars(self.folder, lengths, self._read_blocks(), done[:, 2])
-        index = {"version": 2, "shards": [shards[number] for number in done[:, 0]]}
-        (self.folder / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
-        for part in (self._lengths, self._blocks, self._shards):
-            part.unlink()
-        return split
-
-
-def _cut(file: Path, num_bytes: int) -> None:
-    file.touch()
-    os.truncate(file, num_bytes)

@@ -28,7 +28,9 @@ Bytes = npt.NDArray[np.uint8]
 SPECIALS = ("cls", "sep", "pad")  # what can be stripped from a document
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 # First byte of an array whose column does not state the dtype
-_DTYPE_CODES = {8: "uint8", 9: "int8", 16: "uint16", 17: "int16", 32: "uint32", 33: "int32", 64: "uint64", 65: "int64"}  # fmt: skip
+_DTYPE_CODES = {
+    8: "uint8", 9: "int8", 16: "uint16", 17: "int16", 32: "uint32", 33: "int32", 64: "uint64", 65: "int64",
+}  # fmt: skip
 _REMEDY = "write the ids anew with streaming.MDSWriter as ndarray:uint16 or ndarray:uint32"
 
 
@@ -152,7 +154,9 @@ def spans_of(layout: Layout, data: Bytes, starts: Int64, ends: Int64) -> Spans:
     told = int(layout.dtype is None)
     head, count = _head_and_count(num_bytes - told, dtype, layout.has_shape)
     if layout.has_shape:
-        one_dimension = 1 << 2 | np.array([0, 0, 0, 1, 0, 2])[head]  # head: 1 byte, and 1, 2 or 4 for the length
+        one_dimension = (
+            1 << 2 | np.array([0, 0, 0, 1, 0, 2])[head]
+        )  # head: 1 byte, and 1, 2 or 4 for the length
         if not np.array_equal(data[column + told], one_dimension):
             raise ValueError(f"its arrays do not have one dimension; {_REMEDY}, one document a sample")
     return Spans(column + told + head, count, dtype)
@@ -228,7 +232,7 @@ def _without_padding(data: Bytes, spans: Spans, document: int, pad_id: int) -> i
 def read_block(
     file: Path, layout: Layout, samples: Samples, first_sample: int, lengths: npt.NDArray[np.integer]
 ) -> np.ndarray:
-    """Content ids of consecutive samples, joined: [sum(lengths)]; `lengths` are their content tokens.
+    """Content ids of consecutive samples, joined: uint16 or uint32 [sum(lengths)]; `lengths` are their content tokens.
 
     FileNotFoundError: no such shard. ValueError: it is not the one that was indexed.
     """
@@ -236,11 +240,12 @@ def read_block(
     try:
         head = os.pread(shard, 4 * (len(lengths) + 1), 4 * (first_sample + 1))
         offsets = np.frombuffer(head, "<u4").astype(np.int64)
-        data = os.pread(shard, int(offsets[-1] - offsets[0]), int(offsets[0]))
+        samples_bytes = os.pread(shard, int(offsets[-1] - offsets[0]), int(offsets[0]))
     finally:
         os.close(shard)
+    data = np.frombuffer(samples_bytes, np.uint8)
     offsets -= offsets[0]
-    spans = spans_of(layout, np.frombuffer(data, np.uint8), offsets[:-1], offsets[1:])
+    spans = spans_of(layout, data, offsets[:-1], offsets[1:])
     num_first = int("cls" in samples.strip)
     left_over = spans.count - num_first - lengths  # a [SEP], padding, or, of an empty document, no [CLS]
     most = np.iinfo(np.int64).max if "pad" in samples.strip else int("sep" in samples.strip)
@@ -249,18 +254,19 @@ def read_block(
     return content_ids(data, spans, samples, lengths)
 
 
-def content_ids(
-    data: bytes | Bytes, spans: Spans, samples: Samples, lengths: npt.NDArray[np.integer]
-) -> np.ndarray:
-    """Content of some documents, joined: [sum(lengths)]. ValueError: ids that are none of the tokenizer's."""
-    view, size = memoryview(data), spans.dtype.itemsize
+def content_ids(data: Bytes, spans: Spans, samples: Samples, lengths: npt.NDArray[np.integer]) -> np.ndarray:
+    """Content of some documents, joined: uint16 or uint32 [sum(lengths)].
+
+    ValueError: ids that are none of the tokenizer's.
+    """
+    view, size = data.data, spans.dtype.itemsize
     first = spans.first + size * int("cls" in samples.strip)
     last = first + size * lengths.astype(np.int64)
     parts = [view[start:stop] for start, stop in zip(first.tolist(), last.tolist(), strict=True)]
     ids = np.frombuffer(b"".join(parts), spans.dtype)
-    if len(ids) and not (0 <= ids.min() and ids.max() < samples.num_ids):
+    if len(ids) and (ids.min() < 0 or ids.max() >= samples.num_ids):
         raise ValueError(
             f"it has ids from {ids.min()} to {ids.max()}, the tokenizer's are 0 to {samples.num_ids - 1}: "
             "made with another tokenizer, or read with another dtype"
         )
-    return ids
+    return ids.astype(np.uint16 if samples.num_ids <= 1 << 16 else np.uint32, copy=False)

@@ -176,15 +176,19 @@ def read_manifest_json(store: Path) -> dict[str, Any]:
 def _split_from_json(store: Path, path: Path, entry: dict[str, Any]) -> Split:
     files = entry["files"]
     digest = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
-    foreign = {}
+    remote, samples = None, None
     if "samples" in entry:
         shards = str(entry["shards"])
-        foreign = {
-            "remote": shards if "://" in shards else os.path.normpath(store.absolute() / shards),
-            "samples": Samples.from_json(entry["samples"]),
-        }
+        remote = shards if "://" in shards else os.path.normpath(store.absolute() / shards)
+        samples = Samples.from_json(entry["samples"])
     split = Split(
-        path, int(entry["num_documents"]), int(entry["num_tokens"]), int(entry["num_blocks"]), digest, **foreign
+        path,
+        int(entry["num_documents"]),
+        int(entry["num_tokens"]),
+        int(entry["num_blocks"]),
+        digest,
+        remote,
+        samples,
     )
     for name, stated in files.items():
         _check_size(path / name, stated["bytes"])

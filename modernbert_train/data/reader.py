@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from streaming import Stream, StreamingDataset
 from streaming.base.shared import memory
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
-from modernbert_train.data.foreign import Samples, layout_of, read_block
+from modernbert_train.data.foreign import layout_of, read_block
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Int32, Masking, mask_row
 from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluation_window
@@ -50,36 +51,32 @@ class BlockReader:
         """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
         tokens = int(split.blocks(block, 1)[0, 1])
         try:
-            if split.samples is not None:
-                ids = self._read_samples(split, split.samples, block)
-            else:
+            if split.samples is None:
                 ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
+            else:
+                ids = self._read_foreign(split, block)
         except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
             raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
         if len(ids) != tokens:
             raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
         return ids
 
-    def _read_samples(self, split: Split, samples: Samples, block: int) -> np.ndarray:
-        """A block of shards that others wrote: a run of samples."""
-        shard = split.shard_of(block)
-        first_block, first_document = split.first_of_shards[shard].tolist()
-        first_sample = int(split.blocks(first_block, block - first_block)[:, 0].sum())
-        lengths = split.lengths(first_document + first_sample, int(split.blocks(block, 1)[0, 0]))
-        number = self._first_shard[split.path] + shard
-        mds = self._dataset.shards[number]
-        layout = layout_of(mds.column_names, mds.column_encodings, mds.column_sizes, samples)
-        in_place = Path(split.remote or split.path, mds.raw_data.basename)
+    def _read_foreign(self, split: Split, block: int) -> np.ndarray:
+        """A block of shards that others wrote: read where they lie on this machine, else from Streaming's cache."""
+        number = self._first_shard[split.path] + split.shard_of(block)
+        shard = self._dataset.shards[number]
+        in_place = Path(split.remote or split.path, shard.raw_data.basename)
         if in_place.is_file():
-            return read_block(in_place, layout, samples, first_sample, lengths)
-        cached = Path(mds.dirname, mds.split, mds.raw_data.basename)
+            return _read_run(split, block, shard, in_place)
         for _ in range(READ_ATTEMPTS):
             self._dataset.prepare_shard(number)
             try:
-                return read_block(cached, layout, samples, first_sample, lengths)
+                return _read_run(split, block, shard, Path(shard.dirname, shard.raw_data.basename))
             except FileNotFoundError:  # evicted by another process in between
                 continue
-        raise ValueError(f"removed from the cache {READ_ATTEMPTS} times before it was read; raise the cache's limit")
+        raise ValueError(
+            f"removed from the cache {READ_ATTEMPTS} times before it was read; raise the cache's limit"
+        )
 
     def close(self) -> None:
         """Give back the shared memory. Nothing can be read afterwards; closing again does nothing."""
@@ -98,6 +95,16 @@ class BlockReader:
             f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
             f"run `python -m data_prep verify {split.path.parent.parent}`, then restore or prepare the store again"
         )
+
+
+def _read_run(split: Split, block: int, shard: Any, file: Path) -> np.ndarray:
+    """A block of a split that others wrote; `shard` is Streaming's reader of the shard, `file` where it lies."""
+    assert split.samples is not None
+    first_block, first_document = split.first_of_shards[split.shard_of(block)].tolist()
+    first_sample = int(split.blocks(first_block, block - first_block)[:, 0].sum())
+    lengths = split.lengths(first_document + first_sample, int(split.blocks(block, 1)[0, 0]))
+    layout = layout_of(shard.column_names, shard.column_encodings, shard.column_sizes, split.samples)
+    return read_block(file, layout, split.samples, first_sample, lengths)
 
 
 @contextmanager

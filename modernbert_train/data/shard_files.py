@@ -50,16 +50,26 @@ class ShardFiles:
         return True
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> Bytes:
-        """Bytes [start, stop) of a file. FileNotFoundError: there is none. ValueError: the store cannot be read."""
+        """Bytes [start, stop) of a file. FileNotFoundError: there is none. ConnectionError: the store does not answer."""
         if self.folder is not None:
             file = self.folder / name
-            return (np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8))[start:stop]
+            return (np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8))[
+                start:stop
+            ]
         if self._fs is not None:
             path = f"{self._base}/{name}"
             return np.frombuffer(
                 self._reading(name, lambda: self._fs.cat_file(path, start=start, end=stop)), np.uint8
             )
         return self._reading(name, lambda: self._download(name))[start:stop]
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. FileNotFoundError: there is none."""
+        if self.folder is not None:
+            return (self.folder / name).stat().st_size
+        if self._fs is not None:
+            return int(self._reading(name, lambda: self._fs.size(f"{self._base}/{name}")))
+        return len(self.read(name))
 
     def indexes(self, folder: str) -> list[str]:
         """Names of all index.json below a folder; none where a store cannot be listed."""
@@ -110,7 +120,7 @@ class ShardFiles:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.root}/{name} does not exist") from error
         except Exception as error:  # every kind of store has its own
-            raise ValueError(
+            raise ConnectionError(
                 f"store: {self.root}/{name} cannot be read ({type(error).__name__}: {error}); check its address, "
                 "the network and your access to it (HF_TOKEN for hf://, AWS credentials for s3://)"
             ) from error

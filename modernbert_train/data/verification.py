@@ -33,7 +33,9 @@ def verify_store(manifest: Manifest) -> list[str]:
                     problems.append(f"{split.path / file}: damaged (sha256 differs from the manifest's)")
             problems += _verify_counts(split)
             problems += [
-                f"{file}: {problem}" for file, problem in _shard_problems(split, manifest) if problem is not None
+                f"{file}: {problem}"
+                for file, problem in _shard_problems(split, manifest)
+                if problem is not None
             ]
     return problems
 
@@ -63,10 +65,10 @@ def _shard_problems(split: Split, manifest: Manifest) -> Iterator[tuple[str, str
     except (OSError, ValueError, KeyError) as error:
         yield str(index), f"cannot be read ({error})"
         return
-    unit = 0 if split.samples is None else 1  # a sample is a block, or a document
-    indexed, stated = [shard["samples"] for shard in shards], split.shards[:, unit].tolist()
+    unit, column = ("blocks", 0) if split.samples is None else ("documents", 1)  # what a sample is
+    indexed, stated = [shard["samples"] for shard in shards], split.shards[:, column].tolist()
     if indexed != stated:
-        yield str(index), f"samples per shard {indexed}, shards.npy says {stated}"
+        yield str(index), f"{unit} per shard {indexed}, shards.npy says {stated}"
         return
     files = ShardFiles(split.remote or str(split.path))
     tokenizer = load_tokenizer_info(manifest.path) if split.samples else None

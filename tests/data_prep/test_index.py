@@ -9,7 +9,8 @@ import pytest
 from streaming.base.util import merge_index
 
 from data_prep.cli import main
-from data_prep.index import cut_into_blocks, shard_lengths
+from data_prep.index import shard_lengths
+from data_prep.index_parts import cut_into_blocks
 from modernbert_train.data.manifest import load_manifest
 from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.shard_files import ShardFiles
@@ -98,6 +99,17 @@ def test_folders_are_sources(tmp_path, tokenizer, merged, inside):
     assert read_back(out, "web", "valid") == DOCUMENTS[500:]
 
 
+def test_folders_are_sources_without_splits_too(tmp_path, tokenizer):
+    write_mds(tmp_path / "store/web/a", DOCUMENTS[:300])
+    write_mds(tmp_path / "store/web/b", DOCUMENTS[300:400])
+    write_mds(tmp_path / "store/code", DOCUMENTS[400:])
+    assert index(tmp_path / "store", tmp_path / "out", tokenizer) == 0
+    assert read_back(tmp_path / "out", "web") == DOCUMENTS[:400]
+    assert read_back(tmp_path / "out", "code") == DOCUMENTS[400:]
+    assert index(tmp_path / "store/web", tmp_path / "one", tokenizer, "--source", "w") == 0
+    assert read_back(tmp_path / "one", "w") == DOCUMENTS[:400]
+
+
 @unclosed
 def test_all_as_one_source(tmp_path, tokenizer):
     write_sources(tmp_path / "store")
@@ -119,6 +131,38 @@ def test_a_remote_store(tmp_path, tokenizer, compression, with_id):
     split = load_manifest(tmp_path / "out").sources["web"]["train"]
     assert split.remote == url
     assert split.lengths().tolist() == [len(document) for document in DOCUMENTS]
+
+
+@unclosed
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_store_that_can_only_be_downloaded(tmp_path, tokenizer, monkeypatch, compression):
+    """Of a kind that fsspec has no extension for here: whole files, through Streaming's downloaders."""
+    write_mds(tmp_path / "bucket/train/web", with_specials(DOCUMENTS), with_id=False, compression=compression)
+    merge_index([str(tmp_path / "bucket/train/web/index.json")], str(tmp_path / "bucket/train"))
+    copy = lambda remote, local: shutil.copy(remote.replace("s3:/", str(tmp_path)), local)  # noqa: E731
+    monkeypatch.setattr("streaming.base.storage.download.CloudDownloader.direct_download", copy)
+    assert index("s3://bucket", tmp_path / "out", tokenizer) == 0
+    split = load_manifest(tmp_path / "out").sources["web"]["train"]
+    assert split.remote == "s3://bucket/train"
+    assert split.lengths().tolist() == [len(document) for document in DOCUMENTS]
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert index("s3://bucket/train/web/nothing", tmp_path / "none", tokenizer) == 2
+
+
+def test_a_store_that_does_not_answer_is_not_a_store_without_shards(tmp_path, tokenizer, monkeypatch, capsys):
+    write_mds(tmp_path / "store", with_specials(DOCUMENTS))
+    remote = fsspec.filesystem("memory")
+    remote.put(str(tmp_path / "store"), f"/{tmp_path.name}", recursive=True)
+
+    def cat_file(self, path, cat_file=type(remote).cat_file, **part):
+        if path.endswith("shard.00001.mds"):
+            raise TimeoutError("the network is gone")
+        return cat_file(self, path, **part)
+
+    monkeypatch.setattr(type(remote), "cat_file", cat_file)
+    assert index(f"memory://{tmp_path.name}", tmp_path / "out", tokenizer, "--skip-unreadable") == 2
+    error = capsys.readouterr().err
+    assert "shard.00001.mds cannot be read (TimeoutError: the network is gone); check its address" in error
 
 
 def test_the_header_is_enough_when_the_ids_are_the_only_column(tmp_path, tokenizer, monkeypatch):
@@ -154,7 +198,9 @@ def test_empty_documents_and_documents_of_specials_alone(tmp_path, tokenizer, ca
     assert "web: 301 documents without text were skipped" in capsys.readouterr().out
     assert read_back(tmp_path / "out") == documents
     write_mds(tmp_path / "bytes", [*with_specials(documents), []], "bytes")
-    assert index(tmp_path / "bytes", tmp_path / "out2", tokenizer, "--source", "web", "--dtype", "uint16") == 0
+    assert (
+        index(tmp_path / "bytes", tmp_path / "out2", tokenizer, "--source", "web", "--dtype", "uint16") == 0
+    )
     assert read_back(tmp_path / "out2") == [*documents, []]
 
 
@@ -200,7 +246,10 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, tokenizer, monkeypatch):
         part.write(b"half of a shard")
     assert index(*arguments) == 0
     assert done.isdisjoint(read)
-    for file in ("manifest.json", *(f"{split}/{name}" for split in ("web/train", "code/train") for name in SIDECARS)):
+    for file in (
+        "manifest.json",
+        *(f"{split}/{name}" for split in ("web/train", "code/train") for name in SIDECARS),
+    ):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not [*(tmp_path / "out").rglob("*.part"), *(tmp_path / "out").glob("INDEXING")]
 
@@ -228,17 +277,37 @@ def edit_index(store, edit):
 @pytest.mark.parametrize(
     ("column", "prepare", "options", "message"),
     [
-        ("bytes", None, [], "column 'input_ids' holds bytes, which do not tell their dtype; name it with --dtype"),
-        ("ndarray:uint16", None, ["--column", "ids"], "column 'ids' is not in the shard; it has: id, input_ids"),
+        (
+            "bytes",
+            None,
+            [],
+            "column 'input_ids' holds bytes, which do not tell their dtype; name it with --dtype",
+        ),
+        (
+            "ndarray:uint16",
+            None,
+            ["--column", "ids"],
+            "column 'ids' is not in the shard; it has: id, input_ids",
+        ),
         ("ndarray:uint16", None, ["--column", "id"], "column 'id' is of type 'str', allowed: bytes, ndarray"),
         ("bytes", None, ["--dtype", "uint8"], None),
         ("bytes", None, ["--dtype", "int32"], "the size of a sample is not that of int32 values"),
         ("ndarray:uint16", None, ["--strip", "bos"], "strip: 'bos' must be one of cls, sep, pad, or none"),
         ("ndarray:uint16", None, ["--workers", "0"], "workers: 0 must be at least 1"),
         ("ndarray:uint16", None, ["--source", "a b"], "source: 'a b' must be letters"),
-        ("ndarray:uint16", None, ["--licence", "code=CC0"], "licence: no source is named 'code'; sources: store"),
+        (
+            "ndarray:uint16",
+            None,
+            ["--licence", "code=CC0"],
+            "licence: no source is named 'code'; sources: store",
+        ),
         ("ndarray:uint16", lambda s: (s / "index.json").write_text("{"), [], "index.json: not valid JSON"),
-        ("ndarray:uint16", lambda s: (s / "index.json").write_text("{}"), [], "not the index of an MDS store"),
+        (
+            "ndarray:uint16",
+            lambda s: (s / "index.json").write_text("{}"),
+            [],
+            "not the index of an MDS store",
+        ),
         ("ndarray:uint16", lambda s: (s / "index.json").unlink(), [], "has no index.json with shards"),
         (
             "ndarray:uint16",

@@ -25,7 +25,9 @@ def losses(folder, store, run):
     overrides = [f"run_folder={run}", *(f"data.sources.{source}.store={store}" for source in SOURCES), *SHORT]
     assert main(["train", str(folder / "tiny.yaml"), *overrides]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line], [line["eval"] for line in lines if "eval" in line]
+    return [line["loss"] for line in lines if "loss" in line], [
+        line["eval"] for line in lines if "eval" in line
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,11 @@ def test_the_same_losses_as_from_our_own_store(own, tmp_path, column, specials, 
                 shard_bytes=1 << 26,
             )
     command = ["index", str(tmp_path / "mds"), "--out", str(tmp_path / "out")]
-    command += ["--tokenizer", str(folder / "tokenizer"), *(["--dtype", "uint16"] if column == "bytes" else [])]
+    command += [
+        "--tokenizer",
+        str(folder / "tokenizer"),
+        *(["--dtype", "uint16"] if column == "bytes" else []),
+    ]
     assert data_prep(command) == 0
     assert losses(folder, tmp_path / "out", tmp_path / "run") == expected
     assert len(expected[0]) > 3
