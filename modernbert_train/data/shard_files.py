@@ -50,7 +50,10 @@ class ShardFiles:
         return True
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> Bytes:
-        """Bytes [start, stop) of a file. FileNotFoundError: there is none. ConnectionError: the store does not answer."""
+        """Bytes [start, stop) of a file.
+
+        FileNotFoundError: there is none. ConnectionError: the store does not answer.
+        """
         if self.folder is not None:
             file = self.folder / name
             return (np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8))[
