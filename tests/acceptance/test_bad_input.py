@@ -133,13 +133,13 @@ def test_the_index_of_a_split_is_damaged(tmp_path, capsys, content):
         (["evaluate", "started"], 2, r"started: no recipe\.yaml beside it .* name one \(--recipe"),
         (["report", "started"], 2, r"started/metrics\.jsonl does not exist; name the folder of a run"),
         (["import", "started", "out"], 2, r"started/config\.json does not exist; name a folder with config\.json"),
-        (["import", "bert", "out"], 2, r"bert/config\.json: model_type is 'bert'; only 'modernbert' can be imported"),
+        (["import", "roberta", "out"], 2, r"roberta/config\.json: model_type is 'roberta'; only 'modernbert' and"),
     ],
 )  # fmt: skip
 def test_folders_that_are_something_else(capsys, arguments, status, message):
     Path("started/checkpoints").mkdir(parents=True)
-    Path("bert").mkdir()
-    Path("bert/config.json").write_text('{"model_type": "bert"}')
+    Path("roberta").mkdir()
+    Path("roberta/config.json").write_text('{"model_type": "roberta"}')
     assert main(arguments) == status
     assert re.search(message, the_error(capsys))
     assert not Path("out").exists()
