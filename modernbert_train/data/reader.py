@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from streaming import Stream, StreamingDataset
 from streaming.base.shared import memory
 
@@ -17,7 +18,8 @@ from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches,
 from modernbert_train.data.foreign import layout_of, read_block
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Int32, Masking, mask_row
-from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluation_window
+from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, advance, evaluation_window
+from modernbert_train.data.skip import SkippedDocuments, find_skipped, without_pieces
 from modernbert_train.data.split import Split
 
 READ_ATTEMPTS = 8  # at a shard that other processes may evict from the cache
@@ -187,6 +189,7 @@ class StreamReader:
         tokenizer: TokenizerInfo,
         masking: Masking,
         mask_rate: float,
+        skipped: SkippedDocuments | None = None,
     ) -> None:
         self.plan = plan
         self.stream = stream
@@ -195,11 +198,28 @@ class StreamReader:
         self._tokenizer = tokenizer
         self._masking = masking
         self._mask_rate = mask_rate
+        self._skipped = skipped or {}
+        self._taken = np.zeros(len(plan.sources), dtype=np.int64)  # see `take_source_tokens`
         self._window: WindowReader | None = None
+        # Of the window: which pieces are skipped, and the tokens of each source in each row.
+        self._gone: npt.NDArray[np.bool_] | None = None
+        self._source_tokens = np.empty((0, len(plan.sources)), dtype=np.int64)
 
     def next_rows(self, count: int) -> list[Row]:
         """The next `count` rows; moves the position behind them."""
         return [self._next_row() for _ in range(count)]
+
+    def take_source_tokens(self) -> npt.NDArray[np.int64]:
+        """Content tokens of each source of the plan in the rows that were read since the last call."""
+        taken, self._taken = self._taken, np.zeros_like(self._taken)
+        return taken
+
+    def pass_over(self, count: int) -> None:
+        """Move the position behind the next `count` rows without reading them."""
+        position = advance(self.plan, self.stream, self.position, count)
+        if position[0] != self.position[0]:
+            self._window = None
+        self.position = position
 
     def _next_row(self) -> Row:
         plan, (window, row) = self.plan, self.position
@@ -210,14 +230,19 @@ class StreamReader:
             self._window = self._open(window)
         self.position = window, row + 1
         key = (*plan.key, "mask", self.stream, window, row)
-        return self._window.masked_row(
+        self._taken += self._source_tokens[row]
+        masked = self._window.masked_row(
             row, plan.row_tokens, plan.context_tokens, self._mask_rate, self._masking, key
         )
+        if self._gone is None:
+            return masked
+        return without_pieces(masked, self._gone[self._window.window.pieces(row)], self._tokenizer.pad_id)
 
-    def _open(self, window: int) -> WindowReader:
-        return WindowReader(
-            self.plan.window(self.stream, window), self.plan.sources, self._reader, self._tokenizer
-        )
+    def _open(self, index: int) -> WindowReader:
+        window = self.plan.window(self.stream, index)
+        self._gone = find_skipped(window, self._skipped)
+        self._source_tokens = window.source_tokens(list(self.plan.sources), self._gone)
+        return WindowReader(window, self.plan.sources, self._reader, self._tokenizer)
 
 
 def evaluation_batches(
