@@ -25,7 +25,11 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it."""
+    """Run a command.
+
+    Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it, 138 was asked to end and has
+    saved (start it again).
+    """
     options = _parse(arguments)
     # Before torch is imported: threads that wait by spinning make a small model many times slower as soon as another
     # program wants the core.
@@ -158,9 +162,13 @@ def _train(options: argparse.Namespace) -> int:
         print(preview(recipe))
         return 0
     from modernbert_train.training.build import train
+    from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, Preempted
 
     try:
         train(recipe)
+    except Preempted as stopped:
+        logging.getLogger(__name__).warning("%s", stopped)
+        return REQUEUE_EXIT_CODE
     except RuntimeError as error:
         if "by peer" not in str(error):  # how gloo says that a connection was closed at its other end
             raise

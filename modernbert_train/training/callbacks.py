@@ -111,13 +111,17 @@ class SaveCheckpoints(Callback):
         self._keep = keep
         self._description = dict(description)  # goes into every marker: architecture, tokenizer
 
+        self._saved = -1  # steps at the last save
+
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self._plan.is_due(step_of(state) - 1, self._every_tokens):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now, on all ranks together."""
+        """Save now, on all ranks together; nothing to do where this step was saved already."""
         step = step_of(state)
+        if step == self._saved:
+            return
         path = checkpoint_path(self._run, step)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
             raise FloatingPointError(
@@ -127,6 +131,7 @@ class SaveCheckpoints(Callback):
         # Collective: every rank contributes its position in the data; rank 0 writes.
         save_checkpoint(state, str(unfinished_path(path)))
         on_rank_zero(lambda: self._finish(path, step))
+        self._saved = step
 
     def _finish(self, path: Path, step: int) -> None:
         finish_checkpoint(path, {**position(self._plan, step), **self._description})
