@@ -114,7 +114,7 @@ def _start_shielded(start: Callable[[int], None] | None, worker_id: int) -> None
 
 
 def end_with_launcher() -> None:
-    """Ask for SIGTERM when the launcher dies, which ends at once when it is signalled and forgets its ranks."""
+    """Ask for SIGTERM when the launcher dies: composer, killed, would leave its ranks training for nobody."""
     if sys.platform == "linux" and "LOCAL_WORLD_SIZE" in os.environ:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -141,11 +141,9 @@ def kill_and_compare(
             stopped = kill_at(launch(recipe, world_size), run, seconds, during_save)
         if stopped:
             done += 1
-            left = [path.name for path in run.glob("checkpoints/.saving-*")]
-            print(
-                f"kill {done}: {f'line {lines}' if ask else f'{seconds:.2f} s in'}, from {saved} to {_newest(run)}, {left or 'no save cut off'}",
-                flush=True,
-            )
+            at = f"line {lines}" if ask else f"{seconds:.2f} s in"
+            cut_off = [path.name for path in run.glob("checkpoints/.saving-*")] or "no save cut off"
+            print(f"kill {done}: {at}, from {saved} to {_newest(run)}, {cut_off}", flush=True)
         elif done < kills:  # finished before it could be killed: begin anew, and go on killing
             assert_same_run(run, reference)
             shutil.rmtree(run)
