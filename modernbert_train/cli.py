@@ -21,6 +21,7 @@ examples:
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
+  modernbert doctor yamls/pretrain/modernbert-base.yaml
 """
 
 
@@ -137,6 +138,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     importing.add_argument("folder", help="with config.json, weights and tokenizer")
     importing.add_argument("out", help="the folder to write; must not exist, or be empty")
+
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "check whether this machine can train, and say what to do where it cannot",
+        """
+        modernbert doctor
+        modernbert doctor yamls/pretrain/modernbert-base.yaml run_folder=/checkpoints/base
+        srun --ntasks-per-node=1 modernbert doctor --json
+        """,
+    )
+    doctor.add_argument(
+        "recipe", nargs="?", help="a YAML file: its stores and the room it needs are checked as well"
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
@@ -209,6 +227,16 @@ def _import(options: argparse.Namespace) -> int:
     except FailedCheck as error:
         return _failed(error, status=1)  # nothing was left behind
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from modernbert_train.config import load_recipe
+    from modernbert_train.doctor import as_json, as_text, examine
+
+    recipe = None if options.recipe is None else load_recipe(options.recipe, options.overrides)
+    findings = examine(recipe)
+    print(as_json(findings) if options.json else as_text(findings))
+    return 1 if any(finding.level == "problem" for finding in findings) else 0
 
 
 def _is_ours(error: Exception) -> bool:
