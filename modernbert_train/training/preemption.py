@@ -1,6 +1,6 @@
 """Ending in good order when a cluster takes its machine back: finish the step, save, and ask to be started again.
 
-Slurm sends SIGUSR1 ahead of the end where it is asked to (`--signal`), Kubernetes and torchrun SIGTERM. Not every rank
+Slurm sends SIGUSR1 ahead of the end where it is asked to (`--signal`); Kubernetes and torchrun send SIGTERM. Not every rank
 need be told: those that were tell the others at the end of each step, so that all stop after the same one.
 """
 
@@ -27,9 +27,9 @@ from modernbert_train.training.callbacks import SaveCheckpoints, step_of
 
 log = logging.getLogger(__name__)
 
-# 128 + SIGUSR1. The one code that Kubeflow's restartPolicy ExitCode keeps for "a user's own, start me again"; what a
-# shell says of a process that SIGUSR1 has killed before it could listen, which wants the same answer; and no code that
-# Python, torch or a shell gives for anything else.
+# 128 + SIGUSR1. Kubeflow's restartPolicy ExitCode starts a pod again for 128 and more, and for nothing below; a shell
+# says the same of a process that SIGUSR1 has killed before it could listen, which wants the same answer; and neither
+# Python nor torch nor a crash ends with it.
 REQUEUE_EXIT_CODE = 138
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
