@@ -1,7 +1,7 @@
 """Ending in good order when a cluster takes its machine back: finish the step, save, and ask to be started again.
 
-Slurm sends SIGUSR1 ahead of the end where it is asked to (`--signal`); Kubernetes and torchrun send SIGTERM. Not every rank
-need be told: those that were tell the others at the end of each step, so that all stop after the same one.
+Slurm sends SIGUSR1 ahead of the end where it is asked to (`--signal`); Kubernetes and torchrun send SIGTERM. Not every
+rank need be told: those that were tell the others at the end of each step, so that all stop after the same one.
 """
 
 from __future__ import annotations
