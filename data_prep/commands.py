@@ -92,7 +92,8 @@ def _command(options: argparse.Namespace) -> str:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Read a whole store; 1 if anything in it is damaged."""
-    from modernbert_train.data.manifest import MANIFEST_NAME, load_manifest, verify_store
+    from modernbert_train.data.manifest import MANIFEST_NAME, load_manifest
+    from modernbert_train.data.verification import verify_store
 
     try:
         manifest = load_manifest(options.store)
@@ -106,7 +107,7 @@ def run_verify(options: argparse.Namespace) -> int:
     if problems:
         return 1
     splits = [split for splits in manifest.sources.values() for split in splits.values()]
-    num_shards = sum(len(split.shard_blocks) for split in splits)
+    num_shards = sum(len(split.shards) for split in splits)
     num_documents = sum(split.num_documents for split in splits)
     num_tokens = sum(split.num_tokens for split in splits)
     print(f"intact: {num_shards:,} shards, {num_documents:,} documents, {num_tokens:,} tokens")

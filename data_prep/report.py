@@ -35,7 +35,7 @@ def print_store(manifest: Manifest, seconds: float) -> None:
     splits = [(s, name, split) for s, splits in manifest.sources.items() for name, split in splits.items()]
     rows = [
         (f"{source}/{name}", split.num_documents, split.num_tokens, split.num_tokens / split.num_documents,
-         split.num_blocks, len(split.shard_blocks), _shard_megabytes(split))
+         split.num_blocks, len(split.shards), _shard_megabytes(split))
         for source, name, split in splits
     ]  # fmt: skip
     print_table(("split", "documents", "tokens", "tokens/document", "blocks", "shards", "megabytes"), rows)
@@ -116,7 +116,6 @@ def _read_block(split: Split, block: int) -> dict[str, np.ndarray]:
     from streaming.base.format import reader_from_json  # imports torch, which no other command here needs
 
     shards = json.loads((split.path / "index.json").read_text(encoding="utf-8"))["shards"]
-    shard_ends = np.cumsum(split.shard_blocks)
-    shard = int(np.searchsorted(shard_ends, block, side="right"))
-    first_block = int(shard_ends[shard - 1]) if shard else 0
+    shard = split.shard_of(block)
+    first_block = int(split.first_of_shards[shard, 0])
     return reader_from_json(str(split.path), None, shards[shard])[block - first_block]

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from streaming import MDSWriter
 
-from modernbert_train.data.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, Split
+from modernbert_train.data.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS
+from modernbert_train.data.split import Split, write_sidecars
 
 
 class SplitWriter:
@@ -49,8 +50,6 @@ class SplitWriter:
         if self._mds is None:
             return None
         self._mds.finish()
-        blocks = np.array(self.blocks, np.int64)
-        np.save(self.folder / "lengths.npy", np.frombuffer(self.lengths, np.uint32))
-        np.save(self.folder / "blocks.npy", blocks)
-        shard_blocks = tuple(shard["samples"] for shard in self._mds.shards)
-        return Split(self.folder, len(self.lengths), int(blocks[:, 1].sum()), shard_blocks)
+        shard_blocks = np.array([shard["samples"] for shard in self._mds.shards])
+        lengths = np.frombuffer(self.lengths, np.uint32)
+        return write_sidecars(self.folder, lengths, np.array(self.blocks, np.int64), shard_blocks)

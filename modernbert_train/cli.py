@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "import",
         _import,
-        "make a checkpoint to start from (init.from) of a Hugging Face ModernBERT folder",
+        "make a checkpoint to start from (init.from) of a Hugging Face ModernBERT or BERT folder",
         "modernbert import path/to/ModernBERT-base imported/base",
     )
     importing.add_argument("folder", help="with config.json, weights and tokenizer")

@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from modernbert_train.data.manifest import (
     Manifest,
-    Split,
     TokenizerInfo,
     load_manifest,
     load_tokenizer_info,
     write_manifest,
 )
+from modernbert_train.data.split import Split, write_sidecars
 
 Documents = Sequence[Sequence[int]]
 
@@ -73,9 +73,6 @@ def _write_split(folder: Path, documents: Documents, block_documents: int, shard
         for block in blocks:
             ids = np.concatenate([np.array(document, dtype=np.uint16) for document in block])
             writer.write({"input_ids": ids, "lengths": np.array([len(d) for d in block], dtype=np.uint32)})
-    shard_blocks = tuple(shard["samples"] for shard in writer.shards)
     lengths = np.array([len(document) for document in documents], dtype=np.uint32)
     table = np.array([[len(block), sum(map(len, block))] for block in blocks], dtype=np.int64)
-    np.save(folder / "lengths.npy", lengths)
-    np.save(folder / "blocks.npy", table)
-    return Split(folder, len(documents), int(lengths.sum()), shard_blocks)
+    return write_sidecars(folder, lengths, table, np.array([shard["samples"] for shard in writer.shards]))

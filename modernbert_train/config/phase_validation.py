@@ -35,9 +35,10 @@ def _check_context(phase: PhaseConfig, model: ModelConfig, field: str) -> Iterat
             "fit into a row; raise row_tokens or lower context_tokens"
         )
     if context > model.max_position_embeddings:
+        lacking = ": the positions beyond have no learned embedding" if model.positions == "learned" else ""
         yield (
             f"{field}.context_tokens is {context}, more than model.max_position_embeddings "
-            f"({model.max_position_embeddings}); raise that or lower context_tokens"
+            f"({model.max_position_embeddings}){lacking}; raise that or lower context_tokens"
         )
 
 

@@ -16,29 +16,52 @@ DecayShape = Literal["1-sqrt", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
 AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "cpu"]
 Device = Literal["auto", "cpu", "gpu"]
+Norm = Literal["layernorm", "rmsnorm"]
+NormPlacement = Literal["pre", "post"]
+Mlp = Literal["geglu", "swiglu", "gelu"]
+Positions = Literal["rope", "learned", "none"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The encoder. Names are those of Transformers' `ModernBertConfig`; the defaults are ModernBERT-base.
 
-    `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own.
+    The switches, `norm` to `parallel_block`, are for ablations: all defaults together are ModernBERT; BERT of
+    2018 is post-norm (which is initialized in its own way, see `model.initialization`), gelu, learned
+    positions, biases and global attention in every layer. A model that is neither trains as well, and says on
+    export that Transformers has no class for it.
+
+    `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own. Without
+    rope nothing reads them.
     """
 
     vocab_size: int = 50_368  # a multiple of 64, for the tensor cores
     hidden_size: int = 768
     num_hidden_layers: int = 22
     num_attention_heads: int = 12
-    intermediate_size: int = 1_152  # of the GeGLU: its first matrix is twice as wide
+    intermediate_size: int = 1_152  # of the MLP; the first matrix of a gated one is twice as wide
+    norm: Norm = "layernorm"
+    norm_placement: NormPlacement = "pre"  # before attention and MLP, or after each is added to its input
+    mlp: Mlp = "geglu"  # gelu is the plain one, without a gate
+    positions: Positions = (
+        "rope"  # learned: a table of max_position_embeddings; none: only windows tell near from far
+    )
+    bias: bool = False  # in every linear layer and layernorm; the decoder has one always
+    parallel_block: bool = False  # attention and MLP read the same normed input and are added at once
     local_attention: int = 128  # full width of the window: 64 tokens to either side
     global_attn_every_n_layers: int = 3  # layers 0, n, 2n, ... see the whole document
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
-    attn_out_dropout: float = 0.1  # while pretraining; an exported model has 0
+    embedding_dropout: float = 0.0  # while pretraining, like the next two; an exported model has 0
+    attn_out_dropout: float = 0.1
+    mlp_out_dropout: float = 0.0
     initializer_range: float = 0.02
     initializer_cutoff_factor: float = 2.0  # weights are cut off at this many standard deviations
     max_position_embeddings: int = 8_192
+
+
+MODEL_SWITCHES = ("norm", "norm_placement", "mlp", "positions", "bias", "parallel_block")
 
 
 @dataclass(frozen=True)
@@ -51,8 +74,8 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read and how the reading is shared out. `streams` and `window_rows` decide the order of the
-    data; `num_workers` does not.
+    """What is read and how the reading is shared out. `streams`, `canonical_nodes` and `window_rows` decide the
+    order of the data; `num_workers` does not.
     """
 
     tokenizer: str  # folder with tokenizer.json, or the file itself
@@ -60,6 +83,7 @@ class DataConfig:
     streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
     window_rows: int = 2_048  # rows that are packed, and shuffled, together
     num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
+    canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
         "initializer_cutoff_factor": model.initializer_cutoff_factor,
     }
     yield from above_zero("model", reals)
-    if not 0 <= model.attn_out_dropout < 1:
-        yield f"model.attn_out_dropout is {model.attn_out_dropout}: choose one from 0 up to, but without, 1"
+    for field in ("embedding_dropout", "attn_out_dropout", "mlp_out_dropout"):
+        if not 0 <= getattr(model, field) < 1:
+            yield f"model.{field} is {getattr(model, field)}: choose one from 0 up to, but without, 1"
     if model.vocab_size % 64:
         yield (
             f"model.vocab_size is {model.vocab_size}, not a multiple of 64, which slows down the decoder's "
@@ -87,17 +88,23 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
             f"model.local_attention is {model.local_attention}: it is the full width of the window, half of "
             f"it to either side; make it even, such as {model.local_attention + 1}"
         )
+    if model.parallel_block and model.norm_placement == "post":
+        yield (
+            "model.parallel_block is true and norm_placement post: a parallel block reads its input through a "
+            "norm, which stands before it; set norm_placement to pre, or parallel_block to false"
+        )
     if model.num_attention_heads >= 1:
-        yield from _check_heads(model.hidden_size, model.num_attention_heads)
+        yield from _check_heads(model)
 
 
-def _check_heads(hidden: int, heads: int) -> Iterator[str]:
+def _check_heads(model: ModelConfig) -> Iterator[str]:
+    hidden, heads = model.hidden_size, model.num_attention_heads
     if hidden % heads:
         yield (
             f"model.hidden_size is {hidden}, not a multiple of num_attention_heads ({heads}); "
             f"use {next_multiple(hidden, heads)}, or another number of heads"
         )
-    elif hidden // heads % 2:
+    elif model.positions == "rope" and hidden // heads % 2:
         yield (
             f"model.hidden_size is {hidden} and num_attention_heads {heads}: the {hidden // heads} "
             f"dimensions of a head cannot be rotated in pairs; use an even number of them, such as "
@@ -116,6 +123,11 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
         yield (
             f"data.streams is {data.streams}, which {world_size} ranks do not divide: each reads an equal "
             f"share of the streams; use {next_multiple(data.streams, world_size)}, or another number of ranks"
+        )
+    if data.canonical_nodes < 1 or data.streams % data.canonical_nodes:
+        yield (
+            f"data.canonical_nodes is {data.canonical_nodes}, which does not divide data.streams {data.streams}: each "
+            f"serves an equal share of the streams; use {math.gcd(data.streams, max(0, data.canonical_nodes))}"
         )
     per_rank = max(1, data.streams // world_size)
     if not 0 <= data.num_workers <= per_rank:

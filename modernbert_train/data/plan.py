@@ -1,7 +1,9 @@
 """The plan: which documents make up which row of which window of which stream. Pure; reads lengths, never tokens.
 
-Each of C canonical streams is cut into windows. A window takes from every source the next blocks, as many tokens as
-its share of the mixture; their documents are cut into pieces no longer than the context, the pieces are packed into
+The data is dealt to N canonical nodes (order.py), and each serves C/N canonical streams. A stream is cut into
+windows: window w of the j-th stream of a node takes, of every source, interval w * C/N + j of the node's order, each
+interval as many tokens as the source's share of the mixture. So the streams of a node read side by side, from the same
+few shards. The documents of a window are cut into pieces no longer than the context, the pieces are packed into
 rows, and the rows are permuted. A global batch takes the same number of rows from every stream. So what step k trains
 on is known from (manifests, mixture, seed, phase, context, row) alone: it does not depend on the number of ranks or
 workers, and a run resumes by a seek to C pairs (window, row).
@@ -15,9 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.data.manifest import Split
-from modernbert_train.data.order import SourceOrder, permutation
+from modernbert_train.data.order import (
+    BLOCK,
+    DOCUMENTS,
+    FIRST_DOCUMENT,
+    TOKENS,
+    SourceOrder,
+    block_table,
+    exclusive_cumsum,
+    permutation,
+)
 from modernbert_train.data.packing import cut_into_pieces, pack
+from modernbert_train.data.split import Split
 
 Int64 = npt.NDArray[np.int64]
 
@@ -58,6 +69,7 @@ class Plan:
         sources: name -> its training split.
         mixture: name -> share of the content tokens; adds up to 1.
         streams: C, the number of canonical streams.
+        nodes: N, the number of canonical nodes; divides C.
         window_rows: rows of a window, about; less where the sources together hold less than that for each stream.
         context_tokens: most tokens of a piece, [CLS] and [SEP] included.
         row_tokens: slots of a row.
@@ -71,6 +83,7 @@ class Plan:
         mixture: Mapping[str, float],
         *,
         streams: int,
+        nodes: int,
         window_rows: int,
         context_tokens: int,
         row_tokens: int,
@@ -79,17 +92,14 @@ class Plan:
         assert abs(sum(mixture.values()) - 1) < 1e-9
         assert set(mixture) <= set(sources)
         assert SPECIALS_PER_PIECE < context_tokens <= row_tokens
+        assert streams % nodes == 0
         self.sources = {name: sources[name] for name in mixture}
         self.streams = streams
+        self.nodes = nodes
         self.context_tokens = context_tokens
         self.row_tokens = row_tokens
         self.key = key
-        self._orders: dict[str, SourceOrder] = {}
-        self._document_first: dict[str, Int64] = {}
-        for name, split in self.sources.items():
-            documents, tokens = np.asarray(split.blocks()).T
-            self._orders[name] = SourceOrder(split.shard_blocks, tokens, streams, (*key, name))
-            self._document_first[name] = np.cumsum(documents) - documents
+        self._orders = {name: SourceOrder(split, nodes, (*key, name)) for name, split in self.sources.items()}
         stored = sum(split.num_tokens for split in self.sources.values())
         window_tokens = min(window_rows * row_tokens, -(-stored // streams))
         self.quota = {name: share * window_tokens for name, share in mixture.items()}
@@ -98,49 +108,43 @@ class Plan:
         """Window `index` of a stream. It has no rows when the next block of every source belongs to a later one."""
         parts = []
         blocks: list[tuple[str, int]] = []
+        node, in_node = divmod(stream, self.streams // self.nodes)
+        interval = index * (self.streams // self.nodes) + in_node
         for name, order in self._orders.items():
-            # Quotas are cut at whole blocks, and counted from the beginning of the stream: errors do not add up.
-            start, stop = (int(self.quota[name] * edge) for edge in (index, index + 1))
-            chosen = order.blocks_between(stream, start, stop)
+            # Quotas are cut at whole blocks, and counted from the beginning of the node: errors do not add up.
+            start, stop = (int(self.quota[name] * edge) for edge in (interval, interval + 1))
+            chosen = order.blocks_between(node, start, stop)
             if len(chosen):
                 piece_tokens = self.context_tokens - SPECIALS_PER_PIECE
-                document_first = self._document_first[name]
-                parts.append(
-                    _pieces_of_blocks(
-                        self.sources[name], document_first, chosen, piece_tokens, first_block=len(blocks)
-                    )
-                )
-                blocks += [(name, int(block)) for block in chosen]
+                parts.append(_pieces_of_blocks(self.sources[name], chosen, piece_tokens, len(blocks)))
+                blocks += [(name, block) for block in chosen[:, BLOCK].tolist()]
         return _packed(blocks, parts, self.row_tokens, (*self.key, "rows", stream, index))
 
 
 def evaluation_window(name: str, split: Split, context_tokens: int, row_tokens: int, max_rows: int) -> Window:
     """About `max_rows` rows of a held-out split, the same for every run; all of it where it holds less."""
-    documents, tokens = np.asarray(split.blocks()).T
+    blocks = block_table(split, np.arange(len(split.shards)))
     order = permutation(split.num_blocks, "evaluation", name)
-    num_blocks = int(np.searchsorted(np.cumsum(tokens[order]), max_rows * row_tokens)) + 1
-    chosen = np.sort(order[:num_blocks])
-    document_first = np.cumsum(documents) - documents
-    piece_tokens = context_tokens - SPECIALS_PER_PIECE
-    pieces = _pieces_of_blocks(split, document_first, chosen, piece_tokens, first_block=0)
-    return _packed([(name, int(block)) for block in chosen], [pieces], row_tokens, ("evaluation rows", name))
+    num_blocks = int(np.searchsorted(np.cumsum(blocks[order, TOKENS]), max_rows * row_tokens)) + 1
+    chosen = blocks[np.sort(order[:num_blocks])]
+    pieces = _pieces_of_blocks(split, chosen, context_tokens - SPECIALS_PER_PIECE, first_block=0)
+    numbers = [(name, block) for block in chosen[:, BLOCK].tolist()]
+    return _packed(numbers, [pieces], row_tokens, ("evaluation rows", name))
 
 
 def _pieces_of_blocks(
-    split: Split, document_first: Int64, blocks: Int64, piece_tokens: int, first_block: int
+    split: Split, blocks: Int64, piece_tokens: int, first_block: int
 ) -> tuple[Int64, Int64, Int64, Int64]:
     """Block (counted on from `first_block`), start in the block, tokens and document of every piece of these blocks."""
-    counts = np.asarray(split.blocks())[blocks, 0]
-    all_lengths = split.lengths()
-    firsts = document_first[blocks]
-    lengths = np.concatenate([all_lengths[i : i + n] for i, n in zip(firsts, counts, strict=True)]).astype(
-        np.int64
-    )
+    first_documents, counts = blocks[:, FIRST_DOCUMENT], blocks[:, DOCUMENTS]
+    lengths = np.concatenate(
+        [split.lengths(first, count) for first, count in zip(first_documents, counts, strict=True)]
+    ).astype(np.int64)
     block_of_document = np.repeat(np.arange(len(blocks)), counts)
-    first_of_block = (np.cumsum(counts) - counts)[block_of_document]
-    start = np.cumsum(lengths) - lengths
+    first_of_block = exclusive_cumsum(counts)[block_of_document]
+    start = exclusive_cumsum(lengths)
     start_in_block = start - start[first_of_block]
-    document = firsts[block_of_document] + np.arange(len(lengths)) - first_of_block
+    document = first_documents[block_of_document] + np.arange(len(lengths)) - first_of_block
     index, start_in_document, tokens = cut_into_pieces(lengths, piece_tokens)
     return (
         first_block + block_of_document[index],

@@ -12,9 +12,10 @@ from streaming import Stream, StreamingDataset
 from streaming.base.shared import memory
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
-from modernbert_train.data.manifest import Split, TokenizerInfo
+from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Int32, Masking, mask_row
 from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluation_window
+from modernbert_train.data.split import Split
 
 
 class BlockReader:
@@ -39,11 +40,10 @@ class BlockReader:
                 ) from error
         first_blocks = self._dataset.sample_offset_per_stream.tolist()
         self._first_block = dict(zip(by_path, first_blocks, strict=True))
-        self._block_tokens = {path: np.asarray(split.blocks())[:, 1] for path, split in by_path.items()}
 
     def read(self, split: Split, block: int) -> np.ndarray:
         """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
-        tokens = int(self._block_tokens[split.path][block])
+        tokens = int(split.blocks(block, 1)[0, 1])
         try:
             ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
         except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
@@ -64,7 +64,7 @@ class BlockReader:
 
     @staticmethod
     def _damage(split: Split, block: int, what: str) -> str:
-        shard = int(np.searchsorted(np.cumsum(split.shard_blocks), block, side="right"))
+        shard = split.shard_of(block)
         return (
             f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
             f"run `python -m data_prep verify {split.path.parent.parent}`, then restore or prepare the store again"
@@ -102,17 +102,20 @@ class WindowReader:
     def row(self, index: int, row_tokens: int, context_tokens: int) -> tuple[Int32, Int32, int]:
         """Ids [row_tokens] and tokens of each segment of a row, specials added; and how many slots are no padding."""
         pieces = self.window.pieces(index)
-        firsts = self._piece_first[pieces].tolist()
         counts = self.window.piece_tokens[pieces]
+        segments = counts + SPECIALS_PER_PIECE
+        ends = np.cumsum(segments)
+        starts = ends - segments
+        used = int(ends[-1])
         input_ids = np.full(row_tokens, self._tokenizer.pad_id, dtype=np.int32)
-        at = 0
-        for first, count in zip(firsts, counts.tolist(), strict=True):
-            input_ids[at] = self._tokenizer.cls_id
-            input_ids[at + 1 : at + 1 + count] = self._tokens[first : first + count]
-            at += count + SPECIALS_PER_PIECE
-            input_ids[at - 1] = self._tokenizer.sep_id
-        segments = (counts + SPECIALS_PER_PIECE).astype(np.int32)
-        return input_ids, np.concatenate([segments, padding_segments(row_tokens - at, context_tokens)]), at
+        input_ids[starts] = self._tokenizer.cls_id
+        input_ids[ends - 1] = self._tokenizer.sep_id
+        tokens = self._tokens
+        firsts = self._piece_first[pieces].tolist()
+        for start, first, count in zip((starts + 1).tolist(), firsts, counts.tolist(), strict=True):
+            input_ids[start : start + count] = tokens[first : first + count]
+        padding = padding_segments(row_tokens - used, context_tokens)
+        return input_ids, np.concatenate([segments.astype(np.int32), padding]), used
 
     def masked_row(
         self,

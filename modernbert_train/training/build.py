@@ -15,8 +15,8 @@ from composer.devices import DeviceGPU
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
-from modernbert_train.config import PhaseConfig, Recipe, validate
-from modernbert_train.config.schema import Precision
+from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, validate
+from modernbert_train.config.schema import MODEL_SWITCHES, Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
@@ -134,10 +134,12 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
     elif fresh:
         assert recipe.init.from_ is not None
         weights, marker = load_weights(recipe.init.from_)
+        _check_switches(marker, recipe.model, recipe.init.from_)
         _check_shapes(model, weights, recipe.init.from_)
         model.load_state_dict(weights)
         log.info("weights from %s, step %s", recipe.init.from_, marker.get("step"))
-        _compare_thetas(marker, next(iter(recipe.phases.values())))
+        if recipe.model.positions == "rope":
+            _compare_thetas(marker, next(iter(recipe.phases.values())))
     return model
 
 
@@ -248,6 +250,21 @@ def _compare_thetas(marker: dict[str, Any], phase: PhaseConfig) -> None:
                 f"{marker[name]:,.0f}",
                 f"{getattr(phase, name):,.0f}",
             )
+
+
+def _check_switches(marker: dict[str, Any], model: ModelConfig, source: str) -> None:
+    """Weights of equal shapes may be of another mathematics, such as another activation."""
+    trained = ModelConfig(**marker["model"])
+    changes = [
+        f"model.{switch} is {getattr(trained, switch)} there and {getattr(model, switch)} here"
+        for switch in MODEL_SWITCHES
+        if getattr(trained, switch) != getattr(model, switch)
+    ]
+    if changes:
+        raise ValueError(
+            f"init.from: {resolve(source)} does not fit the recipe's model: {', '.join(changes)}; use the model "
+            "section of the run it comes from"
+        )
 
 
 def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor], source: str) -> None:

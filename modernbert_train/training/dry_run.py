@@ -7,8 +7,9 @@ tell (passes over each source, how full the rows are) is shown where the caller 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
+from modernbert_train.training.model_size import describe_model, num_parameters
 
 WIDTH = 80
 LABEL_WIDTH = 20  # of the table and of the picture
@@ -16,6 +17,7 @@ PHASES_IN_A_TABLE = 4
 NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and the optimizer's two moments, fp32
 BARS = " ▁▂▃▄▅▆▇█"
+THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,9 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
         *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
         "",
         *_tables(recipe, plan, data),
-        *_picture(plan),
+        *_picture(plan, has_thetas=recipe.model.positions == "rope"),
     ]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def num_parameters(model: ModelConfig) -> int:
-    """Returns the number of parameters. The decoder has the embedding's matrix and a bias of its own.
-
-    A layer: Wqkv and Wo (4 d^2), GeGLU (3 d I), a norm before each; the first attention has no norm. Outside:
-    the embedding and its norm, the final norm, the head's matrix and norm, the decoder's bias.
-    """
-    hidden = model.hidden_size
-    layer = 4 * hidden**2 + 3 * hidden * model.intermediate_size + 2 * hidden
-    layers = model.num_hidden_layers * layer - hidden
-    return model.vocab_size * (hidden + 1) + layers + hidden**2 + 3 * hidden
 
 
 def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
@@ -60,15 +50,11 @@ def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
 
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
-    num_global = len(range(0, model.num_hidden_layers, model.global_attn_every_n_layers))
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
     checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
     return {
-        "model": f"{num_parameters(model):,} parameters: {model.num_hidden_layers} layers ({num_global} "
-        f"global, the others {model.local_attention // 2} tokens to either side), hidden "
-        f"{model.hidden_size:,}, {model.num_attention_heads} heads, GeGLU {model.intermediate_size:,}, "
-        f"vocabulary {model.vocab_size:,}",
+        "model": describe_model(model),
         "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
         "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, weight decay {optimizer.weight_decay:g}, "
@@ -110,6 +96,8 @@ def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iter
     """Yields a column of figures for each phase, a few phases side by side."""
     sources = list(recipe.data.sources)
     columns = [_figures(phase, sources, data[phase.index] if data else None) for phase in plan.phases]
+    if recipe.model.positions != "rope":
+        columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
     width = (WIDTH - LABEL_WIDTH) // min(len(columns), PHASES_IN_A_TABLE)
     for first in range(0, len(columns), PHASES_IN_A_TABLE):
         chosen = columns[first : first + PHASES_IN_A_TABLE]
@@ -149,8 +137,8 @@ def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> li
         ("  decay tokens", _tokens(config.decay_tokens)),
         ("  decay to", _decay(config)),
         ("mask rate", f"{config.mask_rate:.1%}"),
-        ("theta global", f"{config.global_rope_theta:,.0f}"),
-        ("theta local", f"{config.local_rope_theta:,.0f}"),
+        (THETAS[0], f"{config.global_rope_theta:,.0f}"),
+        (THETAS[1], f"{config.local_rope_theta:,.0f}"),
         *((f"share {source}", _or_dash(config.mixture.get(source), ".2%")) for source in sources),
     ]
     if data is not None:
@@ -173,7 +161,7 @@ def _decay(config: PhaseConfig) -> str:
     return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
 
 
-def _picture(plan: RunPlan) -> Iterator[str]:
+def _picture(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
     """Yields the course of the run, from left to right; every phase has its own scale of tokens."""
     widths = _widths([phase.num_tokens for phase in plan.phases])
     highest_rate = max(phase.config.learning_rate for phase in plan.phases)
@@ -202,7 +190,8 @@ def _picture(plan: RunPlan) -> Iterator[str]:
     yield from bars("learning rate", f"{highest_rate:g}", 4, rate)
     yield from bars("batch tokens", f"{most_rows:,}", 2, batch)
     yield band("mask rate", lambda phase: f"{phase.config.mask_rate:.0%} ")
-    yield band("theta global", lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
+    if has_thetas:
+        yield band(THETAS[0], lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
     yield band("context tokens", lambda phase: f"{phase.config.context_tokens:,} ")
     yield band("tokens so far", lambda phase: format_tokens(phase.first_tokens), filler=" ")
 

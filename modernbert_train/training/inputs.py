@@ -62,6 +62,7 @@ def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRo
                 inputs.train,
                 phase.config.mixture,
                 streams=recipe.data.streams,
+                nodes=recipe.data.canonical_nodes,
                 window_rows=recipe.data.window_rows,
                 context_tokens=phase.config.context_tokens,
                 row_tokens=phase.config.row_tokens,

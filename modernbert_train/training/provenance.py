@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -15,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from modernbert_train.config import Recipe, dump_recipe
+from modernbert_train.config import ModelConfig, Recipe, dump_recipe
+from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
 from modernbert_train.training.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
@@ -34,6 +36,7 @@ _ARCHITECTURE = tuple(
         "local_attention",
         "global_attn_every_n_layers",
         "norm_eps",
+        *MODEL_SWITCHES,
     )
 )
 _PACKAGES = (
@@ -152,10 +155,14 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
             f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
             "restore it and the stores made with it, or name another run_folder"
         )
-    before = flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
+    # A run of an older version has not written down the switches added since, whose defaults are what it did.
+    older = flatten({"model": dataclasses.asdict(ModelConfig())})
+    before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = flatten(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    fatal = [key for key in changed if key in _ARCHITECTURE]
+    has_table = recipe.model.positions == "learned"
+    architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
+    fatal = [key for key in changed if key in architecture]
     if fatal:
         changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in fatal)
         raise ValueError(

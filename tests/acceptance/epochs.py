@@ -23,6 +23,7 @@ def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -
         splits,
         mixture,
         streams=1,
+        nodes=1,
         window_rows=total,
         context_tokens=context_tokens,
         row_tokens=row_tokens,

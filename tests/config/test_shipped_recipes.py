@@ -20,7 +20,7 @@ def name(path):
 
 def test_the_lists_are_not_empty():
     assert {name(path) for path in RECIPES} >= {"quickstart.yaml", "pretrain/modernbert-base.yaml"}
-    assert {path.stem for path in PARTS} >= {"tiny", "small", "base", "large", "quickstart"}
+    assert {path.stem for path in PARTS} >= {"tiny", "small", "base", "large", "quickstart", "bert-base-2018"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -41,6 +41,7 @@ def test_parts_fit_into_a_recipe(path, tmp_path):
     sources = list(data["sources"])
     phase = {
         "tokens": "1B",
+        "context_tokens": 512,  # as much as the shortest table of positions holds
         "batch_tokens": 2**20,
         "learning_rate": 1e-3,
         "mixture": dict.fromkeys(sources, 1),

@@ -92,16 +92,42 @@ def test_run_masking_optimizer(fields, start, remedy):
         ({"norm_eps": 0.0}, "model.norm_eps is 0.0: ", "above 0"),
         ({"global_rope_theta": INF}, "model.global_rope_theta is inf: ", "finite"),
         ({"attn_out_dropout": 1.0}, "model.attn_out_dropout is 1.0: ", "from 0 up to, but without, 1"),
+        ({"embedding_dropout": -0.1}, "model.embedding_dropout is -0.1: ", "from 0 up to, but without, 1"),
+        ({"mlp_out_dropout": NAN}, "model.mlp_out_dropout is nan: ", "from 0 up to, but without, 1"),
+        (
+            {"parallel_block": True, "norm_placement": "post"},
+            "model.parallel_block is true and norm_placement post: ",
+            "set norm_placement to pre, or parallel_block to false",
+        ),
     ],
 )
 def test_model(fields, start, remedy):
     assert remedy in told(a_recipe(model=replace(MODEL, **fields)), start)
 
 
+@pytest.mark.parametrize("positions", ["learned", "none"])
+def test_what_is_not_rotated_need_not_pair_up(positions):
+    assert validate(a_recipe(model=replace(MODEL, hidden_size=6, positions=positions))) == []
+
+
+def test_a_context_beyond_the_learned_positions():
+    recipe = a_recipe(a_phase(), model=replace(MODEL, positions="learned", max_position_embeddings=15))
+    problem = told(
+        recipe, "phases.phase0.context_tokens is 16, more than model.max_position_embeddings (15): "
+    )
+    assert problem.endswith("no learned embedding; raise that or lower context_tokens")
+
+
 @pytest.mark.parametrize(
     ("fields", "start", "remedy"),
     [
         ({"streams": 0}, "data.streams is 0: ", "at least 1"),
+        (
+            {"canonical_nodes": 3},
+            "data.canonical_nodes is 3, which does not divide data.streams 2: ",
+            "use 1",
+        ),
+        ({"canonical_nodes": 0}, "data.canonical_nodes is 0, ", "use 2"),
         ({"window_rows": 0}, "data.window_rows is 0: ", "at least 1"),
         ({"num_workers": 3}, "data.num_workers is 3: ", "choose one from 0 to 2"),
         ({"num_workers": -1}, "data.num_workers is -1: ", "choose one from 0 to 2"),

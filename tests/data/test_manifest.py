@@ -9,9 +9,9 @@ from modernbert_train.data.manifest import (
     load_manifest,
     load_tokenizer_info,
     token_dtype,
-    verify_store,
     write_manifest,
 )
+from modernbert_train.data.verification import verify_store
 from tests.stores import make_tokenizer, random_documents
 
 WEB, CODE = random_documents(400, seed=1, median=20), random_documents(20, seed=3)
@@ -56,7 +56,7 @@ def test_a_manifest_written_is_read_back(store):
     in_blocks = [expected[first : first + BLOCK_DOCUMENTS] for first in range(0, 400, BLOCK_DOCUMENTS)]
     assert blocks.tolist() == [[len(block), sum(block)] for block in in_blocks]
     assert (split.num_documents, split.num_tokens, split.num_blocks) == (400, sum(expected), 4)
-    assert len(split.shard_blocks) > 1
+    assert len(split.shards) > 1
     assert isinstance(lengths, np.memmap)
     assert (manifest.token_dtype, manifest.vocab_size) == ("uint16", 256)
     assert manifest.tokenizer_fingerprint == load_tokenizer_info(store).fingerprint
@@ -70,8 +70,8 @@ def test_a_manifest_written_is_read_back(store):
     [
         (lambda store: (store / "manifest.json").unlink(), "has no manifest.json: not a token store"),
         (lambda store: (store / "manifest.json").write_text("{"), "manifest.json is not valid JSON"),
-        (lambda store: (store / "manifest.json").write_text("[]"), "has version None, allowed: 1"),
-        (lambda store: edit_manifest(store, lambda m: m.update(version=2)), "has version 2, allowed: 1"),
+        (lambda store: (store / "manifest.json").write_text("[]"), "has version None, allowed: 2"),
+        (lambda store: edit_manifest(store, lambda m: m.update(version=3)), "has version 3, allowed: 2"),
         (
             lambda store: edit_manifest(store, lambda m: m.pop("vocab_size")),
             r"field \(KeyError\('vocab_size'\)\)",
@@ -93,7 +93,7 @@ def test_a_manifest_written_is_read_back(store):
         ),
         (
             lambda store: edit_manifest(
-                store, lambda m: m["sources"]["web"]["splits"]["valid"].update(shard_blocks=[3])
+                store, lambda m: m["sources"]["web"]["splits"]["valid"].update(num_blocks=3)
             ),
             r"blocks\.npy holds int64 \(1, 2\), the manifest says int64 \(3, 2\)",
         ),
@@ -122,6 +122,12 @@ def flip_last_byte(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def edit_text(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def problems_after(store, damage):
@@ -153,7 +159,11 @@ def test_verify_finds_nothing_wrong_with_an_intact_store(store):
             "web/valid/shard.00000.mds",
             "missing",
         ),
-        (lambda store: (store / "web/valid/index.json").unlink(), "web/valid/index.json", "cannot be read"),
+        (
+            lambda store: (store / "web/valid/index.json").write_text("?" * 406),
+            "web/valid/index.json",
+            "cannot be read",
+        ),
         (lambda store: (store / "tokenizer_config.json").unlink(), "tokenizer_config.json", "missing"),
         (
             lambda store: make_tokenizer(store, num_words=250),
@@ -173,9 +183,7 @@ def test_verify_finds_nothing_wrong_with_an_intact_store(store):
             "tokens in lengths.npy, the manifest says 7",
         ),
         (
-            lambda store: (store / "web/valid/index.json").write_bytes(
-                (store / "web/train/index.json").read_bytes()
-            ),
+            lambda store: edit_text(store / "web/valid/index.json", '"samples": 1', '"samples": 2'),
             "web/valid/index.json",
             "blocks per shard",
         ),

@@ -1,16 +1,52 @@
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
 
-from modernbert_train.data.order import SourceOrder, permutation, philox
+from modernbert_train.data.order import (
+    BLOCK,
+    DOCUMENTS,
+    FIRST_DOCUMENT,
+    SLICE_SHARDS,
+    TOKENS,
+    SourceOrder,
+    block_table,
+    permutation,
+    philox,
+)
+from modernbert_train.data.split import Split, write_sidecars
 
-SMALL = [7, 5]  # few shards: blocks are dealt
-LARGE = [3] * 40  # many shards to a stream: shards are dealt
+FEW_SHARDS = [7, 0, 5]  # blocks are dealt; a shard may be empty
+MANY_SHARDS = [3] * 40  # shards are dealt, to up to 5 nodes
 
 
-def make_order(shard_blocks, streams, key=("seed", 1), tokens=10):
-    return SourceOrder(shard_blocks, np.full(sum(shard_blocks), tokens), streams, key)
+@pytest.fixture
+def make_split(tmp_path):
+    """A split of which there are only the sidecars: blocks of one to four documents of 1 to 19 tokens."""
+
+    def make(shard_blocks: list[int]) -> Split:
+        random = np.random.default_rng(1)
+        documents = random.integers(1, 5, sum(shard_blocks))
+        lengths = random.integers(1, 20, documents.sum())
+        tokens = np.add.reduceat(lengths, np.cumsum(documents) - documents)
+        return write_sidecars(tmp_path, lengths, np.column_stack([documents, tokens]), np.array(shard_blocks))
+
+    return make
+
+
+def read(order: SourceOrder, node: int, tokens: int) -> np.ndarray:
+    """What a node reads first, about so many tokens."""
+    return order.blocks_between(node, 0, tokens)
+
+
+def a_pass(order: SourceOrder, nodes: int, pass_index: int) -> list[list[int]]:
+    """The blocks that each node reads in a pass: two passes of few units differ in length, so they are asked for."""
+    found = []
+    for node in range(nodes):
+        order._pass_at(node, 10**4)
+        ends = [0, *order._pass_ends[node]]
+        found.append(order.blocks_between(node, ends[pass_index], ends[pass_index + 1])[:, BLOCK].tolist())
+    return found
 
 
 def test_random_numbers_are_those_of_the_key_for_ever():
@@ -20,45 +56,64 @@ def test_random_numbers_are_those_of_the_key_for_ever():
     assert permutation(100, "a").tolist() != permutation(100, "b").tolist()
 
 
-@pytest.mark.parametrize("shard_blocks", [SMALL, LARGE])
-@pytest.mark.parametrize("streams", [1, 2, 5])
-def test_a_pass_holds_every_block_once_over_the_streams(shard_blocks, streams):
-    order = make_order(shard_blocks, streams)
+def test_a_table_of_blocks_is_that_of_the_sidecars(make_split):
+    split = make_split(FEW_SHARDS)
+    table = block_table(split, np.array([2, 1, 0]))
+    assert table[:, BLOCK].tolist() == [7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6]
+    for block, first_document, documents, tokens in table.tolist():
+        assert [documents, tokens] == split.blocks()[block].tolist()
+        assert first_document == split.blocks()[:block, 0].sum()
+        assert split.lengths(first_document, documents).sum() == tokens
+
+
+@pytest.mark.parametrize("shard_blocks", [FEW_SHARDS, MANY_SHARDS])
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+def test_a_pass_holds_every_block_once_over_the_nodes(make_split, shard_blocks, nodes):
+    order = SourceOrder(make_split(shard_blocks), nodes, ("seed", 1))
     for pass_index in range(3):
-        blocks = [order.blocks_of_pass(stream, pass_index) for stream in range(streams)]
-        assert sorted(np.concatenate(blocks).tolist()) == list(range(sum(shard_blocks)))
+        assert sorted(chain.from_iterable(a_pass(order, nodes, pass_index))) == list(range(sum(shard_blocks)))
 
 
-def test_passes_differ():
-    order = make_order(SMALL, 1)
-    assert order.blocks_of_pass(0, 0).tolist() != order.blocks_of_pass(0, 1).tolist()
+def test_passes_differ(make_split):
+    order = SourceOrder(make_split(FEW_SHARDS), 1, ("seed",))
+    assert a_pass(order, 1, 0) != a_pass(order, 1, 1)
 
 
-def test_whole_shards_are_dealt_when_there_are_many():
-    order = make_order(LARGE, 5)
-    shards = [set((order.blocks_of_pass(stream, 0) // 3).tolist()) for stream in range(5)]
-    assert all(len(of_stream) == 8 for of_stream in shards)
+def test_whole_shards_are_dealt_when_there_are_many(make_split):
+    order = SourceOrder(make_split(MANY_SHARDS), 5, ("seed",))
+    shards = [{block // 3 for block in blocks} for blocks in a_pass(order, 5, 0)]
+    assert all(len(of_node) == 8 for of_node in shards)
     assert len(set.union(*shards)) == 40
 
 
-def test_fewer_blocks_than_streams_serve_all_streams_in_turn():
-    order = make_order([3], 7)
-    counts = [[len(order.blocks_of_pass(stream, number)) for stream in range(7)] for number in range(7)]
+def test_blocks_are_shuffled_over_the_shards_of_a_slice_and_no_further(make_split):
+    order = SourceOrder(make_split(MANY_SHARDS), 1, ("seed",))
+    shards = [block // 3 for block in a_pass(order, 1, 0)[0]]
+    slices = [shards[first : first + 3 * SLICE_SHARDS] for first in range(0, 120, 3 * SLICE_SHARDS)]
+    assert [len(set(of_slice)) for of_slice in slices] == [SLICE_SHARDS] * 5
+    assert len(set(slices[0][:6])) > 2  # not shard by shard
+
+
+def test_fewer_blocks_than_nodes_serve_all_nodes_in_turn(make_split):
+    split = make_split([3])
+    order = SourceOrder(split, 7, ("seed",))
+    counts = [[len(blocks) for blocks in a_pass(order, 7, number)] for number in range(7)]
     assert np.sum(counts, axis=0).tolist() == [3] * 7
     assert np.sum(counts, axis=1).tolist() == [3] * 7
-    assert len(order.blocks_between(6, 0, 50)) == 5
+    assert read(order, 6, 200)[:, TOKENS].sum() >= 200
 
 
-@pytest.mark.parametrize("shard_blocks", [SMALL, LARGE])
-def test_intervals_tile_the_endless_sequence(shard_blocks):
-    sizes = np.random.default_rng(1).integers(1, 50, sum(shard_blocks))
-    order = SourceOrder(shard_blocks, sizes, 2, ("seed",))
-    expected = np.concatenate([order.blocks_of_pass(1, number) for number in range(6)])
-    edges = [0, 1, 40, 41, 200, 777, 800]
+@pytest.mark.parametrize("shard_blocks", [FEW_SHARDS, MANY_SHARDS])
+def test_intervals_tile_the_endless_sequence(make_split, shard_blocks):
+    split = make_split(shard_blocks)
+    order = SourceOrder(split, 2, ("seed",))
+    expected = read(order, 1, 5_000)
+    assert expected[:, DOCUMENTS].sum() > split.num_documents  # a node of two: more than two of its passes
+    edges = [0, 1, 40, 41, 200, 777, 1_800, 5_000]
     pieces = [order.blocks_between(1, start, stop) for start, stop in pairwise(edges)]
-    got = np.concatenate(pieces)
-    assert len(got) > 20
-    assert got.tolist() == expected[: len(got)].tolist()
+    assert np.concatenate(pieces).tolist() == expected.tolist()
+    assert (expected[:, FIRST_DOCUMENT] < split.num_documents).all()
     # Asking for a later interval first gives the same: there is no state that matters.
-    fresh = SourceOrder(shard_blocks, sizes, 2, ("seed",))
-    assert fresh.blocks_between(1, 200, 777).tolist() == pieces[4].tolist()
+    fresh = SourceOrder(split, 2, ("seed",))
+    assert fresh.blocks_between(1, 777, 1_800).tolist() == pieces[5].tolist()
+    assert fresh.blocks_between(1, 41, 200).tolist() == pieces[3].tolist()

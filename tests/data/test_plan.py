@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from modernbert_train.data.manifest import Split
 from modernbert_train.data.plan import Plan, evaluation_window
+from modernbert_train.data.split import Split
 from tests.stores import make_store, make_tokenizer, random_documents
 
 
@@ -18,7 +18,15 @@ def splits(tmp_path_factory) -> dict[str, Split]:
 
 
 def make_plan(
-    splits, mixture=None, *, streams=2, window_rows=40, context_tokens=64, row_tokens=256, key=(17, 0)
+    splits,
+    mixture=None,
+    *,
+    streams=2,
+    nodes=1,
+    window_rows=40,
+    context_tokens=64,
+    row_tokens=256,
+    key=(17, 0),
 ):
     total = sum(split.num_tokens for split in splits.values())
     natural = {name: split.num_tokens / total for name, split in splits.items()}
@@ -26,6 +34,7 @@ def make_plan(
         splits,
         mixture or natural,
         streams=streams,
+        nodes=nodes,
         window_rows=window_rows,
         context_tokens=context_tokens,
         row_tokens=row_tokens,

@@ -53,7 +53,7 @@ def test_ctrl_c(monkeypatch, capsys, store):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modernbert_train.data.manifest.verify_store", interrupt)
+    monkeypatch.setattr("modernbert_train.data.verification.verify_store", interrupt)
     assert main(["verify", str(store)]) == 130
     assert "interrupted" in capsys.readouterr().err
 

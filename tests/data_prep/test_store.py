@@ -13,8 +13,8 @@ from modernbert_train.data.manifest import (
     BLOCK_TOKENS,
     load_manifest,
     load_tokenizer_info,
-    verify_store,
 )
+from modernbert_train.data.verification import verify_store
 from tests.data_prep.documents import (
     TRICKY_TEXTS,
     files_of,
@@ -88,7 +88,7 @@ def test_shards_are_cut_at_their_size(tokenizer_folder, tmp_path):
     assert run_tokenize(tmp_path / "store", tokenizer_folder, f"web={file}", options=options) == 0
     split = load_manifest(tmp_path / "store").sources["web"]["train"]
     sizes = [path.stat().st_size for path in sorted(split.path.glob("shard.*.mds"))]
-    assert len(sizes) == len(split.shard_blocks) > 1
+    assert len(sizes) == len(split.shards) > 1
     assert max(sizes) <= 1 << 20
     assert verify_store(load_manifest(tmp_path / "store")) == []
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from data_prep.cli import main
 from data_prep.encoding import load_tokenizer
 from data_prep.tokenizer import save_tokenizer, train_tokenizer
-from modernbert_train.data.manifest import load_tokenizer_info, tokenizer_fingerprint
+from modernbert_train.data.tokenizer_info import load_tokenizer_info, tokenizer_fingerprint
 from tests.data_prep.documents import TRAINING_TEXTS, TRICKY_TEXTS, write_json_lines
 
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]

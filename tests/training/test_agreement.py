@@ -58,7 +58,7 @@ def test_another_store_at_the_same_place(node, tmp_path):
     answers = on_ranks(train_in, [(node,), (other,)])
     assert answers[0] == answers[1]
     assert re.match(
-        r"data \./store is \w{16} on rank 0 \(.*\) and \w{16} on rank 1 .*copy the stores", answers[0]
+        r"data \./store is \w{16} on rank 0 \(.*\) and \w{16} on rank 1 .*copy stores", answers[0]
     )
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from modernbert_train.config import BatchRampConfig, ModelConfig, load_recipe
 from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.dry_run import PhaseData, describe, num_parameters
+from modernbert_train.training.dry_run import PhaseData, describe
+from modernbert_train.training.model_size import num_parameters
 from tests.config.recipes import a_phase, a_recipe
 
 YAMLS = Path(__file__).parents[2] / "yamls"
@@ -17,6 +18,18 @@ TINY = ModelConfig(
     num_attention_heads=2,
     intermediate_size=96,
     max_position_embeddings=1_024,
+)
+
+BERT = ModelConfig(
+    vocab_size=30_528,
+    num_hidden_layers=12,
+    intermediate_size=3_072,
+    norm_placement="post",
+    mlp="gelu",
+    positions="learned",
+    bias=True,
+    global_attn_every_n_layers=1,
+    max_position_embeddings=512,
 )
 
 
@@ -31,6 +44,7 @@ TINY = ModelConfig(
             395_881_664,
         ),
         (TINY, 210_560),
+        (BERT, 109_518_912 - 2 * 768),  # BertForMaskedLM, without its token types
     ],
 )
 def test_parameters(model, parameters):
@@ -67,6 +81,32 @@ def test_the_figures_of_a_run():
     assert cells["share code"] == ["25.00%", "-"]
     assert cells["micro-batch tokens"] == ["64", "64"]
     assert not any("passes" in line for line in lines)
+
+
+def model_text(model):
+    lines = lines_of(a_recipe(model=model))
+    return " ".join(" ".join(lines[2 : next(i for i, line in enumerate(lines) if "start" in line)]).split())
+
+
+def test_the_model_in_words():
+    assert model_text(TINY) == (
+        "model 210,560 parameters: 4 layers (2 global, the others 64 tokens to either side), hidden 64, 2 heads, "
+        "GeGLU 96, vocabulary 1,024"
+    )
+    assert model_text(BERT) == (
+        "model 109,517,376 parameters: 12 layers (all global), hidden 768, 12 heads, GELU 3,072, vocabulary 30,528, "
+        "post-norm, learned positions, biases"
+    )
+    other = replace(TINY, mlp="swiglu", norm="rmsnorm", positions="none", parallel_block=True)
+    assert model_text(other).endswith(
+        "SwiGLU 96, vocabulary 1,024, RMSNorm, no positions, attention and MLP in parallel"
+    )
+
+
+@pytest.mark.parametrize("positions", ["learned", "none"])
+def test_only_rotary_positions_have_a_theta(positions):
+    model = replace(a_recipe().model, positions=positions)
+    assert not any("theta" in line for line in lines_of(a_recipe(a_phase(), a_phase(), model=model)))
 
 
 def test_figures_of_the_stores_are_shown_where_given():
