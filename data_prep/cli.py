@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: a worker process was killed (out of memory?); lower --workers", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command starts afresh", file=sys.stderr)
+        print("interrupted: the same command goes on", file=sys.stderr)
         return 130
 
 
@@ -97,11 +97,14 @@ def _add_tokenize(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "tokenize",
         **_texts(
-            "Tokenize documents into a store: MDS shards, the lengths of all documents, and a manifest.",
+            "Tokenize documents into a store: MDS shards, the lengths of all documents, and a manifest. Cut off, the "
+            "same command goes on with what is not done.",
             "python -m data_prep tokenize /data/store --tokenizer /data/tokenizer --workers 16 \\\n"
             "      --input web='/data/web/*.jsonl.zst' code=/data/python.parquet,/data/rust.parquet",
             "python -m data_prep tokenize /data/wiki --tokenizer /data/tokenizer \\\n"
             "      --input wiki=hf:wikimedia/wikipedia:20231101.en:train --licence wiki='CC BY-SA 4.0'",
+            "python -m data_prep tokenize /data/clean --tokenizer /data/tokenizer --dedup --where 'web:score>=3' \\\n"
+            "      --input web=/data/web.csv books=/data/books --text-field web=content",
         ),
     )
     parser.set_defaults(run=commands.run_tokenize)
@@ -113,10 +116,38 @@ def _add_tokenize(subparsers: Commands) -> None:
         action="extend",
         required=True,
         metavar="SOURCE=GLOB[,GLOB]",
-        help="documents of a source: .jsonl, .jsonl.gz, .json.gz, .jsonl.zst, .parquet, .txt (a file is a "
-        "document), a folder that datasets.save_to_disk wrote, or hf:NAME[:CONFIG][:SPLIT]",
+        help="documents of a source: .jsonl and .csv (plain, .gz, .zst), .parquet, .txt (a file is a document), a "
+        "folder of .txt or one that datasets.save_to_disk wrote, or hf:NAME[@REVISION][:CONFIG][:SPLIT]",
     )
-    _add_text_field(parser)
+    parser.add_argument(
+        "--text-field",
+        action="append",
+        default=[],
+        metavar="[SOURCE=]NAME",
+        help="of the text (default: text)",
+    )
+    where_help = "documents to keep: = != >= <= > < a column's value; repeated: all must hold"
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="[SOURCE:]FIELD=VALUE", help=where_help
+    )
+    parser.add_argument(
+        "--dedup",
+        action="store_true",
+        help="leave out texts that came before, in any source (reads inputs twice)",
+    )
+    parser.add_argument(
+        "--near-dedup",
+        action="store_true",
+        help="leave out all but one of texts that are nearly the same (MinHash)",
+    )
+    parser.add_argument(
+        "--decontaminate", nargs="+", action="extend", default=[], metavar="GLOB",
+        help="leave out texts that share --ngram-words words in a row with the field `text` of these files",
+    )  # fmt: skip
+    parser.add_argument("--ngram-words", type=int, default=13, metavar="N", help="see above (default: 13)")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out, name and count what cannot be read"
+    )
     fraction_help = "share of documents held out, chosen by a hash of their text (default: 0.01)"
     parser.add_argument("--valid-fraction", type=float, default=0.01, metavar="F", help=fraction_help)
     parser.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="a note")
@@ -127,7 +158,8 @@ def _add_tokenize(subparsers: Commands) -> None:
     parser.add_argument(
         "--workers", type=int, default=cores, metavar="N", help=f"processes (default: {cores})"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished store")
+    overwrite_help = "replace a finished store, or an unfinished one of another command"
+    parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
 
 
 def _add_verify(subparsers: Commands) -> None:

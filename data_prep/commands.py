@@ -25,13 +25,14 @@ def run_tokenizer(options: argparse.Namespace) -> int:
     """Train a tokenizer."""
     from tqdm import tqdm
 
-    from data_prep.readers import read_texts, resolve_inputs
+    from data_prep.parts import resolve_inputs
+    from data_prep.readers import Span, read_texts
     from data_prep.tokenizer import save_tokenizer, train_tokenizer
     from modernbert_train.data.manifest import load_tokenizer_info
 
     start = time.monotonic()
     items = resolve_inputs(options.input)
-    texts = chain.from_iterable(read_texts(item, options.text_field) for item in items)
+    texts = chain.from_iterable(read_texts(Span(item), options.text_field) for item in items)
     with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
         tokenizer = train_tokenizer(bar, options.vocab_size)
         num_documents = bar.n
@@ -46,27 +47,41 @@ def run_tokenizer(options: argparse.Namespace) -> int:
 
 def run_tokenize(options: argparse.Namespace) -> int:
     """Make a token store."""
+    from data_prep.conditions import parse_conditions
+    from data_prep.job import Settings
     from data_prep.report import print_store
-    from data_prep.store import tokenize_to_store
+    from data_prep.store import plan_job, prepare_store
+    from modernbert_train.data.manifest import load_tokenizer_info
 
     start = time.monotonic()
     inputs: dict[str, list[str]] = {}
     for source, patterns in _named(options.input, "input", "GLOB[,GLOB]"):
         inputs.setdefault(source, []).extend(patterns.split(","))
-    manifest = tokenize_to_store(
-        options.store,
-        options.tokenizer,
-        inputs,
-        text_field=options.text_field,
-        valid_fraction=options.valid_fraction,
+    settings = Settings(
+        text_fields=_text_fields(options.text_field, list(inputs)),
+        conditions=parse_conditions(options.where, list(inputs)),
         licences=dict(_named(options.licence, "licence", "TEXT")),
+        valid_fraction=options.valid_fraction,
         shard_bytes=options.shard_megabytes << 20,
-        workers=options.workers,
-        overwrite=options.overwrite,
+        skip_unreadable=options.skip_unreadable,
+        dedup=options.dedup,
+        near_dedup=options.near_dedup,
+        ngram_words=options.ngram_words,
         command=_command(options),
     )
-    print_store(manifest, time.monotonic() - start)
+    tokenizer = load_tokenizer_info(options.tokenizer)
+    job = plan_job(options.store, tokenizer, inputs, options.decontaminate, settings)
+    print_store(prepare_store(job, tokenizer, options.workers, options.overwrite), time.monotonic() - start)
     return 0
+
+
+def _text_fields(values: list[str], sources: list[str]) -> dict[str, str]:
+    """Field of every source from NAME, for all, and SOURCE=NAME."""
+    fields = dict.fromkeys(sources, "text")
+    for value in sorted(values, key=lambda value: "=" in value):
+        source, _, field = value.rpartition("=")
+        fields |= {source: field} if source else dict.fromkeys(sources, field)
+    return fields
 
 
 def _named(values: list[str], option: str, what: str) -> list[tuple[str, str]]:
@@ -80,13 +95,19 @@ def _named(values: list[str], option: str, what: str) -> list[tuple[str, str]]:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command for the manifest, without what decides no byte of the store: its place, the workers."""
+    """The command for the manifest, without what decides no byte of the store: its place, who does the work."""
     words = ["python", "-m", "data_prep", "tokenize", "STORE", "--tokenizer", options.tokenizer]
-    words += ["--input", *options.input, "--text-field", options.text_field]
+    words += ["--input", *options.input]
     words += ["--valid-fraction", str(options.valid_fraction)]
     words += ["--shard-megabytes", str(options.shard_megabytes)]
-    for licence in options.licence:
-        words += ["--licence", licence]
+    for option in ("text_field", "where", "licence", "decontaminate"):
+        for value in getattr(options, option):
+            words += [f"--{option.replace('_', '-')}", value]
+    if options.decontaminate:
+        words += ["--ngram-words", str(options.ngram_words)]
+    for option in ("dedup", "near_dedup", "skip_unreadable"):
+        if getattr(options, option):
+            words.append(f"--{option.replace('_', '-')}")
     return shlex.join(words)
 
 

@@ -1,94 +1,184 @@
 """Files, saved datasets and hub datasets -> texts, one document after the other, in constant memory.
 
 Texts are never altered. JSON lines end at a line feed alone: `str.splitlines` would also cut at U+2028, which
-JSON leaves unescaped. What cannot be read is an error that names file and line, never a shorter corpus.
+JSON leaves unescaped. What cannot be read is an error that names file and line, never a shorter corpus, unless
+it is asked to be left out: then it is named and counted.
 """
 
-import glob
+import csv
 import gzip
 import io
 import json
 import os
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 
+from data_prep.conditions import Condition
+
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst")
-ENDINGS = (*JSON_LINES, ".parquet", ".txt")
+TABLES = (".csv", ".csv.gz", ".csv.zst")
+ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
 HUB_PREFIX = "hf:"
 PARQUET_ROWS = 1_000  # rows of text held in memory at once
 
 
-def resolve_inputs(patterns: Iterable[str]) -> list[str]:
-    """Files, dataset folders and hub ids that the patterns name, each once, files in sorted order.
+class Span(NamedTuple):
+    """A piece of one input, from `first` up to `last`; the default is all of it.
 
-    ValueError: a pattern without a match, a file of an unknown kind, a folder that `datasets` did not save.
+    The unit is a byte of .jsonl, a row group of .parquet, a row of a saved dataset, a file of a hub dataset.
     """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        if pattern.startswith(HUB_PREFIX):
-            found[pattern] = None
-            continue
-        expanded = os.path.expanduser(pattern)
-        matches = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
-        if not matches:
-            raise ValueError(f"input: no file matches {pattern!r}; check the path, and quote the pattern")
-        for path in matches:
-            _check_kind(path)
-            found[path] = None
-    return list(found)
+
+    item: str
+    first: int = 0
+    last: int | None = None
 
 
-def _check_kind(path: str) -> None:
-    if os.path.isdir(path):
-        if os.path.exists(os.path.join(path, "dataset_dict.json")):
-            splits = json.loads(Path(path, "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-            raise ValueError(
-                f"input: {path} holds the splits {', '.join(splits)}; name one: {path}/{splits[0]}"
-            )
-        if not os.path.exists(os.path.join(path, "state.json")):
-            raise ValueError(
-                f"input: {path} is a folder, but not one that datasets.save_to_disk wrote; name its files "
-                f"with a pattern, such as '{path}/**/*.txt'"
-            )
-    elif not path.endswith(ENDINGS):
-        raise ValueError(
-            f"input: {path} has an unknown ending; allowed: {', '.join(ENDINGS)}, a folder that "
-            "datasets.save_to_disk wrote, and hf:NAME[:CONFIG][:SPLIT]"
-        )
+class UnreadableFile(ValueError):
+    """A file cannot be read, or not to its end."""
 
 
-def read_texts(item: str, text_field: str) -> Iterator[str]:
-    """Texts of one input that `resolve_inputs` named; .txt, where a file is a document, has no `text_field`.
+class UnreadableDocument(ValueError):
+    """A line or row is no document; the next one may be."""
 
-    ValueError, with file and line or row: broken JSON, a field that is missing or no string, invalid UTF-8,
-    damaged compression, a dataset that cannot be loaded.
+
+@dataclass
+class LeftOut:
+    """What did not become a document. With `skip_unreadable` what cannot be read counts as such."""
+
+    skip_unreadable: bool = False
+    counts: Counter[str] = field(default_factory=Counter)  # reason -> documents (or files)
+    unreadable: list[str] = field(default_factory=list)  # message of each
+
+
+def read_texts(
+    span: Span, text_field: str, conditions: Sequence[Condition] = (), left_out: LeftOut | None = None
+) -> Iterator[str]:
+    """Texts of a piece of an input; in .txt, where a file is a document, there are no fields.
+
+    ValueError, with file and line or row: broken JSON, a field that is missing or of a wrong kind, invalid
+    UTF-8, damaged compression, a dataset that cannot be loaded.
     """
-    if item.startswith(HUB_PREFIX):
-        return _read_hub(item, text_field)
-    if os.path.isdir(item):
-        return _read_saved(item, text_field)
-    if item.endswith(".parquet"):
-        return _read_parquet(item, text_field)
-    if item.endswith(".txt"):
-        return iter([_decode(Path(item).read_bytes(), item)])
-    return _read_json_lines(item, text_field)
-
-
-def _read_json_lines(path: str, text_field: str) -> Iterator[str]:
-    line_number = 0
+    left_out = left_out or LeftOut()
     try:
-        with _open(path) as file:
-            for line_number, line in enumerate(file, 1):
+        for number, row in _rows(span, [text_field, *(condition.field for condition in conditions)]):
+            try:
+                text = _text_of(span, number, row, text_field, conditions)
+            except UnreadableDocument as error:
+                _skip(error, "unreadable_documents", left_out)
+                continue
+            if text is None:
+                left_out.counts["filtered"] += 1
+            else:
+                yield text
+    except UnreadableFile as error:
+        _skip(error, "unreadable_files", left_out)
+
+
+def _skip(error: ValueError, reason: str, left_out: LeftOut) -> None:
+    if not left_out.skip_unreadable:
+        raise error
+    left_out.counts[reason] += 1
+    left_out.unreadable.append(str(error))
+
+
+def _text_of(
+    span: Span, number: int, row: Any, text_field: str, conditions: Sequence[Condition]
+) -> str | None:
+    """The text, or None if it does not meet the conditions."""
+    try:
+        record = json.loads(row.decode("utf-8").removeprefix("\ufeff")) if isinstance(row, bytes) else row
+        if isinstance(record, ValueError):
+            raise record
+        if not isinstance(record, Mapping):
+            kind = type(record).__name__
+            raise ValueError(f"must be an object with a field {text_field!r}, is a {kind}")
+        if not all(condition.holds(record) for condition in conditions):
+            return None
+        if text_field not in record:
+            fields = ", ".join(map(str, record)) or "none"
+            raise ValueError(f"has no field {text_field!r}; fields: {fields}; choose with --text-field")
+        text = record[text_field]
+        if not isinstance(text, str):
+            raise ValueError(f"field {text_field!r} must be a string, is {type(text).__name__}")
+        text.encode("utf-8")
+    except json.JSONDecodeError as error:
+        problem = f"broken JSON ({error.msg}, column {error.colno}); repair or remove the line"
+    except UnicodeDecodeError as error:
+        problem = f"invalid UTF-8 ({error.reason}, byte {error.start}); convert it first"
+    except UnicodeEncodeError as error:  # "\ud800" is valid JSON, but no text
+        problem = (
+            f"field {text_field!r} holds a lone surrogate (character {error.start}), "
+            "which is no text; repair or remove the line"
+        )
+    except ValueError as error:
+        problem = str(error)
+    else:
+        return text
+    raise UnreadableDocument(f"{_place(span, number)}: {problem}")
+
+
+def _place(span: Span, number: int) -> str:
+    """File and line, or row, of what `_rows` numbered: JSON lines are numbered within their span."""
+    if span.item.endswith(".txt"):
+        return span.item
+    if span.item.startswith(HUB_PREFIX) and span.last is not None:
+        return f"{span.item}, file {span.first}, row {number}"
+    if not span.item.endswith(JSON_LINES):
+        return f"{span.item}, row {number}"
+    return f"{span.item}:{number + _lines_before(span)}"
+
+
+def _lines_before(span: Span) -> int:
+    """Lines that belong to the spans before this one."""
+    if span.first == 0:
+        return 0
+    with open(span.item, "rb") as file:
+        blocks = iter(lambda: file.read(min(1 << 20, span.first - 1 - file.tell())), b"")
+        return 1 + sum(block.count(b"\n") for block in blocks)
+
+
+def _rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
+    """Number from 1 and content: the bytes of a JSON line, a mapping, or the ValueError of a row without one."""
+    if span.item.startswith(HUB_PREFIX):
+        return _hub_rows(span)
+    if os.path.isdir(span.item):
+        return _saved_rows(span)
+    if span.item.endswith(".parquet"):
+        return _parquet_rows(span, fields)
+    if span.item.endswith(TABLES):
+        return _csv_rows(span.item)
+    if span.item.endswith(".txt"):
+        return _whole_file(span.item, fields[0])
+    return _json_lines(span)
+
+
+def _json_lines(span: Span) -> Iterator[tuple[int, bytes]]:
+    """Lines that begin within the span."""
+    number = 0
+    try:
+        with _open(span.item) as file:
+            if span.first:
+                file.seek(span.first - 1)
+                file.readline()  # the line that holds the byte before belongs to the span before
+            position = file.tell() if span.last is not None else 0
+            for number, line in enumerate(file, 1):
+                if span.last is not None and position >= span.last:
+                    return
+                position += len(line)
                 if not line.isspace():
-                    place = f"{path}:{line_number}"
-                    yield _text_of(_parse(line, place), text_field, place)
+                    yield number, line
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}:{line_number + 1}: cannot be read ({error}); restore the file") from error
+        raise UnreadableFile(
+            f"{_place(span, number + 1)}: cannot be read ({error}); restore the file"
+        ) from error
 
 
 def _open(path: str) -> BinaryIO:
@@ -100,98 +190,126 @@ def _open(path: str) -> BinaryIO:
     return open(path, "rb")
 
 
-def _parse(line: bytes, place: str) -> Any:
+def _whole_file(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
     try:
-        return json.loads(_decode(line, place).removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        message = f"{place}: broken JSON ({error.msg}, column {error.colno}); repair or remove the line"
-        raise ValueError(message) from error
-
-
-def _decode(data: bytes, place: str) -> str:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableFile(f"{path}: cannot be read ({error}); restore the file") from error
     try:
-        return data.decode("utf-8")
+        yield 1, {text_field: data.decode("utf-8")}
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{place}: invalid UTF-8 ({error.reason}, byte {error.start}); convert it first"
-        ) from error
+        yield 1, error
 
 
-def _text_of(record: Any, text_field: str, place: str) -> str:
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"{place}: must be an object with a field {text_field!r}, is a {type(record).__name__}"
-        )
-    if text_field not in record:
-        fields = ", ".join(map(str, record)) or "none"
-        raise ValueError(f"{place}: has no field {text_field!r}; fields: {fields}; choose with --text-field")
-    return _checked(record[text_field], text_field, place)
-
-
-def _checked(text: Any, text_field: str, place: str) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"{place}: field {text_field!r} must be a string, is {type(text).__name__}")
+def _csv_rows(path: str) -> Iterator[tuple[int, Any]]:
+    """Rows of a table whose first row names the columns; quoted fields may hold line feeds."""
+    csv.field_size_limit(sys.maxsize)
+    number = 0
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:  # "\ud800" is valid JSON, but no text
-        raise ValueError(
-            f"{place}: field {text_field!r} holds a lone surrogate (character {error.start}), "
-            "which is no text; repair or remove the line"
+        with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            header = next(rows, [])
+            for number, row in enumerate(rows, 1):
+                if len(row) == len(header):
+                    yield number, dict(zip(header, row, strict=True))
+                elif row:  # an empty line is no row
+                    yield (
+                        number,
+                        ValueError(f"has {len(row)} fields, the header {len(header)}; repair the row"),
+                    )
+    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
+        raise UnreadableFile(
+            f"{path}: cannot be read after row {number} ({error}); restore the file"
         ) from error
-    return text
 
 
-def _read_parquet(path: str, text_field: str) -> Iterator[str]:
+def _parquet_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
     row = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(span.item) as file:
+            groups = range(file.num_row_groups)[span.first : span.last]
+            row = sum(file.metadata.row_group(group).num_rows for group in range(span.first))
             names = file.schema_arrow.names
-            if text_field not in names:
-                raise ValueError(
-                    f"{path}: has no column {text_field!r}; columns: {', '.join(names)}; "
-                    "choose with --text-field"
+            missing = [name for name in fields if name not in names]
+            if missing:
+                option = "--text-field" if missing[0] == fields[0] else "--where"
+                raise UnreadableFile(
+                    f"{span.item}: has no column {missing[0]!r}; columns: {', '.join(names)}; choose with {option}"
                 )
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[text_field]):
-                for value in batch.column(0):
+            columns = list(dict.fromkeys(fields))
+            for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=columns):
+                for index in range(batch.num_rows):
                     row += 1
-                    yield _checked(value.as_py(), text_field, f"{path}, row {row}")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, row {row}: invalid UTF-8 ({error.reason}); convert it first") from error
+                    yield row, _parquet_row(batch, index)
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path}: cannot be read after row {row} ({error}); restore the file") from error
+        raise UnreadableFile(
+            f"{span.item}: cannot be read after row {row} ({error}); restore the file"
+        ) from error
 
 
-def _read_saved(path: str, text_field: str) -> Iterator[str]:
+def _parquet_row(batch: pyarrow.RecordBatch, index: int) -> Any:
+    try:
+        return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+    except UnicodeDecodeError as error:
+        return error
+
+
+def load_saved(path: str) -> Any:
+    """A folder that `datasets.save_to_disk` wrote."""
     import datasets  # takes seconds to import
 
     try:
-        rows = datasets.load_from_disk(path)
+        return datasets.load_from_disk(path)
     except (
         Exception
     ) as error:  # the library raises anything from KeyError to ArrowInvalid for a damaged folder
-        raise ValueError(f"{path}: cannot be loaded ({_first_line(error)})") from error
-    return _read_rows(rows, text_field, path)
+        raise UnreadableFile(f"{path}: cannot be loaded ({_first_line(error)})") from error
 
 
-def _read_hub(item: str, text_field: str) -> Iterator[str]:
-    """hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, streamed; the split is "train" unless named."""
+def load_hub(item: str) -> Any:
+    """hf:NAME[@REVISION], hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, streamed; the split is "train" unless named."""
     import datasets  # takes seconds to import
 
     name, *rest = item.removeprefix(HUB_PREFIX).split(":")
+    name, _, revision = name.partition("@")
     if not name or len(rest) > 2:
         raise ValueError(f"input: {item!r} must be hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
     split = rest[-1] if rest else "train"
     config = rest[0] if len(rest) == 2 else None
     try:
-        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        return datasets.load_dataset(name, config, split=split, streaming=True, revision=revision or None)
     except Exception as error:  # unknown names, splits and lost connections have no common type
-        raise ValueError(f"{item}: cannot be loaded ({_first_line(error)})") from error
-    return _read_rows(rows, text_field, item)
+        raise UnreadableFile(f"{item}: cannot be loaded ({_first_line(error)})") from error
 
 
-def _read_rows(rows: Iterable[Any], text_field: str, place: str) -> Iterator[str]:
-    for number, row in enumerate(rows, 1):
-        yield _text_of(row, text_field, f"{place}, row {number}")
+def _saved_rows(span: Span) -> Iterator[tuple[int, Any]]:
+    rows = load_saved(span.item)
+    last = len(rows) if span.last is None else span.last
+    return _dataset_rows(rows.select(range(span.first, last)), span.item, span.first)
+
+
+def _hub_rows(span: Span) -> Iterator[tuple[int, Any]]:
+    rows = load_hub(span.item)
+    if span.last is None:
+        return _dataset_rows(rows, span.item, 0)
+    # one file, as `parts.py` cuts them; rows are numbered within it
+    place = f"{span.item}, file {span.first}"
+    return _dataset_rows(rows.shard(num_shards=rows.num_shards, index=span.first), place, 0)
+
+
+def _dataset_rows(rows: Iterable[Any], place: str, number: int) -> Iterator[tuple[int, Any]]:
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator, None)
+        except Exception as error:  # a lost connection, a damaged file: no common type
+            raise UnreadableFile(
+                f"{place}: cannot be read after row {number} ({_first_line(error)})"
+            ) from error
+        if row is None:
+            return
+        number += 1
+        yield number, row
 
 
 def _first_line(error: Exception) -> str:

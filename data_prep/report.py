@@ -45,13 +45,18 @@ def print_store(manifest: Manifest, seconds: float) -> None:
         f"store: {manifest.path}  {num_documents:,} documents, {num_tokens:,} tokens ({manifest.token_dtype})"
         f" in {seconds:.1f} s: {num_tokens / seconds:,.0f} tokens/s"
     )
-    for source, num_empty in manifest.skipped_empty.items():
-        if num_empty:
-            print(f"  {source}: {num_empty:,} documents without text were skipped")
+    for source, counts in manifest.left_out.items():
+        if counts:
+            print(f"  {source}: left out {left_out_words(counts)}")
         if "valid" not in manifest.sources[source]:
             print(
                 f"  {source}: no document is held out; for evaluation raise --valid-fraction or add documents"
             )
+
+
+def left_out_words(counts: dict[str, int]) -> str:
+    """What was left out of a source, such as "3 empty, 1,200 duplicate"."""
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items()) or "nothing"
 
 
 def _shard_megabytes(split: Split) -> float:
@@ -82,7 +87,7 @@ def print_inspection(manifest: Manifest, source: str | None, num_samples: int) -
     print(f"made by: {manifest.command}")
     for name in chosen:
         licence = manifest.licences.get(name, "not stated")
-        print(f"{name}: licence {licence}; {manifest.skipped_empty[name]:,} empty documents were skipped")
+        print(f"{name}: licence {licence}; left out {left_out_words(manifest.left_out[name])}")
     tokenizer = load_tokenizer(manifest.path / "tokenizer.json")
     for name, splits in chosen.items():
         for number, ids in sample_documents(splits["train"], num_samples):

@@ -6,12 +6,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_prep.readers import read_texts, resolve_inputs
+from data_prep.parts import resolve_inputs
+from data_prep.readers import Span, read_texts
 from tests.data_prep.documents import TRICKY_TEXTS, write_json_lines
 
 
 def read(path, text_field="text"):
-    return list(read_texts(str(path), text_field))
+    return list(read_texts(Span(str(path)), text_field))
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json.gz"])
@@ -80,15 +81,15 @@ def test_patterns(tmp_path):
 
 
 def test_pattern_errors(tmp_path):
-    (tmp_path / "x.csv").touch()
+    (tmp_path / "x.doc").touch()
     (tmp_path / "folder").mkdir()
     datasets.DatasetDict({"dev": datasets.Dataset.from_dict({"text": ["x"]})}).save_to_disk(
         tmp_path / "saved"
     )
     for pattern, message in {
         "nothing*": "no file matches .*nothing",
-        "x.csv": r"x\.csv has an unknown ending; allowed: \.jsonl,",
-        "folder": r"folder is a folder, but not one that datasets\.save_to_disk wrote",
+        "x.doc": r"x\.doc has an unknown ending; allowed: \.jsonl,",
+        "folder": r"folder is a folder without \.txt files, and not one that datasets\.save_to_disk",
         "saved": "holds the splits dev; name one: .*saved/dev",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -120,15 +120,15 @@ def test_a_store_that_is_replaced_is_not_read(tokenizer_folder, tmp_path, capsys
         (["=x.jsonl"], [], "input: '=x.jsonl' must be SOURCE=GLOB[,GLOB]"),
         (["a/b=x.jsonl"], [], "input: source 'a/b' must be letters, digits, '_', '-' and '.'"),
         (["web=none.jsonl"], [], "input: no file matches 'none.jsonl'"),
-        (["web=x.csv"], [], "input: x.csv has an unknown ending; allowed: .jsonl"),
+        (["web=x.doc"], [], "input: x.doc has an unknown ending; allowed: .jsonl"),
         (["web=x.jsonl"], ["--valid-fraction", "1"], "valid-fraction: 1.0 must be at least 0 and below 1"),
         (["web=x.jsonl"], ["--workers", "0"], "workers: 0 must be at least 1"),
         (["web=x.jsonl"], ["--shard-megabytes", "4096"], "shard-megabytes: 4096 must be from 1 to 4095"),
         (["web=x.jsonl"], ["--licence", "CC0"], "licence: 'CC0' must be SOURCE=TEXT"),
         (["web=x.jsonl"], ["--licence", "code=CC0"], "licence: no input is named 'code'; sources: web"),
         (["web=x.jsonl"], ["--text-field", "body"], "x.jsonl:1: has no field 'body'"),
-        (["web=empty.jsonl"], [], "source web: no document with text (0 empty ones); check its input"),
-        (["web=blank.jsonl"], [], "source web: no document with text (2 empty ones); check its input"),
+        (["web=empty.jsonl"], [], "source web: no document with text (0 read); check its input"),
+        (["web=blank.jsonl"], [], "source web: no document with text (2 empty); check its input"),
         (["web=x.jsonl"], ["--valid-fraction", "0.9999999"], "source web: all 3 documents are held out"),
         (["web=x.jsonl"], ["--tokenizer", "nowhere"], "tokenizer: nowhere does not exist"),
     ],
@@ -137,7 +137,7 @@ def test_errors_are_one_line(tokenizer_folder, tmp_path, capfd, inputs, options,
     write_json_lines(tmp_path / "x.jsonl", numbered_texts(3))
     write_json_lines(tmp_path / "blank.jsonl", ["", ""])
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "x.csv").touch()
+    (tmp_path / "x.doc").touch()
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=("--workers", "1", *options)) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {message}")
