@@ -1,7 +1,6 @@
 """The command line of `python -m data_prep`: commands, options, and errors in one line."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -33,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenProcessPool:
-        print("error: a worker process was killed (out of memory?); lower --workers", file=sys.stderr)
+        print(
+            "error: a worker process was killed (out of memory?); what is finished stays, lower --workers",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on", file=sys.stderr)
@@ -81,16 +83,19 @@ def _add_tokenizer(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "tokenizer",
         **_texts(
-            "Train a byte-level BPE tokenizer with ModernBERT's special tokens.",
+            "Train a byte-level BPE tokenizer with ModernBERT's special tokens, or add these to an existing one.",
             "python -m data_prep tokenizer /tmp/tokenizer --input '/tmp/corpus/*.gz' --vocab-size 8192",
+            "python -m data_prep tokenizer /tmp/tokenizer --fit /data/olmo/tokenizer.json",
         ),
     )
     parser.set_defaults(run=commands.run_tokenizer)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the tokenizer's two files")
-    parser.add_argument("--input", nargs="+", required=True, metavar="GLOB", help="files, as for tokenize")
+    parser.add_argument("--input", nargs="+", default=[], metavar="GLOB", help="files, as for tokenize")
     size_help = f"ids, special tokens included (default: {DEFAULT_VOCAB_SIZE:,})"
     parser.add_argument("--vocab-size", type=int, default=DEFAULT_VOCAB_SIZE, metavar="N", help=size_help)
-    _add_text_field(parser)
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="of the text (default: text)")
+    fit_help = "a tokenizer.json whose ids stay, with what is missing after them, padded to a multiple of 64"
+    parser.add_argument("--fit", type=Path, metavar="PATH", help=fit_help)
 
 
 def _add_tokenize(subparsers: Commands) -> None:
@@ -105,6 +110,8 @@ def _add_tokenize(subparsers: Commands) -> None:
             "      --input wiki=hf:wikimedia/wikipedia:20231101.en:train --licence wiki='CC BY-SA 4.0'",
             "python -m data_prep tokenize /data/clean --tokenizer /data/tokenizer --dedup --where 'web:score>=3' \\\n"
             "      --input web=/data/web.csv books=/data/books --text-field web=content",
+            "python -m data_prep tokenize /shared/store --tokenizer /shared/tokenizer \\\n"
+            "      --input web='/shared/*.parquet' --executor slurm --slurm partition=cpu time=24:00:00 mem-per-cpu=4G",
         ),
     )
     parser.set_defaults(run=commands.run_tokenize)
@@ -154,10 +161,15 @@ def _add_tokenize(subparsers: Commands) -> None:
     parser.add_argument(
         "--shard-megabytes", type=int, default=64, metavar="N", help="of a shard (default: 64)"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers_help = "processes (default: one a core); with slurm most tasks at once (default: no limit)"
+    parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
     parser.add_argument(
-        "--workers", type=int, default=cores, metavar="N", help=f"processes (default: {cores})"
+        "--executor", choices=("local", "slurm"), default="local", help="who does the work (default: local)"
     )
+    parser.add_argument(
+        "--slurm", nargs="+", action="extend", default=[], metavar="OPTION=VALUE",
+        help="options of sbatch; partition and time are needed",
+    )  # fmt: skip
     overwrite_help = "replace a finished store, or an unfinished one of another command"
     parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
 
@@ -186,10 +198,6 @@ def _add_inspect(subparsers: Commands) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--source", metavar="S", help="this source alone")
     parser.add_argument("--documents", type=int, default=2, metavar="K", help="samples a source (default: 2)")
-
-
-def _add_text_field(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text-field", default="text", metavar="NAME", help="of the text (default: text)")
 
 
 def _texts(summary: str, *examples: str) -> dict[str, Any]:

@@ -4,9 +4,14 @@ What a command needs is imported when it runs, for some of it takes seconds.
 """
 
 import argparse
+import os
 import shlex
 import time
 from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -22,27 +27,41 @@ def run_corpus(options: argparse.Namespace) -> int:
 
 
 def run_tokenizer(options: argparse.Namespace) -> int:
-    """Train a tokenizer."""
+    """Train a tokenizer, or fit an existing one."""
+    from data_prep.tokenizer import fit_tokenizer, lost_text, save_tokenizer
+    from modernbert_train.data.manifest import load_tokenizer_info
+
+    start = time.monotonic()
+    if (options.fit is None) == (not options.input):
+        raise ValueError("tokenizer: name either --input (texts to train on) or --fit (a tokenizer to fit)")
+    if options.fit is None:
+        tokenizer, done = _train_tokenizer(options)
+    else:
+        tokenizer, done = fit_tokenizer(options.fit), f"fitted from {options.fit}"
+    save_tokenizer(tokenizer, options.out)
+    info = load_tokenizer_info(options.out)
+    print(f"tokenizer: {options.out}  {done} in {time.monotonic() - start:.1f} s")
+    print(
+        f"  {info.num_ids:,} ids, {info.vocab_size:,} embedding rows, fingerprint {info.fingerprint[:16]}..."
+    )
+    lost = lost_text(options.out / "tokenizer.json")
+    if lost is not None:
+        print(f"  note: decoding does not give every text back: {lost[0]!r} becomes {lost[1]!r}")
+    return 0
+
+
+def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
     from tqdm import tqdm
 
     from data_prep.parts import resolve_inputs
     from data_prep.readers import Span, read_texts
-    from data_prep.tokenizer import save_tokenizer, train_tokenizer
-    from modernbert_train.data.manifest import load_tokenizer_info
+    from data_prep.tokenizer import train_tokenizer
 
-    start = time.monotonic()
     items = resolve_inputs(options.input)
     texts = chain.from_iterable(read_texts(Span(item), options.text_field) for item in items)
     with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
         tokenizer = train_tokenizer(bar, options.vocab_size)
-        num_documents = bar.n
-    save_tokenizer(tokenizer, options.out)
-    info = load_tokenizer_info(options.out)
-    print(f"tokenizer: {options.out}  {num_documents:,} documents in {time.monotonic() - start:.1f} s")
-    print(
-        f"  {info.num_ids:,} ids, {info.vocab_size:,} embedding rows, fingerprint {info.fingerprint[:16]}..."
-    )
-    return 0
+        return tokenizer, f"{bar.n:,} documents"
 
 
 def run_tokenize(options: argparse.Namespace) -> int:
@@ -50,17 +69,17 @@ def run_tokenize(options: argparse.Namespace) -> int:
     from data_prep.conditions import parse_conditions
     from data_prep.job import Settings
     from data_prep.report import print_store
-    from data_prep.store import plan_job, prepare_store
+    from data_prep.store import plan_job, prepare_store, submit_store
     from modernbert_train.data.manifest import load_tokenizer_info
 
     start = time.monotonic()
     inputs: dict[str, list[str]] = {}
-    for source, patterns in _named(options.input, "input", "GLOB[,GLOB]"):
+    for source, patterns in _named(options.input, "input", "SOURCE=GLOB[,GLOB]", "'web=/data/*.parquet'"):
         inputs.setdefault(source, []).extend(patterns.split(","))
     settings = Settings(
         text_fields=_text_fields(options.text_field, list(inputs)),
         conditions=parse_conditions(options.where, list(inputs)),
-        licences=dict(_named(options.licence, "licence", "TEXT")),
+        licences=dict(_named(options.licence, "licence", "SOURCE=TEXT", "web=CC0")),
         valid_fraction=options.valid_fraction,
         shard_bytes=options.shard_megabytes << 20,
         skip_unreadable=options.skip_unreadable,
@@ -71,8 +90,23 @@ def run_tokenize(options: argparse.Namespace) -> int:
     )
     tokenizer = load_tokenizer_info(options.tokenizer)
     job = plan_job(options.store, tokenizer, inputs, options.decontaminate, settings)
-    print_store(prepare_store(job, tokenizer, options.workers, options.overwrite), time.monotonic() - start)
+    if options.executor == "slurm":
+        slurm = dict(_named(options.slurm, "slurm", "OPTION=VALUE", "partition=cpu"))
+        last_job = submit_store(job, tokenizer, options.workers, options.overwrite, slurm)
+        print(
+            f"submitted: job {last_job} is the last one; the store is finished when it is (logs: {job.store}.slurm)"
+        )
+        print("if a job fails, the same command sends what is not done; `squeue` shows what runs")
+        return 0
+    manifest = prepare_store(
+        job, tokenizer, _num_cores() if options.workers is None else options.workers, options.overwrite
+    )
+    print_store(manifest, time.monotonic() - start)
     return 0
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _text_fields(values: list[str], sources: list[str]) -> dict[str, str]:
@@ -84,12 +118,12 @@ def _text_fields(values: list[str], sources: list[str]) -> dict[str, str]:
     return fields
 
 
-def _named(values: list[str], option: str, what: str) -> list[tuple[str, str]]:
+def _named(values: list[str], option: str, form: str, example: str) -> list[tuple[str, str]]:
     pairs = []
     for value in values:
         name, _, rest = value.partition("=")
         if not (name and rest):
-            raise ValueError(f"{option}: {value!r} must be SOURCE={what}, such as --{option} web={what}")
+            raise ValueError(f"{option}: {value!r} must be {form}, such as --{option} {example}")
         pairs.append((name, rest))
     return pairs
 

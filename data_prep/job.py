@@ -1,7 +1,7 @@
 """A preparation: what is to be done, and the folder in which its unfinished work lies.
 
     STORE/.work/job.json               all that decides the bytes of the store; a restart compares it
-    STORE/.work/<stage>/<number>/      result of a finished task; its rename from <number>.tmp is the mark
+    STORE/.work/<stage>/<number>/      result of a finished task; its rename from <number>...tmp is the mark
     STORE/.work/lock                   held by the process that runs here
 
 The folder .work makes an unfinished store of STORE: training refuses it, the same command goes on where it
@@ -95,8 +95,8 @@ def is_finished_by(job: Job) -> bool:
     return is_store(job.store) and read_manifest_json(job.store)["command"] == job.settings.command
 
 
-def begin(job: Job, overwrite: bool) -> bool:
-    """Make the store the unfinished one of `job`; whether it was that already. Call it with the lock held.
+def begin(job: Job, overwrite: bool) -> None:
+    """Make the store the unfinished one of `job`, or find it as it was left. Call it with the lock held.
 
     Only what is, or was to become, a store is ever deleted.
     ValueError: a finished store, or an unfinished one of another command or of inputs that changed since.
@@ -111,7 +111,9 @@ def begin(job: Job, overwrite: bool) -> bool:
         found = json.loads((job.work / JOB_NAME).read_text(encoding="utf-8"))
         difference = _difference(found, _to_json(job))
         if difference is None:
-            return True
+            for unfinished in job.work.glob("*/*.tmp"):
+                shutil.rmtree(unfinished)
+            return
         if not overwrite:
             raise ValueError(
                 f"store: {job.store} is the unfinished one of another command ({difference}); "
@@ -125,7 +127,6 @@ def begin(job: Job, overwrite: bool) -> bool:
         else:
             _delete(path)
     write_durably(job.work / JOB_NAME, json.dumps(_to_json(job)).encode())
-    return False
 
 
 def _delete(path: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def read_samples(file: Path) -> list[bytes]:
     data = file.read_bytes()
     num_samples = int(np.frombuffer(data, np.uint32, 1)[0])
     offsets = np.frombuffer(data, np.uint32, num_samples + 1, offset=4).tolist()
-    return [data[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [data[start:end] for start, end in pairwise(offsets)]
 
 
 def write_index(folder: Path, shards: list[dict[str, Any]]) -> None:

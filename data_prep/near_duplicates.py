@@ -35,7 +35,7 @@ class Words(WordTokenizer):
     def sent_tokenize(self, text: str) -> list[str]:
         raise NotImplementedError  # of datatrove's interface; no step here asks for sentences
 
-    span_tokenize = sent_tokenize  # type: ignore[assignment]
+    span_tokenize = sent_tokenize
 
 
 def _documents(texts: Iterable[str], report: Report) -> Iterator[Document]:
@@ -85,7 +85,8 @@ def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
             report(number, 0)
     if not hashes:
         raise ValueError(
-            f"decontaminate: no text has {job.settings.ngram_words} words in a row; lower --ngram-words or check the files"
+            f"decontaminate: no text has {job.settings.ngram_words} words in a row; "
+            "lower --ngram-words or check the files"
         )
     np.array(sorted(hashes), config.hash_config.np_descr).tofile(folder / "benchmarks.index.hashes")
 

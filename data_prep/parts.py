@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,7 +136,7 @@ def _cut(entry: Input, part_bytes: int) -> list[Span]:
     if num_pieces <= 1:
         return [Span(item)]
     ends = [num_units * piece // num_pieces for piece in range(num_pieces + 1)]
-    return [Span(item, first, last) for first, last in zip(ends[:-1], ends[1:], strict=True)]
+    return [Span(item, first, last) for first, last in pairwise(ends)]
 
 
 def _num_row_groups(path: str) -> int:

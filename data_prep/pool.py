@@ -63,6 +63,8 @@ def run_stage(job: Job, stage: Stage, workers: int) -> None:
     numbers = range(len(stage.task_bytes))
     done = [job.task_folder(stage.name, number).is_dir() for number in numbers]
     todo = sorted((n for n in numbers if not done[n]), key=lambda n: -stage.task_bytes[n])
+    if not todo:
+        return
     shared = multiprocessing.get_context("spawn").RawArray("q", 2 * len(done) + 2)
     counts = np.frombuffer(shared, np.int64).reshape(-1, 2)
     progress = Progress(stage, done, counts)

@@ -1,6 +1,8 @@
 """The stages of a preparation, each a number of tasks that know of each other only through finished folders."""
 
 import json
+import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -60,12 +62,16 @@ def run_task(job: Job, stage: Stage, number: int, report: Report) -> None:
     done = job.task_folder(stage.name, number)
     if done.is_dir():
         return
-    unfinished = done.with_suffix(".tmp")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    # a name of its own: two machines may do one task, when a scheduler took one of them for dead
+    unfinished = done.with_name(f"{done.name}.{platform.node()}-{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
     stage.run(job, number, unfinished, report)
-    unfinished.rename(done)
+    try:
+        unfinished.rename(done)
+    except OSError:
+        if not done.is_dir():
+            raise
+        shutil.rmtree(unfinished)  # the other one was first, with the same bytes
 
 
 def write_tokens(job: Job, number: int, folder: Path, report: Report) -> None:

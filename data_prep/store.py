@@ -63,19 +63,35 @@ def prepare_store(job: Job, tokenizer: TokenizerInfo, workers: int, overwrite: b
     """
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
+    try:
+        with locked(job.store):
+            if is_finished_by(job) and not overwrite:
+                return load_manifest(job.store)
+            begin(job, overwrite)
+            copy_tokenizer(tokenizer, job.store)
+            for stage in stages_of(job):
+                run_stage(job, stage, workers)
+            return merge(job)
+    except OSError as error:  # not of reading: readers make ValueErrors of theirs
+        raise OSError(
+            f"store: {job.store} cannot be written ({error}); what is finished stays: the same command goes on"
+        ) from error
+
+
+def submit_store(
+    job: Job, tokenizer: TokenizerInfo, workers: int | None, overwrite: bool, slurm: dict[str, str]
+) -> str:
+    """Send a preparation, or what is left of it, to a Slurm cluster; the id of the job that ends it.
+
+    ValueError: a store that is finished or another command's, a missing option of Slurm.
+    """
+    from data_prep.cluster import check_options, submit  # imports datatrove
+
+    check_options(slurm)
     with locked(job.store):
-        if is_finished_by(job) and not overwrite:
-            return load_manifest(job.store)
-        begin_store(job, tokenizer, overwrite)
-        for stage in stages_of(job):
-            run_stage(job, stage, workers)
-        return merge(job)
-
-
-def begin_store(job: Job, tokenizer: TokenizerInfo, overwrite: bool) -> None:
-    """Make the unfinished store, or find it as it was left."""
-    begin(job, overwrite)
-    copy_tokenizer(tokenizer, job.store)
+        begin(job, overwrite)
+        copy_tokenizer(tokenizer, job.store)
+        return submit(job, slurm, workers)
 
 
 def copy_tokenizer(info: TokenizerInfo, folder: Path) -> None:
