@@ -9,6 +9,7 @@ keeps the logs (beside the store, in STORE.slurm).
 import math
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -77,13 +78,15 @@ def submit(job: Job, options: dict[str, str], workers: int | None) -> str:
 
 
 def check_options(options: dict[str, str]) -> None:
-    """ValueError: an option that Slurm needs is missing."""
+    """ValueError: an option that Slurm needs is missing, or Slurm itself."""
     missing = [name for name in REQUIRED if name not in options]
     if missing:
         raise ValueError(
             f"slurm: {missing[0]} is not given; add --slurm {missing[0]}=..., such as "
             "--slurm partition=cpu time=24:00:00 mem-per-cpu=4G"
         )
+    if shutil.which("sbatch") is None:
+        raise ValueError("slurm: sbatch is not on this machine; start the command where jobs are submitted")
 
 
 def _environment() -> str:

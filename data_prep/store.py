@@ -91,7 +91,7 @@ def submit_store(
     with locked(job.store):
         begin(job, overwrite)
         copy_tokenizer(tokenizer, job.store)
-        return submit(job, slurm, workers)
+    return submit(job, slurm, workers)
 
 
 def copy_tokenizer(info: TokenizerInfo, folder: Path) -> None:
