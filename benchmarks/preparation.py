@@ -23,7 +23,8 @@ BARE = """
 import sys
 from data_prep.encoding import batched, load_tokenizer
 from data_prep.parts import resolve_inputs
-from data_prep.readers import Span, read_texts
+from data_prep.readers import read_texts
+from data_prep.rows import Span
 import json, os, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 tokenizer_json, patterns = json.loads(sys.argv[1])
@@ -84,6 +85,7 @@ def main() -> None:
                 measured = measure_prepared(options.tokenizer, options.input, workers, Path(folder, "store"))
                 figures.setdefault(f"prepared by {workers}", []).append(measured)
     load = os.getloadavg()[0]
+    peak_megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     print(f"{'':<16}{'tokens':>14}{'cpu tokens/s':>14}{'to bare':>9}{'wall tokens/s':>15}{'to bare':>9}")
     cpu_bare = wall_bare = 0.0
     for name, rounds in figures.items():
@@ -93,7 +95,9 @@ def main() -> None:
         print(
             f"{name:<16}{rounds[0][0]:>14,}{cpu:>14,.0f}{cpu / cpu_bare:>9.2f}{wall:>15,.0f}{wall / wall_bare:>9.2f}"
         )
-    print(f"load of the machine: {load:.1f} on {os.cpu_count()} cores")
+    print(
+        f"load of the machine: {load:.1f} on {os.cpu_count()} cores; largest process: {peak_megabytes:,} MB"
+    )
 
 
 if __name__ == "__main__":

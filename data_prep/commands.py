@@ -54,7 +54,8 @@ def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
     from tqdm import tqdm
 
     from data_prep.parts import resolve_inputs
-    from data_prep.readers import Span, read_texts
+    from data_prep.readers import read_texts
+    from data_prep.rows import Span
     from data_prep.tokenizer import train_tokenizer
 
     items = resolve_inputs(options.input)

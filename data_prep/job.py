@@ -20,7 +20,7 @@ from typing import Any
 from data_prep.conditions import Condition
 from data_prep.mds import write_durably
 from data_prep.parts import Input, Part
-from data_prep.readers import Span
+from data_prep.rows import Span
 from modernbert_train.data.manifest import MANIFEST_NAME, is_store, read_manifest_json
 
 WORK_NAME = ".work"

@@ -1,8 +1,9 @@
 """Near-duplicates (MinHash) and texts of benchmarks (n-grams of words): datatrove's steps as stages of ours.
 
-Words are what white space parts once case and punctuation are gone, in any language: datatrove's word tokenizers
-need a package and a model for each. Of a cluster of near-duplicates one document stays; two texts of which 80% of
-the 5-grams agree are found with 92% probability (datatrove's defaults: 14 buckets of 8 hashes).
+Words are what white space parts once case, punctuation, accents and the values of numbers are gone: datatrove's
+word tokenizers need a package and a model for each language. Of a cluster of near-duplicates one document stays;
+two texts of which 80% of the 5-grams agree are found with 92% probability (datatrove's defaults: 14 buckets of 8
+hashes).
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,8 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from data_prep.documents import Report
 from data_prep.duplicates import distinct_documents
 from data_prep.job import Job
-from data_prep.readers import LeftOut, Span, read_texts
+from data_prep.readers import LeftOut, read_texts
+from data_prep.rows import Span
 
 SIGNATURES, PAIRS, CLUSTERS, BENCHMARKS = "signatures", "pairs", "clusters", "benchmarks"
 CONFIG = MinhashConfig()

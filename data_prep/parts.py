@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow
 import pyarrow.parquet
 
-from data_prep.readers import ENDINGS, HUB_PREFIX, Span, load_hub, load_saved
+from data_prep.rows import ENDINGS, HUB_PREFIX, Span, load_hub, load_saved
 
 MIN_PART_BYTES = 4 << 20  # of text: some seconds of work
 MAX_PART_BYTES = 256 << 20  # two shards of 64 MB, 16 bits a token

@@ -1,52 +1,19 @@
-"""Files, saved datasets and hub datasets -> texts, one document after the other, in constant memory.
+"""Rows -> texts. Texts are never altered.
 
-Texts are never altered. JSON lines end at a line feed alone: `str.splitlines` would also cut at U+2028, which
-JSON leaves unescaped. What cannot be read is an error that names file and line, never a shorter corpus, unless
-it is asked to be left out: then it is named and counted.
+What cannot be read is an error that names file and line, never a shorter corpus, unless it is asked to be left
+out: then it is named and counted.
 """
 
-import csv
-import gzip
-import io
 import json
-import os
-import sys
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-import pyarrow
-import pyarrow.parquet
+from typing import Any
 
 from data_prep.conditions import Condition
+from data_prep.rows import Span, UnreadableDocument, UnreadableFile, place_of, read_rows
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst")
-TABLES = (".csv", ".csv.gz", ".csv.zst")
-ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
-HUB_PREFIX = "hf:"
-PARQUET_ROWS = 1_000  # rows of text held in memory at once
-
-
-class Span(NamedTuple):
-    """A piece of one input, from `first` up to `last`; the default is all of it.
-
-    The unit is a byte of .jsonl, a row group of .parquet, a row of a saved dataset, a file of a hub dataset.
-    """
-
-    item: str
-    first: int = 0
-    last: int | None = None
-
-
-class UnreadableFile(ValueError):
-    """A file cannot be read, or not to its end."""
-
-
-class UnreadableDocument(ValueError):
-    """A line or row is no document; the next one may be."""
+NAMED_DOCUMENTS = 20  # unreadable ones that a part names; it counts all, and names all files
 
 
 @dataclass
@@ -55,7 +22,7 @@ class LeftOut:
 
     skip_unreadable: bool = False
     counts: Counter[str] = field(default_factory=Counter)  # reason -> documents (or files)
-    unreadable: list[str] = field(default_factory=list)  # message of each
+    unreadable: list[str] = field(default_factory=list)  # messages
 
 
 def read_texts(
@@ -68,7 +35,7 @@ def read_texts(
     """
     left_out = left_out or LeftOut()
     try:
-        for number, row in _rows(span, [text_field, *(condition.field for condition in conditions)]):
+        for number, row in read_rows(span, [text_field, *(condition.field for condition in conditions)]):
             try:
                 text = _text_of(span, number, row, text_field, conditions)
             except UnreadableDocument as error:
@@ -86,7 +53,8 @@ def _skip(error: ValueError, reason: str, left_out: LeftOut) -> None:
     if not left_out.skip_unreadable:
         raise error
     left_out.counts[reason] += 1
-    left_out.unreadable.append(str(error))
+    if isinstance(error, UnreadableFile) or left_out.counts[reason] <= NAMED_DOCUMENTS:
+        left_out.unreadable.append(str(error))
 
 
 def _text_of(
@@ -122,195 +90,4 @@ def _text_of(
         problem = str(error)
     else:
         return text
-    raise UnreadableDocument(f"{_place(span, number)}: {problem}")
-
-
-def _place(span: Span, number: int) -> str:
-    """File and line, or row, of what `_rows` numbered: JSON lines are numbered within their span."""
-    if span.item.endswith(".txt"):
-        return span.item
-    if span.item.startswith(HUB_PREFIX) and span.last is not None:
-        return f"{span.item}, file {span.first}, row {number}"
-    if not span.item.endswith(JSON_LINES):
-        return f"{span.item}, row {number}"
-    return f"{span.item}:{number + _lines_before(span)}"
-
-
-def _lines_before(span: Span) -> int:
-    """Lines that belong to the spans before this one."""
-    if span.first == 0:
-        return 0
-    with open(span.item, "rb") as file:
-        blocks = iter(lambda: file.read(min(1 << 20, span.first - 1 - file.tell())), b"")
-        return 1 + sum(block.count(b"\n") for block in blocks)
-
-
-def _rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
-    """Number from 1 and content: the bytes of a JSON line, a mapping, or the ValueError of a row without one."""
-    if span.item.startswith(HUB_PREFIX):
-        return _hub_rows(span)
-    if os.path.isdir(span.item):
-        return _saved_rows(span)
-    if span.item.endswith(".parquet"):
-        return _parquet_rows(span, fields)
-    if span.item.endswith(TABLES):
-        return _csv_rows(span.item)
-    if span.item.endswith(".txt"):
-        return _whole_file(span.item, fields[0])
-    return _json_lines(span)
-
-
-def _json_lines(span: Span) -> Iterator[tuple[int, bytes]]:
-    """Lines that begin within the span."""
-    number = 0
-    try:
-        with _open(span.item) as file:
-            if span.first:
-                file.seek(span.first - 1)
-                file.readline()  # the line that holds the byte before belongs to the span before
-            position = file.tell() if span.last is not None else 0
-            for number, line in enumerate(file, 1):
-                if span.last is not None and position >= span.last:
-                    return
-                position += len(line)
-                if not line.isspace():
-                    yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(
-            f"{_place(span, number + 1)}: cannot be read ({error}); restore the file"
-        ) from error
-
-
-def _open(path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.endswith(".zst"):
-        # pyarrow and not zstandard, whose reader takes a truncated file for a finished one
-        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
-    return open(path, "rb")
-
-
-def _whole_file(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error}); restore the file") from error
-    try:
-        yield 1, {text_field: data.decode("utf-8")}
-    except UnicodeDecodeError as error:
-        yield 1, error
-
-
-def _csv_rows(path: str) -> Iterator[tuple[int, Any]]:
-    """Rows of a table whose first row names the columns; quoted fields may hold line feeds."""
-    csv.field_size_limit(sys.maxsize)
-    number = 0
-    try:
-        with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            header = next(rows, [])
-            for number, row in enumerate(rows, 1):
-                if len(row) == len(header):
-                    yield number, dict(zip(header, row, strict=True))
-                elif row:  # an empty line is no row
-                    yield (
-                        number,
-                        ValueError(f"has {len(row)} fields, the header {len(header)}; repair the row"),
-                    )
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
-        raise UnreadableFile(
-            f"{path}: cannot be read after row {number} ({error}); restore the file"
-        ) from error
-
-
-def _parquet_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(span.item) as file:
-            groups = range(file.num_row_groups)[span.first : span.last]
-            row = sum(file.metadata.row_group(group).num_rows for group in range(span.first))
-            names = file.schema_arrow.names
-            missing = [name for name in fields if name not in names]
-            if missing:
-                option = "--text-field" if missing[0] == fields[0] else "--where"
-                raise UnreadableFile(
-                    f"{span.item}: has no column {missing[0]!r}; columns: {', '.join(names)}; choose with {option}"
-                )
-            columns = list(dict.fromkeys(fields))
-            for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=columns):
-                for index in range(batch.num_rows):
-                    row += 1
-                    yield row, _parquet_row(batch, index)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UnreadableFile(
-            f"{span.item}: cannot be read after row {row} ({error}); restore the file"
-        ) from error
-
-
-def _parquet_row(batch: pyarrow.RecordBatch, index: int) -> Any:
-    try:
-        return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
-    except UnicodeDecodeError as error:
-        return error
-
-
-def load_saved(path: str) -> Any:
-    """A folder that `datasets.save_to_disk` wrote."""
-    import datasets  # takes seconds to import
-
-    try:
-        return datasets.load_from_disk(path)
-    except (
-        Exception
-    ) as error:  # the library raises anything from KeyError to ArrowInvalid for a damaged folder
-        raise UnreadableFile(f"{path}: cannot be loaded ({_first_line(error)})") from error
-
-
-def load_hub(item: str) -> Any:
-    """hf:NAME[@REVISION], hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, streamed; the split is "train" unless named."""
-    import datasets  # takes seconds to import
-
-    name, *rest = item.removeprefix(HUB_PREFIX).split(":")
-    name, _, revision = name.partition("@")
-    if not name or len(rest) > 2:
-        raise ValueError(f"input: {item!r} must be hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
-    split = rest[-1] if rest else "train"
-    config = rest[0] if len(rest) == 2 else None
-    try:
-        return datasets.load_dataset(name, config, split=split, streaming=True, revision=revision or None)
-    except Exception as error:  # unknown names, splits and lost connections have no common type
-        raise UnreadableFile(f"{item}: cannot be loaded ({_first_line(error)})") from error
-
-
-def _saved_rows(span: Span) -> Iterator[tuple[int, Any]]:
-    rows = load_saved(span.item)
-    last = len(rows) if span.last is None else span.last
-    return _dataset_rows(rows.select(range(span.first, last)), span.item, span.first)
-
-
-def _hub_rows(span: Span) -> Iterator[tuple[int, Any]]:
-    rows = load_hub(span.item)
-    if span.last is None:
-        return _dataset_rows(rows, span.item, 0)
-    # one file, as `parts.py` cuts them; rows are numbered within it
-    place = f"{span.item}, file {span.first}"
-    return _dataset_rows(rows.shard(num_shards=rows.num_shards, index=span.first), place, 0)
-
-
-def _dataset_rows(rows: Iterable[Any], place: str, number: int) -> Iterator[tuple[int, Any]]:
-    iterator = iter(rows)
-    while True:
-        try:
-            row = next(iterator, None)
-        except Exception as error:  # a lost connection, a damaged file: no common type
-            raise UnreadableFile(
-                f"{place}: cannot be read after row {number} ({_first_line(error)})"
-            ) from error
-        if row is None:
-            return
-        number += 1
-        yield number, row
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    raise UnreadableDocument(f"{place_of(span, number)}: {problem}")

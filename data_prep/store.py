@@ -13,7 +13,7 @@ from data_prep.job import Job, Settings, begin, is_finished_by, locked
 from data_prep.merging import merge
 from data_prep.parts import plan_parts, resolve_inputs, stat_input
 from data_prep.pool import run_stage
-from data_prep.readers import HUB_PREFIX
+from data_prep.rows import HUB_PREFIX
 from data_prep.stages import stages_of
 from data_prep.tokenizer import SPECIAL_TOKENS, write_tokenizer_config
 from modernbert_train.data.manifest import (

@@ -14,7 +14,7 @@ from modernbert_train.data.verification import verify_store
 from tests.data_prep.documents import files_of
 
 REPOSITORY = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared/data"))
+SHARED = REPOSITORY.parent / "shared/data"
 CORPORA = [
     "web_gov", "web_cc", "wiki", "books_chapters", "sci_arxiv", "techdocs", "code", "long_books", "long_plos",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.parts import plan_parts, resolve_inputs, stat_input
-from data_prep.readers import Span, read_texts
+from data_prep.readers import read_texts
+from data_prep.rows import Span
 from tests.data_prep.documents import TRICKY_TEXTS, numbered_texts, write_json_lines
 
 

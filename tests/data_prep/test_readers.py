@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.parts import resolve_inputs
-from data_prep.readers import LeftOut, Span, read_texts
+from data_prep.readers import LeftOut, read_texts
+from data_prep.rows import Span
 from tests.data_prep.documents import TRICKY_TEXTS, write_json_lines
 
 
