@@ -6,7 +6,8 @@
 The obvious way: documents in store order, a buffer of open rows of which each document takes the best-fitting one,
 and masking by a coin for each token. Both run for the same CPU time, in turn; tokens count no padding. `fill` is the
 share of the slots that hold a token. `share of a GPU step` is what making the batch takes, of a step at 600,000
-tokens/s with four workers on cores of their own: below 1, the step waits for nothing.
+tokens/s with four workers on cores of their own: below 1, the step waits for nothing. `step waits` is how much of its
+time a stand-in for such a GPU, which sleeps through its steps, was seen to wait for the four workers on this machine.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import BlockReader
 
 GPU_TOKENS_PER_S, WORKERS = 600_000, 4
+GPU_BATCH_ROWS = 64  # of a rank's batch for the stand-in, at 8,192 tokens a row
 
 
 def planned(
@@ -33,6 +35,20 @@ def planned(
     row: int,
 ) -> Iterator[tuple[int, int]]:
     """Tokens and slots of batch after batch of the loader."""
+    rows = _planned_rows(splits, reader, tokenizer, masking, context, row, batch_rows=16)
+    for batch in PlannedLoader(rows, num_workers=0):
+        yield int(batch["num_tokens"].sum()), batch["input_ids"].numel()
+
+
+def _planned_rows(
+    splits: dict[str, Split],
+    reader: BlockReader,
+    tokenizer: TokenizerInfo,
+    masking: Masking,
+    context: int,
+    row: int,
+    batch_rows: int,
+) -> PlannedRows:
     total = sum(split.num_tokens for split in splits.values())
     mixture = {name: split.num_tokens / total for name, split in splits.items()}
     plan = Plan(
@@ -45,11 +61,19 @@ def planned(
         row_tokens=row,
         key=("benchmark",),
     )
-    rows = PlannedRows(
-        [PhaseRows(plan, 0.3, ((10**6, 16),))], reader, tokenizer, masking, rank=0, world_size=1
-    )
-    for batch in PlannedLoader(rows, num_workers=0):
-        yield int(batch["num_tokens"].sum()), batch["input_ids"].numel()
+    phase = PhaseRows(plan, 0.3, ((10**6, batch_rows),))
+    return PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1)
+
+
+def step_waits(rows: PlannedRows, seconds: float) -> float:
+    """Share of its time that a consumer of GPU_TOKENS_PER_S slots a second waits, after its first batch."""
+    loader = PlannedLoader(rows, num_workers=WORKERS)
+    batches = iter(loader)
+    next(batches)
+    loader.wait_seconds, started = 0.0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        time.sleep(next(batches)["input_ids"].numel() / GPU_TOKENS_PER_S)
+    return loader.wait_seconds / (time.perf_counter() - started)
 
 
 def obvious(
@@ -129,6 +153,7 @@ def main() -> None:
     reader = BlockReader(splits.values())
     print(
         f"{'context':>8}{'':2}{'way':<8}{'tokens/s':>14}{'fill':>10}{'ratio':>8}{'share of a GPU step':>22}"
+        f"{'step waits':>12}"
     )
     ways: dict[str, Callable[..., Iterator[tuple[int, int]]]] = {"obvious": obvious, "planned": planned}
     for context in options.contexts:
@@ -141,11 +166,19 @@ def main() -> None:
             for name, batches in running.items():
                 figures[name].append(measure(batches, options.seconds))
         speeds = {name: float(np.median([t / s for t, _, s in rounds])) for name, rounds in figures.items()}
-        for name, rounds in figures.items():
-            fill = sum(tokens for tokens, _, _ in rounds) / sum(slots for _, slots, _ in rounds)
+        for name, measured in figures.items():
+            fill = sum(tokens for tokens, _, _ in measured) / sum(slots for _, slots, _ in measured)
             share = GPU_TOKENS_PER_S / (WORKERS * speeds[name])
             ratio = speeds[name] / speeds["obvious"]
-            print(f"{context:>8,}  {name:<8}{speeds[name]:>14,.0f}{fill:>10.3%}{ratio:>8.1f}{share:>22.4f}")
+            waits = ""
+            if name == "planned":
+                rows = _planned_rows(
+                    splits, reader, tokenizer, masking, context, options.row_tokens, GPU_BATCH_ROWS
+                )
+                waits = f"{step_waits(rows, 5 * options.seconds):>12.4%}"
+            print(
+                f"{context:>8,}  {name:<8}{speeds[name]:>14,.0f}{fill:>10.3%}{ratio:>8.1f}{share:>22.4f}{waits}"
+            )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow
 import pyarrow.parquet
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst")
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 TABLES = (".csv", ".csv.gz", ".csv.zst")
 ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
 HUB_PREFIX = "hf:"

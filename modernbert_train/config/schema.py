@@ -16,29 +16,52 @@ DecayShape = Literal["1-sqrt", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
 AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "cpu"]
 Device = Literal["auto", "cpu", "gpu"]
+Norm = Literal["layernorm", "rmsnorm"]
+NormPlacement = Literal["pre", "post"]
+Mlp = Literal["geglu", "swiglu", "gelu"]
+Positions = Literal["rope", "learned", "none"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The encoder. Names are those of Transformers' `ModernBertConfig`; the defaults are ModernBERT-base.
 
-    `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own.
+    The switches, `norm` to `parallel_block`, are for ablations: all defaults together are ModernBERT; BERT of
+    2018 is post-norm (which is initialized in its own way, see `model.initialization`), gelu, learned
+    positions, biases and global attention in every layer. A model that is neither trains as well, and says on
+    export that Transformers has no class for it.
+
+    `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own. Without
+    rope nothing reads them.
     """
 
     vocab_size: int = 50_368  # a multiple of 64, for the tensor cores
     hidden_size: int = 768
     num_hidden_layers: int = 22
     num_attention_heads: int = 12
-    intermediate_size: int = 1_152  # of the GeGLU: its first matrix is twice as wide
+    intermediate_size: int = 1_152  # of the MLP; the first matrix of a gated one is twice as wide
+    norm: Norm = "layernorm"
+    norm_placement: NormPlacement = "pre"  # before attention and MLP, or after each is added to its input
+    mlp: Mlp = "geglu"  # gelu is the plain one, without a gate
+    positions: Positions = (
+        "rope"  # learned: a table of max_position_embeddings; none: only windows tell near from far
+    )
+    bias: bool = False  # in every linear layer and layernorm; the decoder has one always
+    parallel_block: bool = False  # attention and MLP read the same normed input and are added at once
     local_attention: int = 128  # full width of the window: 64 tokens to either side
     global_attn_every_n_layers: int = 3  # layers 0, n, 2n, ... see the whole document
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
-    attn_out_dropout: float = 0.1  # while pretraining; an exported model has 0
+    embedding_dropout: float = 0.0  # while pretraining, like the next two; an exported model has 0
+    attn_out_dropout: float = 0.1
+    mlp_out_dropout: float = 0.0
     initializer_range: float = 0.02
     initializer_cutoff_factor: float = 2.0  # weights are cut off at this many standard deviations
     max_position_embeddings: int = 8_192
+
+
+MODEL_SWITCHES = ("norm", "norm_placement", "mlp", "positions", "bias", "parallel_block")
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,18 @@ class SourceConfig:
 
     store: str  # path of the store
     source: str | None = None  # its name inside the store; left out: the key of this entry
+
+
+@dataclass(frozen=True)
+class SkipConfig:
+    """What of the planned data is not trained on; everything else stays where it is.
+
+    A list changed in the middle of a run holds from then on.
+    """
+
+    steps: list[str] = field(default_factory=list)  # counted from 1, as in the logs: 1500, or "1200-1300"
+    documents: list[str] = field(default_factory=list)  # of training splits, from 0: "web:17", "web:20-29"
+    documents_file: str | None = None  # more of them: a text file with one a line
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,33 @@ class DataConfig:
     window_rows: int = 2_048  # rows that are packed, and shuffled, together
     num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
     canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
+    # Over the whole run, before it is warned of: up to 4 passes over a text are nearly as good as fresh text
+    # (Muennighoff et al. 2023, 2305.16264).
+    warn_passes: float = 4.0
+    skip: SkipConfig = field(default_factory=SkipConfig)
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How the tokens of a phase are shared out among the sources, in one of three ways:
+
+        mixture: {web: 0.8, code: 0.2}                   shares of the tokens
+        mixture: {passes: {web: 1, science: 2.5}}        up-sampling: how often each is gone through
+        mixture: {temperature: 0.5}                      share proportional to (tokens of the source)^0.5
+        mixture: {temperature: 0.5, sources: [de, fr]}   the same, of some of the sources
+
+    In YAML shares stand in the mixture itself; here they have a name. Passes are relative to each other: how many
+    they come to follows from the length of the phase, and `--dry-run` shows it. `temperature` is the exponent itself
+    (tau of mmBERT 2509.06888, alpha of XLM-R 1911.02116): 1 = in proportion to size, 0 = all alike. Where others
+    write a temperature T of 1 and above (mT5, NLLB), 1/T is meant.
+    """
+
+    shares: dict[str, float] = field(default_factory=dict)  # any positive numbers, scaled to add up to 1
+    passes: dict[str, float] = field(
+        default_factory=dict
+    )  # share proportional to passes x tokens of the source
+    temperature: float | None = None
+    sources: list[str] | None = None  # that the temperature is for; null: all
 
 
 @dataclass(frozen=True)
@@ -94,7 +156,7 @@ class PhaseConfig:
     # Inherited from the phase before.
     batch_tokens: int  # tokens in an optimizer step, over all ranks: rows x row_tokens
     learning_rate: float  # of the stable stretch, between warmup and decay
-    mixture: dict[str, float]  # source -> share of the tokens; any positive numbers, scaled to add up to 1
+    mixture: MixtureConfig  # what share of the tokens each source gets
 
     # Each phase's own.
     tokens: int  # length of the phase

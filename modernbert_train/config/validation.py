@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator
 
 from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens
+from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
 from modernbert_train.config.schema import ModelConfig, Recipe
+from modernbert_train.config.skip import check_skip
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # of phases and sources: parts of dotted keys and of paths
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -43,6 +45,9 @@ def _check_run(recipe: Recipe) -> Iterator[str]:
         for name in names:
             if not NAME.fullmatch(name):
                 yield f"{kind} has one called {name!r}: {characters}"
+    for name in RESERVED:
+        if name in recipe.data.sources:
+            yield f"data.sources has one called {name!r}, which means something else in a mixture; rename it"
     for field, value in (
         ("training.keep_checkpoints", recipe.training.keep_checkpoints),
         ("training.log_every_steps", recipe.training.log_every_steps),
@@ -75,8 +80,9 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
         "initializer_cutoff_factor": model.initializer_cutoff_factor,
     }
     yield from above_zero("model", reals)
-    if not 0 <= model.attn_out_dropout < 1:
-        yield f"model.attn_out_dropout is {model.attn_out_dropout}: choose one from 0 up to, but without, 1"
+    for field in ("embedding_dropout", "attn_out_dropout", "mlp_out_dropout"):
+        if not 0 <= getattr(model, field) < 1:
+            yield f"model.{field} is {getattr(model, field)}: choose one from 0 up to, but without, 1"
     if model.vocab_size % 64:
         yield (
             f"model.vocab_size is {model.vocab_size}, not a multiple of 64, which slows down the decoder's "
@@ -87,17 +93,23 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
             f"model.local_attention is {model.local_attention}: it is the full width of the window, half of "
             f"it to either side; make it even, such as {model.local_attention + 1}"
         )
+    if model.parallel_block and model.norm_placement == "post":
+        yield (
+            "model.parallel_block is true and norm_placement post: a parallel block reads its input through a "
+            "norm, which stands before it; set norm_placement to pre, or parallel_block to false"
+        )
     if model.num_attention_heads >= 1:
-        yield from _check_heads(model.hidden_size, model.num_attention_heads)
+        yield from _check_heads(model)
 
 
-def _check_heads(hidden: int, heads: int) -> Iterator[str]:
+def _check_heads(model: ModelConfig) -> Iterator[str]:
+    hidden, heads = model.hidden_size, model.num_attention_heads
     if hidden % heads:
         yield (
             f"model.hidden_size is {hidden}, not a multiple of num_attention_heads ({heads}); "
             f"use {next_multiple(hidden, heads)}, or another number of heads"
         )
-    elif hidden // heads % 2:
+    elif model.positions == "rope" and hidden // heads % 2:
         yield (
             f"model.hidden_size is {hidden} and num_attention_heads {heads}: the {hidden // heads} "
             f"dimensions of a head cannot be rotated in pairs; use an even number of them, such as "
@@ -122,6 +134,9 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
             f"data.canonical_nodes is {data.canonical_nodes}, which does not divide data.streams {data.streams}: each "
             f"serves an equal share of the streams; use {math.gcd(data.streams, max(0, data.canonical_nodes))}"
         )
+    if not data.warn_passes > 0:
+        yield f"data.warn_passes is {data.warn_passes}: make it a number above 0 (.inf: never warn)"
+    yield from check_skip(data.skip, list(data.sources))
     per_rank = max(1, data.streams // world_size)
     if not 0 <= data.num_workers <= per_rank:
         yield (

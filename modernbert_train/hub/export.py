@@ -29,7 +29,7 @@ from modernbert_train.hub.folders import (
     load_their_model,
     new_folder,
 )
-from modernbert_train.hub.hf_config import to_hf_config
+from modernbert_train.hub.hf_config import to_hf_config, to_hf_weights
 from modernbert_train.hub.model_card import model_card
 from modernbert_train.hub.parity import (
     PROBE_TEXT,
@@ -48,7 +48,7 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
 
     Prints how far Transformers' logits are from ours, and the likeliest tokens for each [MASK] of the texts
     in `fill`. FailedCheck: weights that hold NaN, logits or token ids that differ. ValueError: no such
-    checkpoint, `out` not empty, a text without [MASK].
+    checkpoint, a model for which Transformers has no class, `out` not empty, a text without [MASK].
     """
     out = Path(out)
     with new_folder(out) as folder:
@@ -80,9 +80,7 @@ def write_hf_folder(
     model = ModelConfig(**marker["model"])
     config = to_hf_config(model, marker["global_rope_theta"], marker["local_rope_theta"], tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {
-        name: weight.float().contiguous() for name, weight in state_dict.items() if name != TIED_WEIGHT
-    }
+    weights = {name: weight.float().contiguous() for name, weight in to_hf_weights(state_dict, model).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # safetensors writes for the owner's eyes alone.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")

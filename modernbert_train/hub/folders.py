@@ -45,7 +45,7 @@ def build_our_model(
 
 
 def load_their_model(folder: Path) -> Any:
-    """Transformers' `ModernBertForMaskedLM` of a folder, in float32, on the CPU, in eval mode.
+    """Transformers' masked-LM model of a folder, in float32, on the CPU, in eval mode.
 
     ValueError: weights missing, left over or of another shape, which Transformers itself only warns about.
     """

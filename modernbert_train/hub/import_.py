@@ -1,4 +1,4 @@
-"""A Hugging Face ModernBERT as a checkpoint to start from: the inverse of export.
+"""A Hugging Face ModernBERT or BERT as a checkpoint to start from: the inverse of export.
 
     OUT/checkpoints/step-00000000.pt, .json   OUT/tokenizer.json   OUT/tokenizer_config.json
 
@@ -24,7 +24,7 @@ from modernbert_train.hub.folders import (
     load_their_model,
     new_folder,
 )
-from modernbert_train.hub.hf_config import from_hf_config, read_hf_config
+from modernbert_train.hub.hf_config import from_hf_config, from_hf_weights, hf_class, read_hf_config
 from modernbert_train.hub.parity import check_finite, compare_logits, probe_batches
 from modernbert_train.hub.tokenizer_files import copy_tokenizer
 from modernbert_train.model import ModernBertForMaskedLM
@@ -37,7 +37,8 @@ EMBEDDING = "model.embeddings.tok_embeddings.weight"
 def import_folder(hf_folder: str | Path, out: str | Path) -> Path:
     """Write the model in `hf_folder` as a checkpoint in the new folder `out`, and return `out`.
 
-    Reads the layout of answerdotai/ModernBERT-base, in the older and the newer spelling of its config.
+    Reads the layout of answerdotai/ModernBERT-base, in the older and the newer spelling of its config, and that
+    of `BertForMaskedLM`.
     FailedCheck: weights that hold NaN, logits that differ. ValueError: files missing, another model type,
     settings our encoder does not have, weights that are missing, left over or of another shape, `out` not
     empty.
@@ -68,6 +69,7 @@ def read_weights(source: Path, model: ModelConfig) -> dict[str, Tensor]:
     )
     with torch.device("meta"):
         expected = ModernBertForMaskedLM(model, attention_backend="cpu").state_dict()
+    loaded = from_hf_weights(loaded, model)
     if EMBEDDING not in loaded:
         loaded = {name if name in expected else f"model.{name}": weight for name, weight in loaded.items()}
     if EMBEDDING in loaded:
@@ -76,7 +78,7 @@ def read_weights(source: Path, model: ModelConfig) -> dict[str, Tensor]:
             raise ValueError(
                 f"{file}: decoder.weight is not the embedding; only models that tie them can be imported"
             )
-    _check_fit(loaded, expected, file)
+    _check_fit(loaded, expected, file, hf_class(model))
     weights = {name: weight.to(torch.float32) for name, weight in loaded.items()}
     weights[TIED_WEIGHT] = weights[EMBEDDING]
     check_finite(weights, file)
@@ -90,7 +92,7 @@ def _weight_file(source: Path) -> Path:
     raise ValueError(f"{source}: has neither {' nor '.join(WEIGHT_FILES)}; download the weights into it")
 
 
-def _check_fit(loaded: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> None:
+def _check_fit(loaded: dict[str, Tensor], expected: dict[str, Tensor], file: Path, class_name: str) -> None:
     problems = [f"{name} is missing" for name in expected if name not in loaded]
     problems += [f"{name} is unknown" for name in loaded if name not in expected]
     problems += [
@@ -100,9 +102,7 @@ def _check_fit(loaded: dict[str, Tensor], expected: dict[str, Tensor], file: Pat
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"{file}: not the weights of a ModernBertForMaskedLM: {'; '.join(problems[:5])}{more}"
-        )
+        raise ValueError(f"{file}: not the weights of a {class_name}: {'; '.join(problems[:5])}{more}")
 
 
 def _tokenizer_of(source: Path, model: ModelConfig) -> TokenizerInfo:

@@ -7,6 +7,10 @@ from typing import Any
 
 import yaml
 
+from modernbert_train.config import ModelConfig
+from modernbert_train.config.mixture import in_words
+from modernbert_train.hub.hf_config import hf_class
+from modernbert_train.training.model_size import MLP_NAMES, describe_switches
 from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
 
 HEADER = """\
@@ -14,7 +18,7 @@ HEADER = """\
 library_name: transformers
 pipeline_tag: fill-mask
 tags:
-- modernbert
+- {model_type}
 - masked-lm
 - encoder
 ---
@@ -25,8 +29,11 @@ def model_card(name: str, marker: dict[str, Any], num_parameters: int, run: Path
     """The card of a checkpoint with this marker, from recipe.yaml and metrics.jsonl of its run, if any."""
     recipe_text = _read(run / RECIPE_FILE)
     scores = latest_evaluation(run / METRICS_FILE, marker["step"])
-    sections = [HEADER, f"# {name}\n", _summary(marker, num_parameters), _usage(marker["context_tokens"])]
-    sections.append(_architecture(marker, num_parameters))
+    model = ModelConfig(**marker["model"])
+    family = "BERT" if hf_class(model) == "BertForMaskedLM" else "ModernBERT"
+    sections = [HEADER.format(model_type=family.lower()), f"# {name}\n"]
+    sections += [_summary(marker, family, num_parameters), _usage(marker["context_tokens"])]
+    sections.append(_architecture(model, marker, num_parameters))
     if recipe_text is not None:
         sections.append(_training(marker, yaml.safe_load(recipe_text)))
     if scores is not None:
@@ -47,9 +54,9 @@ def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
     return evaluations[-1] if evaluations else None
 
 
-def _summary(marker: dict[str, Any], num_parameters: int) -> str:
+def _summary(marker: dict[str, Any], family: str, num_parameters: int) -> str:
     return (
-        f"A ModernBERT encoder with {num_parameters:,} parameters, pretrained by masked "
+        f"A {family} encoder with {num_parameters:,} parameters, pretrained by masked "
         f"language modelling on {marker['tokens']:,} tokens, last with documents of up to "
         f"{marker['context_tokens']:,} tokens.\n\n"
         f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
@@ -69,25 +76,28 @@ def _usage(context_tokens: int) -> str:
     )
 
 
-def _architecture(marker: dict[str, Any], num_parameters: int) -> str:
-    model = marker["model"]
-    rows = [
-        ("parameters", f"{num_parameters:,}"),
-        ("layers", f"{model['num_hidden_layers']}"),
-        ("hidden size", f"{model['hidden_size']:,}"),
-        ("attention heads", f"{model['num_attention_heads']}"),
-        ("GeGLU size", f"{model['intermediate_size']:,}"),
-        ("vocabulary", f"{model['vocab_size']:,}"),
-        (
-            "global attention",
-            f"every {model['global_attn_every_n_layers']} layers, theta {marker['global_rope_theta']:,.0f}",
-        ),
-        (
-            "local attention",
-            f"{model['local_attention']} tokens wide, theta {marker['local_rope_theta']:,.0f}",
-        ),
-    ]
-    return "## Architecture\n\n" + _table(("", ""), rows)
+def _architecture(model: ModelConfig, marker: dict[str, Any], num_parameters: int) -> str:
+    every_n = model.global_attn_every_n_layers
+    reach = {"global attention": "every layer" if every_n == 1 else f"every {every_n} layers"}
+    if every_n > 1:
+        reach["local attention"] = f"{model.local_attention} tokens wide"
+    if model.positions == "rope":
+        for kind, theta in zip(
+            reach, (marker["global_rope_theta"], marker["local_rope_theta"]), strict=False
+        ):
+            reach[kind] += f", theta {theta:,.0f}"
+    rows = {
+        "parameters": f"{num_parameters:,}",
+        "layers": f"{model.num_hidden_layers}",
+        "hidden size": f"{model.hidden_size:,}",
+        "attention heads": f"{model.num_attention_heads}",
+        f"{MLP_NAMES[model.mlp]} size": f"{model.intermediate_size:,}",
+        "vocabulary": f"{model.vocab_size:,}",
+        **reach,
+    }
+    if switches := describe_switches(model):
+        rows["other than in ModernBERT"] = ", ".join(switches)
+    return "## Architecture\n\n" + _table(("", ""), list(rows.items()))
 
 
 def _training(marker: dict[str, Any], recipe: Any) -> str:
@@ -95,8 +105,6 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
     names = [phase_name for phase_name, _ in phases]
     done = phases[: names.index(marker["phase"]) + 1] if marker["phase"] in names else phases
     for phase_name, phase in done:
-        total = sum(phase["mixture"].values())
-        shares = ", ".join(f"{source} {share / total:.0%}" for source, share in phase["mixture"].items())
         rows.append(
             (
                 phase_name,
@@ -105,7 +113,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
                 f"{phase['global_rope_theta']:,.0f}",
                 f"{phase['mask_rate']:.0%}",
                 f"{phase['learning_rate']:g}",
-                shares,
+                in_words(phase["mixture"]),
             )
         )
     columns = (
@@ -115,7 +123,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
         "global theta",
         "masked",
         "learning rate",
-        "data, shares of tokens",
+        "data",
     )
     sources = "".join(
         f"- `{source}`: {spec['store']}\n" for source, spec in recipe["data"]["sources"].items()

@@ -1,8 +1,9 @@
 """ModernBERT (Warner et al., 2412.13663) over packed documents, with its masked-language-model head.
 
-Keys and shapes of the state dict are those of Transformers' `ModernBertForMaskedLM`. There is no batch
-dimension: T tokens of many documents end to end, told apart by `cu_seqlens` (see `attention`) and by
-positions, which start again at 0.
+The switches of `ModelConfig` make other encoders of it, BERT of 2018 among them
+(`yamls/models/bert-base-2018.yaml`). With ModernBERT's, keys and shapes of the state dict are those of
+Transformers' `ModernBertForMaskedLM`. There is no batch dimension: T tokens of many documents end to end,
+told apart by `cu_seqlens` (see `attention`) and by positions, which start again at 0.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.model.attention import backends_by_device
-from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, layer_norm
+from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, build_norm
 from modernbert_train.model.rope import RotaryEmbedding
 
 IGNORED_LABEL = -100  # of a position that counts neither for the loss nor for the accuracy
@@ -24,22 +25,29 @@ class ModernBertModel(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.num_hidden_layers))
-        self.final_norm = layer_norm(config)
-        head_dim = config.hidden_size // config.num_attention_heads
-        self.rotary_emb = RotaryEmbedding(head_dim, config.global_rope_theta, config.local_rope_theta)
+        # A norm that comes last in every layer leaves nothing to be normed.
+        self.final_norm = build_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self.rotary_emb = _rotary_embedding(config) if config.positions == "rope" else None
         self._backends = backends_by_device(attention_backend)
 
     def forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int
     ) -> torch.Tensor:
-        """Hidden states after the final norm; arguments as for `ModernBertForMaskedLM`."""
+        """Hidden states after the last norm; arguments as for `ModernBertForMaskedLM`."""
         backend = self._backends.get(input_ids.device.type, "cpu")
-        global_rotary, local_rotary = self.rotary_emb(position_ids)
-        hidden = self.embeddings(input_ids)
+        global_rotary, local_rotary = (
+            (None, None) if self.rotary_emb is None else self.rotary_emb(position_ids)
+        )
+        hidden = self.embeddings(input_ids, position_ids)
         for layer in self.layers:
             rotary = global_rotary if layer.is_global else local_rotary
             hidden = layer(hidden, rotary, cu_seqlens, max_seqlen, backend)
         return self.final_norm(hidden)
+
+
+def _rotary_embedding(config: ModelConfig) -> RotaryEmbedding:
+    head_dim = config.hidden_size // config.num_attention_heads
+    return RotaryEmbedding(head_dim, config.global_rope_theta, config.local_rope_theta)
 
 
 class ModernBertForMaskedLM(nn.Module):
@@ -99,5 +107,9 @@ class ModernBertForMaskedLM(nn.Module):
         return loss, num_correct
 
     def set_rope_theta(self, global_theta: float, local_theta: float) -> None:
-        """Change the rotary thetas of global and local layers, as a phase does; nothing is compiled anew."""
-        self.model.rotary_emb.set_theta(global_theta, local_theta)
+        """Change the rotary thetas of global and local layers, as a phase does; nothing is compiled anew.
+
+        Every phase has thetas; a model whose positions are not rotated has no use for them.
+        """
+        if self.model.rotary_emb is not None:
+            self.model.rotary_emb.set_theta(global_theta, local_theta)

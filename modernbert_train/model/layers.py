@@ -1,7 +1,11 @@
-"""The parts of the encoder. Attributes carry Transformers' names: the state dict is that of its ModernBERT.
+"""The parts of the encoder. Attributes carry Transformers' names: with ModernBERT's switches, the state dict is
+that of its ModernBERT.
 
 Shapes: T tokens of a packed batch, d hidden size, H heads of D = d / H dimensions, I intermediate size.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +16,44 @@ from modernbert_train.model.attention import attention
 from modernbert_train.model.rope import RotaryTables, apply_rotary
 
 
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm (Zhang and Sennrich, 1910.07467), a scale and no bias."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, d] -> [T, d], in the precision of the weight: torch has no fused kernel for a mixture."""
+        return super().forward(hidden.to(self.weight.dtype))
+
+
+def build_norm(config: ModelConfig) -> nn.Module:
+    """The norm that stands wherever the encoder has one."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
+
+
 class Embeddings(nn.Module):
-    """Token embedding and norm. Positions come in by rotation, in every layer."""
+    """Embedding of the token, where positions are learned also of the position, and norm.
+
+    Rotary positions come in later, in every layer.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = layer_norm(config)
+        self.position_embeddings = (
+            nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            if config.positions == "learned"
+            else None
+        )
+        self.norm = build_norm(config)
+        self.drop = nn.Dropout(config.embedding_dropout)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Ids [T] -> [T, d]."""
-        return self.norm(self.tok_embeddings(input_ids))
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Ids and positions [T] -> [T, d]."""
+        embedded = self.tok_embeddings(input_ids)
+        if self.position_embeddings is not None:
+            embedded = embedded + self.position_embeddings(position_ids)
+        return self.drop(self.norm(embedded))
 
 
 class Attention(nn.Module):
@@ -32,60 +63,109 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.window = window
-        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
+        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.out_drop = nn.Dropout(config.attn_out_dropout)
 
     def forward(
         self,
         hidden: torch.Tensor,
-        rotary: RotaryTables,
+        rotary: RotaryTables | None,
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
         backend: str,
     ) -> torch.Tensor:
-        """[T, d] -> [T, d]; the other arguments as for `attention`."""
+        """[T, d] -> [T, d]; without `rotary` nothing is rotated; the other arguments as for `attention`."""
         qkv = self.Wqkv(hidden).unflatten(-1, (3, self.num_heads, -1))
-        attended = attention(apply_rotary(qkv, rotary), cu_seqlens, max_seqlen, self.window, backend)
+        if rotary is not None:
+            qkv = apply_rotary(qkv, rotary)
+        attended = attention(qkv, cu_seqlens, max_seqlen, self.window, backend)
         return self.out_drop(self.Wo(attended.flatten(1)))
 
 
-class GeGLU(nn.Module):
-    """Gated feed-forward (Shazeer, 2002.05202): Wi yields input and gate, Wo maps gelu(input) * gate back."""
+def geglu(projected: torch.Tensor) -> torch.Tensor:
+    """[T, 2 I] -> [T, I]: gelu(value) * gate (Shazeer, 2002.05202)."""
+    value, gate = projected.chunk(2, dim=-1)
+    return F.gelu(value) * gate
+
+
+def swiglu(projected: torch.Tensor) -> torch.Tensor:
+    """[T, 2 I] -> [T, I]: silu(value) * gate (Shazeer, 2002.05202)."""
+    value, gate = projected.chunk(2, dim=-1)
+    return F.silu(value) * gate
+
+
+# Kind of MLP -> what stands between its matrices, and how many times I that takes in.
+_ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
+    "geglu": (geglu, 2),
+    "swiglu": (swiglu, 2),
+    "gelu": (F.gelu, 1),
+}
+
+
+class FeedForward(nn.Module):
+    """The MLP of a layer: Wi widens, an activation with or without a gate follows, Wo maps back."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation, width = _ACTIVATIONS[config.mlp]
+        self.Wi = nn.Linear(config.hidden_size, width * config.intermediate_size, bias=config.bias)
+        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+        self.out_drop = nn.Dropout(config.mlp_out_dropout)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[T, d] -> [T, d]."""
-        value, gate = self.Wi(hidden).chunk(2, dim=-1)
-        return self.Wo(F.gelu(value) * gate)
+        return self.out_drop(self.Wo(self.activation(self.Wi(hidden))))
 
 
 class EncoderLayer(nn.Module):
-    """Attention and GeGLU, each normed before and added after. The first layer's input is normed already."""
+    """Attention and MLP, put together by one of the blocks below.
+
+    In a pre-norm encoder the embedding has normed the first layer's input already: `attn_norm` does nothing.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.is_global = layer % config.global_attn_every_n_layers == 0
-        self.attn_norm = nn.Identity() if layer == 0 else layer_norm(config)
+        self.block = parallel_block if config.parallel_block else _BLOCKS[config.norm_placement]
+        is_normed_already = layer == 0 and config.norm_placement == "pre"
+        self.attn_norm = nn.Identity() if is_normed_already else build_norm(config)
         self.attn = Attention(config, None if self.is_global else config.local_attention // 2)
-        self.mlp_norm = layer_norm(config)
-        self.mlp = GeGLU(config)
+        if not config.parallel_block:
+            self.mlp_norm = build_norm(config)
+        self.mlp = FeedForward(config)
 
     def forward(
         self,
         hidden: torch.Tensor,
-        rotary: RotaryTables,
+        rotary: RotaryTables | None,
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
         backend: str,
     ) -> torch.Tensor:
-        """[T, d] -> [T, d]; the other arguments as for `attention`."""
-        hidden = hidden + self.attn(self.attn_norm(hidden), rotary, cu_seqlens, max_seqlen, backend)
-        return hidden + self.mlp(self.mlp_norm(hidden))
+        """[T, d] -> [T, d]; the other arguments as for `Attention`."""
+        return self.block(self, hidden, rotary, cu_seqlens, max_seqlen, backend)
+
+
+def pre_norm_block(layer: EncoderLayer, hidden: torch.Tensor, *packing: Any) -> torch.Tensor:
+    """Each half normed before and added after (Xiong et al., 2002.04745); `packing` goes to the attention."""
+    hidden = hidden + layer.attn(layer.attn_norm(hidden), *packing)
+    return hidden + layer.mlp(layer.mlp_norm(hidden))
+
+
+def post_norm_block(layer: EncoderLayer, hidden: torch.Tensor, *packing: Any) -> torch.Tensor:
+    """Each half added first, and the sum normed (Vaswani et al., 1706.03762; BERT, 1810.04805)."""
+    hidden = layer.attn_norm(hidden + layer.attn(hidden, *packing))
+    return layer.mlp_norm(hidden + layer.mlp(hidden))
+
+
+def parallel_block(layer: EncoderLayer, hidden: torch.Tensor, *packing: Any) -> torch.Tensor:
+    """Both halves read the same normed input, and both are added (PaLM, 2204.02311, section 2)."""
+    normed = layer.attn_norm(hidden)
+    return hidden + layer.attn(normed, *packing) + layer.mlp(normed)
+
+
+_BLOCKS = {"pre": pre_norm_block, "post": post_norm_block}
 
 
 class PredictionHead(nn.Module):
@@ -93,14 +173,9 @@ class PredictionHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.norm = layer_norm(config)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.norm = build_norm(config)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[M, d] -> [M, d]."""
         return self.norm(F.gelu(self.dense(hidden)))
-
-
-def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """ModernBERT's norm: a scale, no bias."""
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)

@@ -15,8 +15,8 @@ from composer.devices import DeviceGPU
 from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
-from modernbert_train.config import PhaseConfig, Recipe, validate
-from modernbert_train.config.schema import Precision
+from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, validate
+from modernbert_train.config.schema import MODEL_SWITCHES, Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
@@ -26,12 +26,14 @@ from modernbert_train.training.callbacks import (
     GradientNorm,
     SaveCheckpoints,
     Schedule,
+    SkipSteps,
     StopOnNonFinite,
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
 from modernbert_train.training.composer_fixes import fix_wandb
+from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.flops import peak_flops
-from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
+from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
 from modernbert_train.training.metrics import Metrics
 from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
 from modernbert_train.training.provenance import check_unchanged, prepare_run_folder, wandb_id
@@ -77,7 +79,10 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
         recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
     )
     # Last, so that a start that is refused leaves the folder as it was.
-    on_rank_zero(lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh))
+    skipped = skipped_text(plan, inputs)
+    on_rank_zero(
+        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
+    )
     trainer.fit()
     trainer.close()
     return run
@@ -114,22 +119,29 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
     elif fresh:
         assert recipe.init.from_ is not None
         weights, marker = load_weights(recipe.init.from_)
+        _check_switches(marker, recipe.model, recipe.init.from_)
         _check_shapes(model, weights, recipe.init.from_)
         model.load_state_dict(weights)
         log.info("weights from %s, step %s", recipe.init.from_, marker.get("step"))
-        _compare_thetas(marker, next(iter(recipe.phases.values())))
+        if recipe.model.positions == "rope":
+            _compare_thetas(marker, next(iter(recipe.phases.values())))
     return model
 
 
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
+    phases = plan_rows(recipe, plan, inputs)
+    if dist.get_global_rank() == 0:
+        log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(
-        plan_rows(recipe, plan, inputs),
+        phases,
         inputs.reader,
         inputs.tokenizer,
         inputs.masking,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
+        skipped_steps=plan.skipped,
+        skipped_documents=inputs.skipped_documents,
     )
     return PlannedLoader(rows, num_workers=recipe.data.num_workers)
 
@@ -159,12 +171,15 @@ def build_trainer(
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
         model=recipe.model,
+        sources=list(inputs.train),
     )
     description = {
         "model": dataclasses.asdict(recipe.model),
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
-    save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    save = SaveCheckpoints(
+        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+    )
     module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
@@ -173,8 +188,10 @@ def build_trainer(
         train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
+        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
+        # keeps them.
         callbacks=[
+            SkipSteps(loader),
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),
@@ -224,6 +241,21 @@ def _compare_thetas(marker: dict[str, Any], phase: PhaseConfig) -> None:
                 f"{marker[name]:,.0f}",
                 f"{getattr(phase, name):,.0f}",
             )
+
+
+def _check_switches(marker: dict[str, Any], model: ModelConfig, source: str) -> None:
+    """Weights of equal shapes may be of another mathematics, such as another activation."""
+    trained = ModelConfig(**marker["model"])
+    changes = [
+        f"model.{switch} is {getattr(trained, switch)} there and {getattr(model, switch)} here"
+        for switch in MODEL_SWITCHES
+        if getattr(trained, switch) != getattr(model, switch)
+    ]
+    if changes:
+        raise ValueError(
+            f"init.from: {resolve(source)} does not fit the recipe's model: {', '.join(changes)}; use the model "
+            "section of the run it comes from"
+        )
 
 
 def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor], source: str) -> None:

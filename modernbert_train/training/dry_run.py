@@ -5,10 +5,11 @@ tell (passes over each source, how full the rows are) is shown where the caller 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
+from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
+from modernbert_train.training.model_size import describe_model, num_parameters
 
 WIDTH = 80
 LABEL_WIDTH = 20  # of the table and of the picture
@@ -16,14 +17,7 @@ PHASES_IN_A_TABLE = 4
 NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and the optimizer's two moments, fp32
 BARS = " ▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class PhaseData:
-    """What a phase reads, as the stores tell it."""
-
-    passes: dict[str, float]  # source -> how many times its text is gone through
-    fill: float  # share of the slots of the rows that hold a token
+THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
 
 def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
@@ -34,42 +28,29 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
         *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
         "",
         *_tables(recipe, plan, data),
-        *_picture(plan),
+        *(_sources(recipe, plan, data) if data else ()),
+        *_picture(plan, has_thetas=recipe.model.positions == "rope"),
+        *(_warnings(recipe, data) if data else ()),
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def num_parameters(model: ModelConfig) -> int:
-    """Returns the number of parameters. The decoder has the embedding's matrix and a bias of its own.
-
-    A layer: Wqkv and Wo (4 d^2), GeGLU (3 d I), a norm before each; the first attention has no norm. Outside:
-    the embedding and its norm, the final norm, the head's matrix and norm, the decoder's bias.
-    """
-    hidden = model.hidden_size
-    layer = 4 * hidden**2 + 3 * hidden * model.intermediate_size + 2 * hidden
-    layers = model.num_hidden_layers * layer - hidden
-    return model.vocab_size * (hidden + 1) + layers + hidden**2 + 3 * hidden
-
-
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
-    num_global = len(range(0, model.num_hidden_layers, model.global_attn_every_n_layers))
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
     # The newest, the end of each phase, and one that is being written.
     on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
     checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
     return {
-        "model": f"{num_parameters(model):,} parameters: {model.num_hidden_layers} layers ({num_global} "
-        f"global, the others {model.local_attention // 2} tokens to either side), hidden "
-        f"{model.hidden_size:,}, {model.num_attention_heads} heads, GeGLU {model.intermediate_size:,}, "
-        f"vocabulary {model.vocab_size:,}",
+        "model": describe_model(model),
         "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
         "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, weight decay {optimizer.weight_decay:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
         f"{_count(data.window_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
+        **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{recipe.masking.keep_fraction:.0%} kept",
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
@@ -80,6 +61,18 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         f"{_bytes(on_disk * checkpoint_bytes)} on disk",
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+    """What of the data is not trained on; nothing to say for most runs."""
+    skip = recipe.data.skip
+    documents = [*skip.documents, *([f"those in {skip.documents_file}"] if skip.documents_file else [])]
+    said = []
+    if plan.skipped:
+        said.append(f"{_count(sum(map(len, plan.skipped)), 'step')} ({', '.join(skip.steps)})")
+    if documents:
+        said.append(f"documents {', '.join(documents)}")
+    return {"skipped": "; ".join(said)} if said else {}
 
 
 def _entry(label: str, text: str) -> Iterator[str]:
@@ -105,6 +98,8 @@ def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iter
     """Yields a column of figures for each phase, a few phases side by side."""
     sources = list(recipe.data.sources)
     columns = [_figures(phase, sources, data[phase.index] if data else None) for phase in plan.phases]
+    if recipe.model.positions != "rope":
+        columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
     width = (WIDTH - LABEL_WIDTH) // min(len(columns), PHASES_IN_A_TABLE)
     for first in range(0, len(columns), PHASES_IN_A_TABLE):
         chosen = columns[first : first + PHASES_IN_A_TABLE]
@@ -144,18 +139,53 @@ def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> li
         ("  decay tokens", _tokens(config.decay_tokens)),
         ("  decay to", _decay(config)),
         ("mask rate", f"{config.mask_rate:.1%}"),
-        ("theta global", f"{config.global_rope_theta:,.0f}"),
-        ("theta local", f"{config.local_rope_theta:,.0f}"),
-        *((f"share {source}", _or_dash(config.mixture.get(source), ".2%")) for source in sources),
+        (THETAS[0], f"{config.global_rope_theta:,.0f}"),
+        (THETAS[1], f"{config.local_rope_theta:,.0f}"),
     ]
-    if data is not None:
-        figures += [(f"passes {source}", _or_dash(data.passes.get(source), ".3g")) for source in sources]
-        figures.append(("fill of the rows", f"{data.fill:.3%}"))
-    return figures
+    if data is not None:  # the sources have a table of their own
+        return [*figures, ("fill of the rows", f"{data.fill:.3%}")]
+    return figures + [(f"share {source}", _share(config.mixture, source)) for source in sources]
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _share(mixture: MixtureConfig, source: str) -> str:
+    """What a recipe says of a source; its stores turn passes and temperatures into shares."""
+    if source in mixture.shares:
+        return f"{mixture.shares[source]:.2%}"
+    if source in mixture.passes:
+        return f"{mixture.passes[source]:g} x tokens"
+    in_all = mixture.temperature is not None and mixture.sources is None
+    if in_all or source in (mixture.sources or ()):
+        return f"tokens^{mixture.temperature:g}"
+    return "-"
+
+
+def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[str]:
+    """Yields the table of what each source contributes to each phase, and to the run."""
+    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'passes':>9}{'documents':>13}"
+    yield "─" * WIDTH
+    for source, whole in whole_run(data).items():
+        label = source
+        for phase, of_phase in zip(plan.phases, data, strict=True):
+            if source in of_phase.sources:
+                yield _contribution(label, phase.name, of_phase.sources[source])
+                label = ""
+        if len(data) > 1:
+            yield _contribution("", "whole run", whole)
+    for source in recipe.data.sources:
+        if all(source not in of_phase.sources for of_phase in data):
+            yield f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
+    yield ""
+
+
+def _contribution(source: str, phase: str, part: Contribution) -> str:
+    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.passes:>9.3g}{part.documents:>13,}"
+    return f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{_cut(phase, 19):<20}{figures}"
+
+
+def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
+    for warning in repetitions(data, recipe.data.warn_passes):
+        yield ""
+        yield from _entry("WARNING", warning)
 
 
 def _tokens(tokens: int) -> str:
@@ -168,7 +198,7 @@ def _decay(config: PhaseConfig) -> str:
     return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
 
 
-def _picture(plan: RunPlan) -> Iterator[str]:
+def _picture(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
     """Yields the course of the run, from left to right; every phase has its own scale of tokens."""
     widths = _widths([phase.num_tokens for phase in plan.phases])
     highest_rate = max(phase.config.learning_rate for phase in plan.phases)
@@ -197,7 +227,8 @@ def _picture(plan: RunPlan) -> Iterator[str]:
     yield from bars("learning rate", f"{highest_rate:g}", 4, rate)
     yield from bars("batch tokens", f"{most_rows:,}", 2, batch)
     yield band("mask rate", lambda phase: f"{phase.config.mask_rate:.0%} ")
-    yield band("theta global", lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
+    if has_thetas:
+        yield band(THETAS[0], lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
     yield band("context tokens", lambda phase: f"{phase.config.context_tokens:,} ")
     yield band("tokens so far", lambda phase: format_tokens(phase.first_tokens), filler=" ")
 

@@ -26,11 +26,13 @@ _PEAK_FLOPS = {
 def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_rate: float) -> float:
     """Model FLOPs to train on one token of documents of these lengths (tokens).
 
-    6 per weight and token: Wqkv and Wo (4 d^2), GeGLU (3 d I) in each layer; head and decoder (d^2 + d V) on masked
-    tokens. 12 d in each layer for every token that a token sees: its document, or what the window shows of it.
+    6 per weight and token: Wqkv and Wo (4 d^2) and MLP (3 d I, without a gate 2 d I) in each layer; head and
+    decoder (d^2 + d V) on masked tokens. 12 d in each layer for every token that a token sees: its document, or
+    what the window shows of it.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
-    weights: float = layers * (4 * hidden**2 + 3 * hidden * model.intermediate_size)
+    mlp_matrices = 2 if model.mlp == "gelu" else 3
+    weights: float = layers * (4 * hidden**2 + mlp_matrices * hidden * model.intermediate_size)
     weights += mask_rate * (hidden**2 + hidden * model.vocab_size)
     length = np.asarray(lengths, dtype=np.float64)
     reach = np.minimum(model.local_attention // 2, length - 1)

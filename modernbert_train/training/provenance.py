@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -10,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modernbert_train.config import Recipe, dump_recipe
+from modernbert_train.config import ModelConfig, Recipe, dump_recipe
+from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
 from modernbert_train.training.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
@@ -34,6 +37,7 @@ _ARCHITECTURE = tuple(
         "local_attention",
         "global_attn_every_n_layers",
         "norm_eps",
+        *MODEL_SWITCHES,
     )
 )
 _PACKAGES = (
@@ -49,9 +53,14 @@ _PACKAGES = (
 
 
 def prepare_run_folder(
-    run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, fresh: bool
+    run: Path,
+    recipe: Recipe,
+    tokenizer: TokenizerInfo,
+    world_size: int,
+    fresh: bool,
+    skipped: Mapping[str, list[str]] | None = None,
 ) -> None:
-    """Write resolved recipe, provenance and tokenizer into the run folder.
+    """Write resolved recipe, provenance and tokenizer into the run folder. `skipped`: steps and documents, in full.
 
     A `fresh` run that finds the metrics of an earlier one, whose checkpoints are gone, says so and puts them aside.
     """
@@ -70,7 +79,7 @@ def prepare_run_folder(
         (run / METRICS_FILE).replace(run / f"{METRICS_FILE}.old")
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
     launches = _previous_launches(run)
-    launches.append(provenance(world_size))
+    launches.append(provenance(world_size) | ({"skipped": dict(skipped)} if skipped else {}))
     write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
     for name in TOKENIZER_FILES:
         if (tokenizer.path / name).exists() and tokenizer.path.resolve() != run.resolve():
@@ -142,10 +151,14 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
             f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
             "restore it and the stores made with it, or name another run_folder"
         )
-    before = _flat(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
+    # A run of an older version has not written down the switches added since, whose defaults are what it did.
+    older = _flat({"model": dataclasses.asdict(ModelConfig())})
+    before = older | _flat(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = _flat(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    fatal = [key for key in changed if key in _ARCHITECTURE]
+    has_table = recipe.model.positions == "learned"
+    architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
+    fatal = [key for key in changed if key in architecture]
     if fatal:
         changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in fatal)
         raise ValueError(

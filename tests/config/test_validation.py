@@ -7,6 +7,7 @@ from modernbert_train.config import (
     DataConfig,
     EvaluationConfig,
     MaskingConfig,
+    MixtureConfig,
     OptimizerConfig,
     SourceConfig,
     TrainingConfig,
@@ -92,10 +93,30 @@ def test_run_masking_optimizer(fields, start, remedy):
         ({"norm_eps": 0.0}, "model.norm_eps is 0.0: ", "above 0"),
         ({"global_rope_theta": INF}, "model.global_rope_theta is inf: ", "finite"),
         ({"attn_out_dropout": 1.0}, "model.attn_out_dropout is 1.0: ", "from 0 up to, but without, 1"),
+        ({"embedding_dropout": -0.1}, "model.embedding_dropout is -0.1: ", "from 0 up to, but without, 1"),
+        ({"mlp_out_dropout": NAN}, "model.mlp_out_dropout is nan: ", "from 0 up to, but without, 1"),
+        (
+            {"parallel_block": True, "norm_placement": "post"},
+            "model.parallel_block is true and norm_placement post: ",
+            "set norm_placement to pre, or parallel_block to false",
+        ),
     ],
 )
 def test_model(fields, start, remedy):
     assert remedy in told(a_recipe(model=replace(MODEL, **fields)), start)
+
+
+@pytest.mark.parametrize("positions", ["learned", "none"])
+def test_what_is_not_rotated_need_not_pair_up(positions):
+    assert validate(a_recipe(model=replace(MODEL, hidden_size=6, positions=positions))) == []
+
+
+def test_a_context_beyond_the_learned_positions():
+    recipe = a_recipe(a_phase(), model=replace(MODEL, positions="learned", max_position_embeddings=15))
+    problem = told(
+        recipe, "phases.phase0.context_tokens is 16, more than model.max_position_embeddings (15): "
+    )
+    assert problem.endswith("no learned embedding; raise that or lower context_tokens")
 
 
 @pytest.mark.parametrize(
@@ -156,15 +177,19 @@ def test_data(fields, start, remedy):
         ({"start_lr_fraction": 2.0}, "start_lr_fraction is 2.0: ", "from 0 to 1"),
         ({"final_lr_fraction": -0.1}, "final_lr_fraction is -0.1: ", "from 0 to 1"),
         ({"mask_rate": 0.0}, "mask_rate is 0.0: ", "between 0 and 1"),
-        ({"mixture": {}}, "mixture is empty: ", "such as {web: 1.0}"),
-        ({"mixture": {"wbe": 1.0}}, "mixture names 'wbe', which is not in data.sources", "did you mean web?"),
+        ({"mixture": MixtureConfig({})}, "mixture is empty: ", "such as {web: 1.0}"),
         (
-            {"mixture": {"xyz": 1.0}},
+            {"mixture": MixtureConfig({"wbe": 1.0})},
+            "mixture names 'wbe', which is not in data.sources",
+            "did you mean web?",
+        ),
+        (
+            {"mixture": MixtureConfig({"xyz": 1.0})},
             "mixture names 'xyz', which is not in data.sources",
             "there is web, code",
         ),
-        ({"mixture": {"web": 0.0}}, "mixture.web is 0.0: ", "or null to leave the source out"),
-        ({"mixture": {"web": INF}}, "mixture.web is inf: ", "finite"),
+        ({"mixture": MixtureConfig({"web": 0.0})}, "mixture.web is 0.0: ", "or null to leave the source out"),
+        ({"mixture": MixtureConfig({"web": INF})}, "mixture.web is inf: ", "finite"),
     ],
 )
 def test_phases(fields, start, remedy):

@@ -15,6 +15,13 @@ SMALL = ModelConfig(
     vocab_size=512, hidden_size=128, num_hidden_layers=4, num_attention_heads=2, intermediate_size=192
 )
 
+# BERT of 2018 in the switches; GPU kernels and exports are tried on it beside SMALL.
+BERT = ModelConfig(
+    vocab_size=512, hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=192,
+    norm_placement="post", mlp="gelu", positions="learned", bias=True, global_attn_every_n_layers=1,
+    norm_eps=1e-12, max_position_embeddings=512, embedding_dropout=0.1, mlp_out_dropout=0.1,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Packed:

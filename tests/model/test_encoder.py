@@ -151,17 +151,17 @@ def test_gradient_of_the_rotation():
     assert torch.autograd.gradcheck(lambda qkv: apply_rotary(qkv, tables), (qkv.requires_grad_(),))
 
 
-def run_compiled(backend):
+def run_compiled(backend, config=TINY):
     """Five batches of 256 tokens with another number of documents each, two thetas; returns the number of compiles."""
     torch._dynamo.reset()
-    model = perturbed_model(TINY)
+    model = perturbed_model(config)
     eager = copy.deepcopy(model)
     counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
     compiled = torch.compile(model.loss_sums, backend=counter, fullgraph=True)
     for step, lengths in enumerate(
         ([100, 156], [10, 20, 30, 40, 156], [256], [1] * 56 + [200], [50] * 5 + [6])
     ):
-        inputs = masked(random_documents(lengths, TINY.vocab_size, seed=step), 77, seed=step)
+        inputs = masked(random_documents(lengths, config.vocab_size, seed=step), 77, seed=step)
         inputs["max_seqlen"] = 256
         torch._dynamo.mark_dynamic(inputs["cu_seqlens"], 0)
         for each in (model, eager):

@@ -1,19 +1,23 @@
 """Against Transformers' ModernBERT, on weights of which every one makes a difference, in float32."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 import transformers
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.schema import MODEL_SWITCHES
 from tests.model.documents import RAGGED, SMALL, Packed, perturbed_model, random_documents, relative_error
+
+NO_FIELDS_OF_THEIRS = (*MODEL_SWITCHES, "embedding_dropout", "attn_out_dropout", "mlp_out_dropout")
 
 
 def transformers_model(config, state_dict):
     """Its own attention (SDPA); special ids are 0, padding, which no document holds."""
-    fields = asdict(config)
-    fields.pop("attn_out_dropout")
+    fields = {name: value for name, value in asdict(config).items() if name not in NO_FIELDS_OF_THEIRS}
+    fields |= dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), config.bias)
+    fields["hidden_activation"] = {"geglu": "gelu", "swiglu": "silu"}[config.mlp]
     specials = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
     hf_config = transformers.ModernBertConfig(**fields, **dict.fromkeys(specials, 0))
     hf_config._attn_implementation = "sdpa"
@@ -65,6 +69,12 @@ def test_other_thetas_window_and_layers():
         norm_eps=1e-3, max_position_embeddings=256,
     )  # fmt: skip
     assert_parity(config, [random_documents([200, 16, 17, 33], 64)])
+
+
+@pytest.mark.parametrize("switches", [{"mlp": "swiglu"}, {"bias": True}, {"mlp": "swiglu", "bias": True}])
+def test_switches_that_transformers_has(switches):
+    config = replace(SMALL, **switches)
+    assert_parity(config, [random_documents([*RAGGED, 200], config.vocab_size)])
 
 
 def test_small_at_8192():

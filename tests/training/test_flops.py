@@ -39,6 +39,14 @@ def test_every_layer_global():
     assert training_flops_per_token(everywhere, [8], mask_rate=0) == 6 * 408 + 12 * 4 * 24
 
 
+def test_an_mlp_without_a_gate():
+    # A layer: 4 * 4^2 + 2 * 4 * 6 = 112 weights, three of them 336; nothing else changes.
+    plain = dataclasses.replace(TINY, mlp="gelu")
+    assert training_flops_per_token(plain, [8], mask_rate=0.5) == 6 * (336 + 28) + 12 * 4 * 13.5
+    same = dataclasses.replace(TINY, mlp="swiglu", norm="rmsnorm", positions="learned", bias=True)
+    assert training_flops_per_token(same, [8], mask_rate=0.5) == 3_264
+
+
 @pytest.mark.parametrize(
     ("model", "context_tokens", "gigaflops"),
     [  # worked out apart from the code, from the shapes of the paper

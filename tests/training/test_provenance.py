@@ -8,8 +8,10 @@ import sys
 import numpy
 import pytest
 import torch
+import yaml
 
 from modernbert_train.config import load_recipe
+from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.training import provenance
 from modernbert_train.training.provenance import check_unchanged, git_commit, prepare_run_folder
 from tests.config.recipes import a_phase, a_recipe
@@ -75,6 +77,25 @@ def test_another_architecture_is_refused(run, tokenizer):
     )
     with pytest.raises(ValueError, match=expected):
         check_unchanged(run, wider, tokenizer)
+
+
+def test_another_switch_is_refused(run, tokenizer):
+    learned = a_recipe(model=dataclasses.replace(a_recipe().model, positions="learned"))
+    with pytest.raises(ValueError, match=r"^model.positions was rope, is learned: .*another architecture"):
+        check_unchanged(run, learned, tokenizer)
+    prepare_run_folder(run, learned, tokenizer, world_size=2, fresh=True)
+    more = dataclasses.replace(learned.model, max_position_embeddings=128)
+    with pytest.raises(ValueError, match=r"^model.max_position_embeddings was 64, is 128: "):
+        check_unchanged(run, a_recipe(model=more), tokenizer)
+
+
+def test_a_run_from_before_the_switches_goes_on(run, tokenizer, caplog):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    for switch in MODEL_SWITCHES:
+        del recipe["model"][switch]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    check_unchanged(run, a_recipe(), tokenizer)
+    assert not caplog.records
 
 
 def test_another_tokenizer_is_refused(run, tmp_path):

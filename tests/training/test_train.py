@@ -4,20 +4,26 @@ import json
 import logging
 import math
 import re
+from contextlib import closing
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
+from modernbert_train.hub import import_folder
+from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, load_weights, read_marker
+from modernbert_train.training.contributions import phase_data, whole_run
+from modernbert_train.training.inputs import open_inputs, plan_rows
 from tests.recipes import make_tiny
 from tests.stores import make_tokenizer
 
 # The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
 GOLDEN_LOSSES = [
-    5.54508, 5.34193, 4.97994, 4.4416, 4.15788, 4.02702, 3.96666, 3.95069, 3.93878, 3.93086, 3.93062,
+    5.53726, 5.3444, 4.98853, 4.42367, 4.14015, 4.01972, 3.97337, 3.94925, 3.94607, 3.92794, 3.91724,
 ]  # fmt: skip
 # A single phase of two steps.
 SHORT = ["phases.extension=null", "phases.pretrain.batch_ramp=null", "phases.pretrain.tokens=4K"]
@@ -57,7 +63,7 @@ def test_a_run_follows_its_recipe(finished):
     assert steps[0]["lr"] == pytest.approx(5e-3 * 512 / 4_000)
     assert steps[boundary - 1]["lr"] == 5e-3
     assert steps[-1]["lr"] < 2e-4
-    assert min(line["fill"] for line in steps) > 0.9  # windows of 32 rows; real ones hold thousands
+    assert min(line["fill"] for line in steps) > 0.88  # windows of 32 rows; real ones hold thousands
     assert [line["phase"] for line in evaluations] == ["pretrain", "extension"]
     assert set(evaluations[0]["eval"]) == {"web", "code"}
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
@@ -180,8 +186,76 @@ def test_weights_of_another_shape(tiny, tmp_path, finished, capsys):
     assert re.search(expected, capsys.readouterr().err)
 
 
+def test_weights_of_equal_shapes_and_another_mathematics(tiny, tmp_path, finished, capsys):
+    overrides = [f"run_folder={tmp_path}/run", f"init.from={finished[0]}", "model.mlp=swiglu"]
+    assert main(["train", str(tiny), *overrides]) == 2
+    expected = (
+        r"init.from: .*\.pt does not fit .*model: model.mlp is geglu there and swiglu here; use the model"
+    )
+    assert re.search(expected, capsys.readouterr().err)
+
+
+BERT = ["model.norm_placement=post", "model.mlp=gelu", "model.positions=learned", "model.bias=true"]
+BERT += ["model.global_attn_every_n_layers=1", "model.norm_eps=1e-12", "model.max_position_embeddings=256"]
+BERT += [f"model.{place}_dropout=0.1" for place in ("embedding", "attn_out", "mlp_out")]
+
+
+def test_bert_trains_on_the_same_batches_and_is_exported(tiny, tmp_path, finished, caplog):
+    run = train(load_recipe(tiny, [*BERT, f"run_folder={tmp_path}/run"]))
+    (steps, evaluations), (beside, _) = metrics(run), metrics(finished[0])
+    assert [line["batch_crc32"] for line in steps] == [line["batch_crc32"] for line in beside]
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1
+    assert evaluations[-1]["eval"]["web"]["loss"] < steps[0]["loss"] - 1
+    assert main(["export", str(run), f"{tmp_path}/hf"]) == 0
+    assert type(AutoModelForMaskedLM.from_pretrained(tmp_path / "hf")) is BertForMaskedLM
+    imported = import_folder(tmp_path / "hf", tmp_path / "imported")
+    recipe = [*BERT, *SHORT, "phases.pretrain.context_tokens=256", f"init.from={imported}"]
+    with caplog.at_level(logging.WARNING):
+        again, _ = metrics(train(load_recipe(tiny, [*recipe, f"run_folder={tmp_path}/again"])))
+    assert again[0]["loss"] < steps[0]["loss"] - 1
+    assert "were trained with" not in caplog.text  # nothing reads a RoPE theta
+
+
+def test_a_model_that_transformers_does_not_have_trains(tiny, tmp_path, capsys):
+    switches = ["model.norm=rmsnorm", "model.parallel_block=true", "model.positions=none", "model.mlp=swiglu"]
+    run = train(load_recipe(tiny, [*SHORT, *switches, f"run_folder={tmp_path}/run"]))
+    assert metrics(run)[0][-1]["loss"] < metrics(run)[0][0]["loss"]
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["export", str(run), f"{tmp_path}/hf"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "no class of Transformers computes this model" in line
+
+
 def test_dry_run_knows_the_stores(tiny, capsys):
     assert main(["train", str(tiny), "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "passes web" in text
+    assert re.search(r"^web +pretrain +66.67% .*\n +extension .*\n +whole run", text, re.MULTILINE)
     assert "fill of the rows" in text
+    assert "WARNING" not in text
+    assert main(["train", str(tiny), "--dry-run", "data.warn_passes=0.5"]) == 0
+    assert re.search(
+        r"WARNING +the text of web is gone through 0\.\d+ times over the\s+run", capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    "mixture", ["{passes: {web: 1, code: 2}}", "{temperature: 0.2}", "{passes: {code: 1}}"]
+)
+def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
+    caplog.set_level(logging.INFO)
+    options = [f"phases.pretrain.mixture={mixture}", f"run_folder={tmp_path}/run", "data.warn_passes=0.3"]
+    recipe = load_recipe(tiny, options)
+    plan, inputs = plan_run(recipe), open_inputs(recipe)
+    with closing(inputs.reader):
+        planned = whole_run(phase_data(plan, plan_rows(recipe, plan, inputs)))
+    read = metrics(train(recipe))[0][-1]["source_tokens"]
+    total = sum(read.values())
+    assert total == pytest.approx(sum(part.tokens for part in planned.values()), rel=0.03)
+    for name, tokens in read.items():
+        # Less than a window of each stream is read, and a block is a good part of that.
+        assert tokens / total == pytest.approx(planned[name].share if name in planned else 0, abs=0.08)
+    for name, part in planned.items():
+        assert part.passes == pytest.approx(part.tokens / inputs.train[name].num_tokens, rel=1e-3)
+        warned = f"WARNING: the text of {name} is gone through {part.passes:.3g} times" in caplog.text
+        assert warned == (part.passes > 0.3)
+    assert "phase pretrain reads " in caplog.text

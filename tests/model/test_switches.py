@@ -1,0 +1,139 @@
+"""Every setting of the switches that the validation admits: against the encoder written out, and alone."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+from modernbert_train.config import ModelConfig, validate
+from modernbert_train.config.schema import MODEL_SWITCHES
+from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
+from modernbert_train.optim.optimizer import parameter_groups
+from modernbert_train.training.checkpoint import load_weights, save_weights
+from modernbert_train.training.model_size import num_parameters
+from tests.config.recipes import a_phase, a_recipe
+from tests.model.documents import BERT, Packed, perturbed_model, random_documents, relative_error
+from tests.model.test_encoder import run_compiled
+from tests.reference import encoder as reference
+
+TINY = ModelConfig(
+    vocab_size=64, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=12,
+    local_attention=8, global_attn_every_n_layers=2, global_rope_theta=100.0, local_rope_theta=30.0,
+    max_position_embeddings=24,
+)  # fmt: skip
+VALUES = {
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_placement": ("pre", "post"),
+    "mlp": ("geglu", "swiglu", "gelu"),
+    "positions": ("rope", "learned", "none"),
+    "bias": (False, True),
+    "parallel_block": (False, True),
+}
+ALL = [
+    replace(TINY, **dict(zip(VALUES, values, strict=True)))
+    for values in product(*VALUES.values())
+    if not validate(
+        a_recipe(a_phase(), model=replace(TINY, **dict(zip(VALUES, values, strict=True))))
+    )
+]  # fmt: skip
+LENGTHS = [20, 1, 24, 9]
+
+
+def name(config):
+    return "-".join(str(getattr(config, switch)) for switch in MODEL_SWITCHES)
+
+
+def test_all_are_tried():
+    assert tuple(VALUES) == MODEL_SWITCHES
+    assert len(ALL) == 2 * 3 * 3 * 3 * 2  # pre-norm, post-norm, parallel
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_logits_and_gradients_are_those_of_the_formulas(config):
+    packed = random_documents(LENGTHS, config.vocab_size)
+    model = perturbed_model(config).double()
+    weights = {key: weight.detach().clone().requires_grad_() for key, weight in model.named_parameters()}
+    logits, expected = model(**packed.inputs()), reference.logits(config, weights, packed.documents)
+    # The tables of angles are computed in float32 here.
+    tolerance = 1e-5 if config.positions == "rope" else 1e-11
+    assert relative_error(logits.detach(), expected.detach()) < tolerance
+    grad = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits.backward(grad)
+    expected.backward(grad)
+    for key, weight in model.named_parameters():
+        assert relative_error(weight.grad, weights[key].grad) < tolerance, key
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_a_packed_document_gives_what_it_gives_alone(config):
+    packed = random_documents(LENGTHS, config.vocab_size)
+    model = perturbed_model(config)
+    logits = model(**packed.inputs())
+    alone = torch.cat([model(**Packed([document]).inputs()) for document in packed.documents])
+    torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_a_checkpoint_holds_the_whole_model(config, tmp_path):
+    model = perturbed_model(config)
+    save_weights(tmp_path, model.state_dict(), {"step": 0})
+    other = ModernBertForMaskedLM(config, attention_backend="cpu").eval()
+    other.load_state_dict(load_weights(tmp_path)[0])  # strict
+    inputs = random_documents(LENGTHS, config.vocab_size).inputs()
+    assert torch.equal(model(**inputs), other(**inputs))
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_initial_weights_and_groups_of_the_optimizer(config):
+    model = ModernBertForMaskedLM(config, attention_backend="cpu")
+    initialize_weights(model, config, torch.Generator().manual_seed(0))
+    groups = parameter_groups(model, 1e-5)
+    decayed, spared = ({id(weight) for weight in group["params"]} for group in groups)
+    for key, weight in model.named_parameters():
+        kind = key.split(".")[-1]
+        if kind == "bias" or "norm" in key:
+            assert torch.equal(weight, torch.full_like(weight, 0.0 if kind == "bias" else 1.0)), key
+            assert id(weight) in spared
+        else:
+            scaled = ".Wo." in key and config.norm_placement == "pre"
+            std = 0.8796 * config.initializer_range / (6**0.5 if scaled else 1)  # see test_initialization
+            assert weight.std().item() == pytest.approx(std, rel=0.2), key
+            assert id(weight) in decayed
+    assert sum(weight.numel() for group in groups for weight in group["params"]) == num_parameters(config)
+
+
+def test_the_table_of_learned_positions_starts_again_in_every_document():
+    config = replace(TINY, positions="learned", num_hidden_layers=1)
+    model = perturbed_model(config)
+    model(**random_documents([3, 5], config.vocab_size).inputs()).sum().backward()
+    reached = model.model.embeddings.position_embeddings.weight.grad.abs().sum(1) > 0
+    assert reached.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("field", ["embedding_dropout", "attn_out_dropout", "mlp_out_dropout"])
+def test_each_dropout_drops_while_training_only(field):
+    inputs = random_documents([50], BERT.vocab_size).inputs()
+    none = dict.fromkeys(("embedding_dropout", "attn_out_dropout", "mlp_out_dropout"), 0.0)
+    model = perturbed_model(replace(BERT, **none | {field: 0.5}))
+    without = perturbed_model(replace(BERT, **none)).train()
+    assert torch.equal(model(**inputs), without(**inputs))
+    model.train()
+    assert not torch.equal(model(**inputs), model(**inputs))
+
+
+MIXED = replace(TINY, norm="rmsnorm", mlp="swiglu", parallel_block=True, bias=True)
+
+
+@pytest.mark.parametrize("config", [BERT, MIXED], ids=["bert", "mixed"])
+def test_bf16_autocast_is_near_float32(config):
+    inputs = random_documents(LENGTHS, config.vocab_size).inputs()
+    model = perturbed_model(config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(**inputs)
+    assert relative_error(logits, model(**inputs)) < 2e-2
+
+
+@pytest.mark.parametrize("config", [BERT, MIXED], ids=["bert", "mixed"])
+def test_one_graph_for_any_number_of_documents(config):
+    assert run_compiled("aot_eager", replace(config, max_position_embeddings=256)) == 1
