@@ -173,7 +173,7 @@ def run_index(options: argparse.Namespace) -> int:
     manifest = index_store(
         settings,
         options.out or Path(options.store),
-        licences=dict(_named(options.licence, "licence", "TEXT")),
+        licences=dict(_named(options.licence, "licence", "SOURCE=TEXT", "web=CC0")),
         workers=options.workers,
         overwrite=options.overwrite,
         command=_index_command(options),
