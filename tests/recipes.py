@@ -39,6 +39,7 @@ phases:
     context_tokens: 256
     global_rope_theta: 160_000
     decay_tokens: 16K
+    weight_decay: 1e-3
 evaluation: {{max_rows: 2}}
 training:
   save_every_tokens: 8K

@@ -94,6 +94,7 @@ class PhasePlan:
     segments: tuple[Segment, ...]
     first_step: int
     first_tokens: int
+    weight_decay: float
 
     @property
     def num_steps(self) -> int:
@@ -216,7 +217,9 @@ def plan_run(recipe: Recipe) -> RunPlan:
     phases: list[PhasePlan] = []
     step = tokens = 0
     for index, (name, config) in enumerate(recipe.phases.items()):
-        plan = PhasePlan(name, index, config, plan_steps(config, recipe.data.streams), step, tokens)
+        segments = plan_steps(config, recipe.data.streams)
+        weight_decay = recipe.optimizer.weight_decay if config.weight_decay is None else config.weight_decay
+        plan = PhasePlan(name, index, config, segments, step, tokens, weight_decay)
         phases.append(plan)
         step += plan.num_steps
         tokens += plan.num_tokens

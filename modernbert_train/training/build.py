@@ -264,7 +264,7 @@ def _loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
         WandBLogger(
             project=wandb.project,
             entity=wandb.entity,
-            name=recipe.name,
+            name=f"{recipe.name}-{recipe.phase}" if recipe.phase else recipe.name,
             tags=list(wandb.tags),
             rank_zero_only=True,
             init_kwargs={
