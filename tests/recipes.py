@@ -5,6 +5,15 @@ from pathlib import Path
 from modernbert_train.config import Recipe, load_recipe
 from tests.stores import make_store, make_tokenizer, random_documents
 
+YAMLS = Path(__file__).parents[1] / "yamls"
+PARTS = ("models", "data", "phases")  # folders of files to include; all other files can be trained as they stand
+
+
+def shipped_recipes() -> list[Path]:
+    """Every recipe that ships."""
+    return sorted(path for path in YAMLS.rglob("*.yaml") if path.relative_to(YAMLS).parts[0] not in PARTS)
+
+
 TINY = """
 name: tiny
 run_folder: {folder}/run

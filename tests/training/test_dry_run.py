@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -8,8 +7,7 @@ from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.dry_run import PhaseData, describe
 from modernbert_train.training.model_size import num_parameters
 from tests.config.recipes import a_phase, a_recipe
-
-YAMLS = Path(__file__).parents[2] / "yamls"
+from tests.recipes import shipped_recipes
 
 TINY = ModelConfig(
     vocab_size=1_024,
@@ -172,9 +170,7 @@ def test_sources_with_long_alike_names_keep_their_lines():
     assert shares == ["30.00%", "70.00%"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(YAMLS.glob("*.yaml")) + sorted((YAMLS / "pretrain").glob("*.yaml")), ids=str
-)
+@pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
 def test_shipped_recipes(path):
     recipe = load_recipe(path)
     text = describe(recipe, plan_run(recipe))
