@@ -20,7 +20,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Exit codes: 0 done, 1 `verify` found damage, 2 an error (one line on stderr), 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 `verify` or `inspect` found damage, 2 an error (one line on stderr), 130 stopped by Ctrl-C.
     """
     try:
         options = build_parser().parse_args(arguments)
@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_corpus(subparsers)
     _add_tokenizer(subparsers)
     _add_tokenize(subparsers)
+    _add_index(subparsers)
     _add_verify(subparsers)
     _add_inspect(subparsers)
     return parser
@@ -130,6 +131,48 @@ def _add_tokenize(subparsers: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a finished store")
 
 
+def _add_index(subparsers: Commands) -> None:
+    parser = subparsers.add_parser(
+        "index",
+        **_texts(
+            "Make an MDS store that somebody else wrote (one document a sample) fit for training, where it lies.",
+            "python -m data_prep index /data/mds --tokenizer /data/tokenizer --out /data/mds-index",
+            "python -m data_prep index hf://datasets/jhu-clsp/ettin-decay-data --tokenizer /data/modernbert \\\n"
+            "      --out /data/ettin-decay",
+        ),
+    )
+    parser.set_defaults(run=commands.run_index)
+    parser.add_argument(
+        "store",
+        metavar="STORE",
+        help="folder or URL (hf://, s3://, ...) with index.json, or with train/ in it",
+    )
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="PATH", help="the one that the store was made with"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for the manifest (default: STORE, a folder)"
+    )
+    parser.add_argument(
+        "--source", metavar="NAME", help="of all that is in the store (default: every folder is a source)"
+    )
+    parser.add_argument(
+        "--column", default="input_ids", metavar="NAME", help="of the ids (default: input_ids)"
+    )
+    parser.add_argument("--dtype", metavar="DTYPE", help="of the ids in a column of bytes, such as uint16")
+    parser.add_argument(
+        "--strip",
+        metavar="LIST",
+        help="what the documents hold besides content: cls, sep, pad, joined by commas, or none "
+        "(default: as some documents show)",
+    )
+    parser.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="a note")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out shards that cannot be read")
+    workers_help = "shards read at once, each in memory (default: 8)"
+    parser.add_argument("--workers", type=int, default=8, metavar="N", help=workers_help)
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished index")
+
+
 def _add_verify(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "verify",
@@ -146,7 +189,8 @@ def _add_inspect(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "inspect",
         **_texts(
-            "Show what a store holds: sources, lengths of documents, decoded samples.",
+            "Show what a store holds: sources, lengths of documents (as a picture, too), decoded samples, and shards "
+            "that are damaged by their sizes and headers (exit code 1); `verify` reads every byte.",
             "python -m data_prep inspect /data/store --source code --documents 5",
         ),
     )
@@ -154,6 +198,8 @@ def _add_inspect(subparsers: Commands) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--source", metavar="S", help="this source alone")
     parser.add_argument("--documents", type=int, default=2, metavar="K", help="samples a source (default: 2)")
+    picture_help = "of the lengths (default: lengths.png in STORE)"
+    parser.add_argument("--picture", type=Path, metavar="FILE", help=picture_help)
 
 
 def _add_text_field(parser: argparse.ArgumentParser) -> None:

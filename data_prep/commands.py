@@ -7,6 +7,7 @@ import argparse
 import shlex
 import time
 from itertools import chain
+from pathlib import Path
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -90,6 +91,49 @@ def _command(options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+def run_index(options: argparse.Namespace) -> int:
+    """Make the manifest of a store of others."""
+    from data_prep.index import IndexSettings, index_store
+    from data_prep.report import print_store
+    from modernbert_train.data.foreign import SPECIALS
+
+    start = time.monotonic()
+    if options.out is None and "://" in options.store:
+        raise ValueError(f"out: nothing can be written to {options.store}; name a folder with --out")
+    strip = None
+    if options.strip is not None:
+        strip = tuple(part for part in options.strip.split(",") if part != "none")
+        if unknown := sorted(set(strip) - set(SPECIALS)):
+            raise ValueError(f"strip: {unknown[0]!r} must be one of {', '.join(SPECIALS)}, or none")
+    settings = IndexSettings(
+        options.store,
+        options.tokenizer,
+        options.source,
+        options.column,
+        options.dtype,
+        strip,
+        options.skip_unreadable,
+    )
+    manifest = index_store(
+        settings,
+        options.out or Path(options.store),
+        licences=dict(_named(options.licence, "licence", "TEXT")),
+        workers=options.workers,
+        overwrite=options.overwrite,
+        command=_index_command(options),
+    )
+    print_store(manifest, time.monotonic() - start)
+    return 0
+
+
+def _index_command(options: argparse.Namespace) -> str:
+    words = ["python", "-m", "data_prep", "index", options.store, "--tokenizer", options.tokenizer]
+    for option in ("source", "column", "dtype", "strip"):
+        if getattr(options, option) is not None:
+            words += [f"--{option}", getattr(options, option)]
+    return shlex.join(words + ["--skip-unreadable"] * options.skip_unreadable)
+
+
 def run_verify(options: argparse.Namespace) -> int:
     """Read a whole store; 1 if anything in it is damaged."""
     from modernbert_train.data.manifest import MANIFEST_NAME, load_manifest
@@ -115,9 +159,12 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Show what a store holds."""
-    from data_prep.report import print_inspection
+    """Show what a store holds; 1 if a shard is damaged."""
+    from data_prep.inspection import inspect_store
     from modernbert_train.data.manifest import load_manifest
 
-    print_inspection(load_manifest(options.store), options.source, options.documents)
-    return 0
+    picture = options.picture or options.store / "lengths.png"
+    problems = inspect_store(load_manifest(options.store), options.source, options.documents, picture)
+    for problem in problems:
+        print(f"damaged: {problem}")
+    return 1 if problems else 0

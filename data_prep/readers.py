@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst")
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 ENDINGS = (*JSON_LINES, ".parquet", ".txt")
 HUB_PREFIX = "hf:"
 PARQUET_ROWS = 1_000  # rows of text held in memory at once

@@ -18,6 +18,7 @@ examples:
   modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert report runs/quickstart
+  modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
@@ -84,6 +85,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--dry-run", action="store_true", help="show what would be done, and check it; train nothing"
+    )
+
+    plan = _command(
+        commands,
+        "plan",
+        _plan,
+        "show which documents are in the batch of a step",
+        """
+        modernbert plan yamls/quickstart.yaml --step 100
+        modernbert plan runs/base/recipe.yaml --step 1200 --text | less
+        modernbert plan runs/base/recipe.yaml --step 1200 --json > step-1200.json
+        """,
+    )
+    plan.add_argument("recipe", help="a YAML file: yours, or recipe.yaml of the run folder")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="those that the run was started with")
+    plan.add_argument(
+        "--step",
+        type=int,
+        required=True,
+        metavar="N",
+        help="counted from 1, as in the logs and metrics.jsonl",
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    plan.add_argument("--text", action="store_true", help="with the text of each piece; reads the shards")
+    plan.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that count the rows before the step, where no checkpoint is near (default: %(default)s)",
     )
 
     report = _command(
@@ -166,6 +196,21 @@ def _train(options: argparse.Namespace) -> int:
             raise
         lost = "another rank has ended, and this one with it; what ended that one stands in its own log"
         return _failed(RuntimeError(lost), status=1)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from modernbert_train.config import load_recipe
+    from modernbert_train.training.step_contents import step_contents, to_json, to_text
+
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}: make it at least 1")
+    recipe = load_recipe(options.recipe, options.overrides)
+    found = step_contents(recipe, options.step, options.workers, options.text)
+    try:
+        print(to_json(found) if options.json else to_text(found), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -28,9 +28,10 @@ from modernbert_train.config.fields import (
     yaml_name,
 )
 from modernbert_train.config.layers import Layer, find_origin, list_problems, merge, one_line, read_layers
+from modernbert_train.config.mixture import written
 from modernbert_train.config.one_phase import check_choice, choose_phase, fill_in_run_folder
 from modernbert_train.config.quantities import parse_tokens
-from modernbert_train.config.schema import INHERITED_FIELDS, PhaseConfig, Recipe
+from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
 from modernbert_train.config.validation import validate
 
 Place = tuple[str, ...]  # the keys that lead to a value
@@ -72,6 +73,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, MixtureConfig):
+        return written(value)
     if dataclasses.is_dataclass(value):
         return {yaml_name(f.name): _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -90,13 +93,14 @@ def _resolve_interpolations(layers: list[Layer], path: Path) -> dict[str, Any]:
 
 def _clean(values: dict[str, Any], expected: Any, place: Place, problems: list[Problem]) -> dict[str, Any]:
     """Returns `values` in the shape of the classes: token quantities parsed, `from` -> `from_`, entries set
-    to null left out, and in phases the inherited fields set to null too.
+    to null left out, and the inherited fields of phases and the fields of mixtures set to null too.
     """
     cleaned = {}
     entries = entry_type(expected)
     for key, value in values.items():
         hint = entries or section_fields(expected)[key]
-        if value is None and (entries is not None or (expected is PhaseConfig and key in INHERITED_FIELDS)):
+        inherited = expected is PhaseConfig and key in INHERITED_FIELDS
+        if value is None and (entries is not None or inherited or expected is MixtureConfig):
             continue
         if value == MISSING:  # `???`: OmegaConf's word for "to be filled in"
             problems.append(((*place, key), f"is to be filled in, expected {expected_text((*place, key))}"))
@@ -201,13 +205,16 @@ def _without_inherited(problems: list[Problem]) -> Iterator[Problem]:
 
 
 def _located(layers: list[Layer], place: Place, text: str) -> str:
-    return f"{find_origin(layers, place)}: {'.'.join(place)} {text}"
+    shown = [key for at, key in enumerate(place) if (key, place[at - 1]) != ("shares", "mixture")]
+    return f"{find_origin(layers, place)}: {'.'.join(shown)} {text}"
 
 
 def _finished(recipe: Recipe) -> Recipe:
     """Fills in `{name}` and scales mixtures so that their shares add up to 1."""
     phases = {
-        name: dataclasses.replace(phase, mixture=_normalized(phase.mixture))
+        name: dataclasses.replace(
+            phase, mixture=dataclasses.replace(phase.mixture, shares=_normalized(phase.mixture.shares))
+        )
         for name, phase in recipe.phases.items()
     }
     return dataclasses.replace(recipe, phases=phases, run_folder=fill_in_run_folder(recipe))

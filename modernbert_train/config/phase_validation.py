@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
-from modernbert_train.config.fields import did_you_mean
+from modernbert_train.config.mixture import check_mixture
 from modernbert_train.config.schema import ModelConfig, PhaseConfig, Recipe
 
 SHORTEST_CONTEXT = 3  # [CLS], one token, [SEP]
@@ -19,7 +19,7 @@ def check_phase(recipe: Recipe, name: str, world_size: int) -> Iterator[str]:
     if phase.batch_ramp is not None:
         yield from _check_ramp(phase, recipe.data.streams, field)
     yield from share_of_tokens(f"{field}.mask_rate", phase.mask_rate)
-    yield from _check_mixture(phase, list(recipe.data.sources), field)
+    yield from check_mixture(phase.mixture, list(recipe.data.sources), field)
 
 
 def _check_context(phase: PhaseConfig, model: ModelConfig, field: str) -> Iterator[str]:
@@ -130,18 +130,3 @@ def _check_ramp(phase: PhaseConfig, streams: int, field: str) -> Iterator[str]:
             f"{ramp.start_tokens} up to {phase.batch_tokens} (by {unit}, a row from each stream) already "
             f"takes {shortest}; raise tokens to that or more, or raise start_tokens"
         )
-
-
-def _check_mixture(phase: PhaseConfig, sources: list[str], field: str) -> Iterator[str]:
-    if not phase.mixture:
-        example = f"{{{', '.join(sources[:1])}: 1.0}}"
-        yield f"{field}.mixture is empty: give each source its share of the tokens, such as {example}"
-    for source, share in phase.mixture.items():
-        if source not in sources:
-            hint = did_you_mean(source, sources) or f"; there is {', '.join(sources) or 'none'}"
-            yield f"{field}.mixture names {source!r}, which is not in data.sources{hint}"
-        if not (share > 0 and math.isfinite(share)):
-            yield (
-                f"{field}.mixture.{source} is {share}: make the share a finite number above 0, or null to "
-                "leave the source out"
-            )

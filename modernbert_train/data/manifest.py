@@ -4,6 +4,9 @@
     STORE/<source>/<split>/index.json shard.*.mds   a sample is a block of documents: `input_ids`, `lengths`
     STORE/<source>/<split>/lengths.npy blocks.npy shards.npy   what planning reads (split.py)
 
+Shards that others wrote (`data_prep index`) stay where they lie; the manifest then says where ("shards": a URL, or a
+path from the store's folder), and how they hold the documents ("samples").
+
 Content tokens carry no [CLS] and no [SEP]: these are added when a row is read, so one store serves every
 context length. MDS sample i is block i, and the documents of block 0 come first in `lengths.npy`. A split
 without documents is left out. manifest.json is written last, by a rename: a folder that has one is a finished
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from modernbert_train.data.foreign import Samples
 from modernbert_train.data.split import SIDECARS, Split, sha256, sidecar_shapes
 from modernbert_train.data.tokenizer_info import TokenizerInfo, load_tokenizer_info
 
@@ -94,12 +98,15 @@ def _split_to_json(split: Split) -> dict[str, Any]:
         name: {"bytes": (split.path / name).stat().st_size, "sha256": sha256(split.path / name)}
         for name in ("index.json", *SIDECARS)
     }
-    return {
+    entry = {
         "num_documents": split.num_documents,
         "num_tokens": split.num_tokens,
         "num_blocks": split.num_blocks,
         "files": files,
     }
+    if split.samples is not None:
+        entry |= {"shards": split.remote, "samples": split.samples.to_json()}
+    return entry
 
 
 def load_manifest(store: str | Path) -> Manifest:
@@ -123,7 +130,7 @@ def load_manifest(store: str | Path) -> Manifest:
             token_dtype=str(content["token_dtype"]),
             sources={
                 source: {
-                    name: _split_from_json(store / source / name, entry)
+                    name: _split_from_json(store, store / source / name, entry)
                     for name, entry in body["splits"].items()
                 }
                 for source, body in bodies.items()
@@ -166,11 +173,22 @@ def read_manifest_json(store: Path) -> dict[str, Any]:
     return content
 
 
-def _split_from_json(path: Path, entry: dict[str, Any]) -> Split:
+def _split_from_json(store: Path, path: Path, entry: dict[str, Any]) -> Split:
     files = entry["files"]
     digest = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
+    remote, samples = None, None
+    if "samples" in entry:
+        shards = str(entry["shards"])
+        remote = shards if "://" in shards else os.path.normpath(store.absolute() / shards)
+        samples = Samples.from_json(entry["samples"])
     split = Split(
-        path, int(entry["num_documents"]), int(entry["num_tokens"]), int(entry["num_blocks"]), digest
+        path,
+        int(entry["num_documents"]),
+        int(entry["num_tokens"]),
+        int(entry["num_blocks"]),
+        digest,
+        remote,
+        samples,
     )
     for name, stated in files.items():
         _check_size(path / name, stated["bytes"])

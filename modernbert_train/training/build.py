@@ -26,12 +26,14 @@ from modernbert_train.training.callbacks import (
     GradientNorm,
     SaveCheckpoints,
     Schedule,
+    SkipSteps,
     StopOnNonFinite,
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
 from modernbert_train.training.composer_fixes import fix_wandb
+from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.flops import peak_flops
-from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
+from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
 from modernbert_train.training.metrics import Metrics
 from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
 from modernbert_train.training.provenance import check_unchanged, prepare_run_folder, wandb_id
@@ -77,7 +79,10 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
         recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
     )
     # Last, so that a start that is refused leaves the folder as it was.
-    on_rank_zero(lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh))
+    skipped = skipped_text(plan, inputs)
+    on_rank_zero(
+        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
+    )
     trainer.fit()
     trainer.close()
     return run
@@ -125,13 +130,18 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
 
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
+    phases = plan_rows(recipe, plan, inputs)
+    if dist.get_global_rank() == 0:
+        log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(
-        plan_rows(recipe, plan, inputs),
+        phases,
         inputs.reader,
         inputs.tokenizer,
         inputs.masking,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
+        skipped_steps=plan.skipped,
+        skipped_documents=inputs.skipped_documents,
     )
     return PlannedLoader(rows, num_workers=recipe.data.num_workers)
 
@@ -161,12 +171,15 @@ def build_trainer(
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
         model=recipe.model,
+        sources=list(inputs.train),
     )
     description = {
         "model": dataclasses.asdict(recipe.model),
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
-    save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    save = SaveCheckpoints(
+        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+    )
     module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
@@ -175,8 +188,10 @@ def build_trainer(
         train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
+        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
+        # keeps them.
         callbacks=[
+            SkipSteps(loader),
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),

@@ -5,10 +5,10 @@ tell (passes over each source, how full the rows are) is shown where the caller 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from modernbert_train.config import PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
+from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
 from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
 from modernbert_train.training.model_size import describe_model, num_parameters
 
@@ -21,14 +21,6 @@ BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
 
-@dataclass(frozen=True)
-class PhaseData:
-    """What a phase reads, as the stores tell it."""
-
-    passes: dict[str, float]  # source -> how many times its text is gone through
-    fill: float  # share of the slots of the rows that hold a token
-
-
 def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
     """Returns the figures of a run as text. `data`: one entry for each phase, where the stores were read."""
     alone = f", phase {recipe.phase} alone" if recipe.phase else ""
@@ -38,7 +30,9 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
         *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
         "",
         *_tables(recipe, plan, data),
+        *(_sources(recipe, plan, data) if data else ()),
         *_picture(plan, has_thetas=recipe.model.positions == "rope"),
+        *(_warnings(recipe, data) if data else ()),
     ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -58,6 +52,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
         f"{_count(data.window_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
+        **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{recipe.masking.keep_fraction:.0%} kept",
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
@@ -69,6 +64,18 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+    """What of the data is not trained on; nothing to say for most runs."""
+    skip = recipe.data.skip
+    documents = [*skip.documents, *([f"those in {skip.documents_file}"] if skip.documents_file else [])]
+    said = []
+    if plan.skipped:
+        said.append(f"{_count(sum(map(len, plan.skipped)), 'step')} ({', '.join(skip.steps)})")
+    if documents:
+        said.append(f"documents {', '.join(documents)}")
+    return {"skipped": "; ".join(said)} if said else {}
 
 
 def _entry(label: str, text: str) -> Iterator[str]:
@@ -146,16 +153,51 @@ def _figures(
         ("mask rate", f"{config.mask_rate:.1%}"),
         (THETAS[0], f"{config.global_rope_theta:,.0f}"),
         (THETAS[1], f"{config.local_rope_theta:,.0f}"),
-        *((f"share {source}", _or_dash(config.mixture.get(source), ".2%")) for source in sources),
     ]
-    if data is not None:
-        figures += [(f"passes {source}", _or_dash(data.passes.get(source), ".3g")) for source in sources]
-        figures.append(("fill of the rows", f"{data.fill:.3%}"))
-    return figures
+    if data is not None:  # the sources have a table of their own
+        return [*figures, ("fill of the rows", f"{data.fill:.3%}")]
+    return figures + [(f"share {source}", _share(config.mixture, source)) for source in sources]
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _share(mixture: MixtureConfig, source: str) -> str:
+    """What a recipe says of a source; its stores turn passes and temperatures into shares."""
+    if source in mixture.shares:
+        return f"{mixture.shares[source]:.2%}"
+    if source in mixture.passes:
+        return f"{mixture.passes[source]:g} x tokens"
+    in_all = mixture.temperature is not None and mixture.sources is None
+    if in_all or source in (mixture.sources or ()):
+        return f"tokens^{mixture.temperature:g}"
+    return "-"
+
+
+def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[str]:
+    """Yields the table of what each source contributes to each phase, and to the run."""
+    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'passes':>9}{'documents':>13}"
+    yield "─" * WIDTH
+    for source, whole in whole_run(data).items():
+        label = source
+        for phase, of_phase in zip(plan.phases, data, strict=True):
+            if source in of_phase.sources:
+                yield _contribution(label, phase.name, of_phase.sources[source])
+                label = ""
+        if len(data) > 1:
+            yield _contribution("", "whole run", whole)
+    for source in recipe.data.sources:
+        if all(source not in of_phase.sources for of_phase in data):
+            yield f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
+    yield ""
+
+
+def _contribution(source: str, phase: str, part: Contribution) -> str:
+    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.passes:>9.3g}{part.documents:>13,}"
+    return f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{_cut(phase, 19):<20}{figures}"
+
+
+def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
+    for warning in repetitions(data, recipe.data.warn_passes):
+        yield ""
+        yield from _entry("WARNING", warning)
 
 
 def _tokens(tokens: int) -> str:

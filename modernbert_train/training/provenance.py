@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,14 @@ _PACKAGES = (
 
 
 def prepare_run_folder(
-    run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, fresh: bool
+    run: Path,
+    recipe: Recipe,
+    tokenizer: TokenizerInfo,
+    world_size: int,
+    fresh: bool,
+    skipped: Mapping[str, list[str]] | None = None,
 ) -> None:
-    """Write resolved recipe, provenance and tokenizer into the run folder.
+    """Write resolved recipe, provenance and tokenizer into the run folder. `skipped`: steps and documents, in full.
 
     A `fresh` run that finds the metrics of an earlier one, whose checkpoints are gone, says so and puts them aside.
     """
@@ -73,7 +79,7 @@ def prepare_run_folder(
         (run / METRICS_FILE).replace(run / f"{METRICS_FILE}.old")
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
     launches = _previous_launches(run)
-    launches.append(provenance(world_size))
+    launches.append(provenance(world_size) | ({"skipped": dict(skipped)} if skipped else {}))
     write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
     for name in TOKENIZER_FILES:
         if (tokenizer.path / name).exists() and tokenizer.path.resolve() != run.resolve():

@@ -38,18 +38,29 @@ def test_recipes_are_sound_on_several_ranks(path, tmp_path):
 @pytest.mark.parametrize("path", PARTS, ids=name)
 def test_parts_fit_into_a_recipe(path, tmp_path):
     part = yaml.safe_load(path.read_text())
+    phases = part.pop("phases", {"only": {}})
     assert list(part) == [path.parent.name.removesuffix("s")]
     data = part.get("data", {"tokenizer": "store", "sources": {"web": {"store": "store"}}})
-    sources = list(data["sources"])
-    phase = {
-        "tokens": "1B",
-        "context_tokens": 512,  # as much as the shortest table of positions holds
-        "batch_tokens": 2**20,
-        "learning_rate": 1e-3,
-        "mixture": dict.fromkeys(sources, 1),
-    }
-    recipe = {"include": str(path), "name": "whole", "data": data, "phases": {"only": phase}}
-    load_recipe(write(tmp_path, yaml.safe_dump(recipe)))
+    for phase in phases.values():
+        assert set(phase) <= {"mixture"}
+        mixture = phase.get("mixture", dict.fromkeys(data["sources"], 1))
+        phase.update(tokens="1B", batch_tokens=2**20, learning_rate=1e-3, mixture=mixture)
+        phase["context_tokens"] = 512  # as much as the shortest table of positions holds
+    recipe = {"include": str(path), "name": "whole", "data": data, "phases": phases}
+    loaded = load_recipe(write(tmp_path, yaml.safe_dump(recipe)))
+    assert validate(loaded, world_size=2) == []
+
+
+def test_ettin_s_phases_make_one_run(tmp_path):
+    """Data and mixture of every phase come from the parts; the recipe says the rest."""
+    parts = [str(ROOT / f"data/ettin-{name}.yaml") for name in ("pretraining", "extension", "decay")]
+    phase = {"tokens": "1B", "batch_tokens": 2**20, "learning_rate": 1e-3}
+    phases = dict.fromkeys(("pretrain", "extension", "decay"), phase)
+    recipe = load_recipe(
+        write(tmp_path, yaml.safe_dump({"include": parts, "name": "ettin", "phases": phases}))
+    )
+    assert validate(recipe, world_size=8) == []
+    assert len(recipe.data.sources) == len({str(phase.mixture) for phase in recipe.phases.values()}) == 3
 
 
 def test_the_paper_s_figures():

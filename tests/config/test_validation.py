@@ -7,6 +7,7 @@ from modernbert_train.config import (
     DataConfig,
     EvaluationConfig,
     MaskingConfig,
+    MixtureConfig,
     OptimizerConfig,
     SourceConfig,
     TrainingConfig,
@@ -176,15 +177,19 @@ def test_data(fields, start, remedy):
         ({"start_lr_fraction": 2.0}, "start_lr_fraction is 2.0: ", "from 0 to 1"),
         ({"final_lr_fraction": -0.1}, "final_lr_fraction is -0.1: ", "from 0 to 1"),
         ({"mask_rate": 0.0}, "mask_rate is 0.0: ", "between 0 and 1"),
-        ({"mixture": {}}, "mixture is empty: ", "such as {web: 1.0}"),
-        ({"mixture": {"wbe": 1.0}}, "mixture names 'wbe', which is not in data.sources", "did you mean web?"),
+        ({"mixture": MixtureConfig({})}, "mixture is empty: ", "such as {web: 1.0}"),
         (
-            {"mixture": {"xyz": 1.0}},
+            {"mixture": MixtureConfig({"wbe": 1.0})},
+            "mixture names 'wbe', which is not in data.sources",
+            "did you mean web?",
+        ),
+        (
+            {"mixture": MixtureConfig({"xyz": 1.0})},
             "mixture names 'xyz', which is not in data.sources",
             "there is web, code",
         ),
-        ({"mixture": {"web": 0.0}}, "mixture.web is 0.0: ", "or null to leave the source out"),
-        ({"mixture": {"web": INF}}, "mixture.web is inf: ", "finite"),
+        ({"mixture": MixtureConfig({"web": 0.0})}, "mixture.web is 0.0: ", "or null to leave the source out"),
+        ({"mixture": MixtureConfig({"web": INF})}, "mixture.web is inf: ", "finite"),
     ],
 )
 def test_phases(fields, start, remedy):

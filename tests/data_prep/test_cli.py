@@ -11,7 +11,7 @@ from modernbert_train.data.manifest import load_manifest
 from tests.data_prep.documents import numbered_texts, run_tokenize, write_json_lines
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("corpus", "tokenizer", "tokenize", "verify", "inspect")
+COMMANDS = ("corpus", "tokenizer", "tokenize", "index", "verify", "inspect")
 
 
 @pytest.fixture
