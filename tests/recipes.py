@@ -6,7 +6,8 @@ from modernbert_train.config import Recipe, load_recipe
 from tests.stores import make_store, make_tokenizer, random_documents
 
 YAMLS = Path(__file__).parents[1] / "yamls"
-PARTS = ("models", "data", "phases")  # folders of files to include; all other files can be trained as they stand
+# Folders of files to include; all other files can be trained as they stand.
+PARTS = ("models", "data", "phases")
 
 
 def shipped_recipes() -> list[Path]:

@@ -36,7 +36,10 @@ PUBLISHED = {
     "modernbert-base": Published(
         149,
         {"pretrain": "1.719T", "extension": "250B", "decay": "50B"},
-        {"extension": 52_988, "decay": 10_596},  # the first from the name of a released checkpoint, ep0-ba52988
+        {
+            "extension": 52_988,
+            "decay": 10_596,
+        },  # the first from the name of a released checkpoint, ep0-ba52988
         {("pretrain",): 8 * 194.2, ("extension",): 8 * 39.9, ("decay",): 8 * 11.5},
     ),
     "modernbert-large": Published(
@@ -59,6 +62,10 @@ PUBLISHED = {
     ),
     "mmbert-base": mmbert(307, 40),
     "mmbert-small": mmbert(140, 10),
-    "domain-base": Published(149, {"field": "160.5B", "target": "8.248B"}, {"field": 34_004, "target": 1_748}),
-    "domain-large": Published(395, {"field": "160.5B", "target": "8.245B"}, {"field": 31_389, "target": 1_613}),
+    "domain-base": Published(
+        149, {"field": "160.5B", "target": "8.248B"}, {"field": 34_004, "target": 1_748}
+    ),
+    "domain-large": Published(
+        395, {"field": "160.5B", "target": "8.245B"}, {"field": 31_389, "target": 1_613}
+    ),
 }

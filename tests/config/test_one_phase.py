@@ -38,7 +38,10 @@ def test_a_change_of_a_phase_before_is_inherited(path):
     ],
 )
 def test_its_run_has_a_folder_of_its_own(path, run_folder, phase, expected):
-    assert load_recipe(path, [f"phase={phase}", "init.from=x", f"run_folder={run_folder}"]).run_folder == expected
+    assert (
+        load_recipe(path, [f"phase={phase}", "init.from=x", f"run_folder={run_folder}"]).run_folder
+        == expected
+    )
 
 
 def test_a_dumped_one_loads_as_an_equal_one(path, tmp_path):

@@ -52,7 +52,9 @@ def test_weight_decay_after_a_restart_in_the_middle(tiny, tmp_path, whole):
     """What the recipe says, not what the checkpoint was saved with."""
     first = [f"run_folder={tmp_path}/run", "phases.extension.tokens=8K", "phases.extension.decay_tokens=0"]
     train(load_recipe(tiny, [*first, "phases.extension.weight_decay=0.5"]))
-    run = train(load_recipe(tiny, [*first, "phases.extension.tokens=16K", "phases.extension.weight_decay=0.25"]))
+    run = train(
+        load_recipe(tiny, [*first, "phases.extension.tokens=16K", "phases.extension.weight_decay=0.25"])
+    )
     first, last = phase_end(run, "pretrain"), list_checkpoints(run)[-1]
     assert [optimizer_settings(path)[0][0] for path in (first, last)] == [1e-5, 0.25]
 
@@ -73,7 +75,13 @@ def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, tmp_path, c
     run = f"{tmp_path}/run-extension"
     train(load_recipe(tiny, [f"run_folder={run}"]))
     checkpoint = list_checkpoints(run)[-1]
-    arguments = ["train", str(tiny), "phase=extension", f"init.from={checkpoint}", f"run_folder={tmp_path}/run"]
+    arguments = [
+        "train",
+        str(tiny),
+        "phase=extension",
+        f"init.from={checkpoint}",
+        f"run_folder={tmp_path}/run",
+    ]
     assert main(arguments) == 2
     expected = rf"run_folder is {run}, which holds a run of all phases, not of the phase extension alone; name another"
     assert re.search(expected, capsys.readouterr().err)
