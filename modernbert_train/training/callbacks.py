@@ -62,7 +62,9 @@ class Schedule(Callback):
     def batch_start(self, state: State, logger: Logger) -> None:
         step = step_of(state)
         phase = self._plan.phase_of(step)
-        if phase.name != self._phase:  # also the first step after a restart: a checkpoint brings what it was saved with
+        if (
+            phase.name != self._phase
+        ):  # also the first step after a restart: a checkpoint brings what it was saved with
             settings = replace(self._optimizer, weight_decay=phase.weight_decay)
             for optimizer in state.optimizers:
                 apply_settings(optimizer, settings)

@@ -27,9 +27,10 @@ def describe_hours(model: ModelConfig, plan: RunPlan) -> str:
     total = sum(gpu_hours(phase, tokens_per_s(model, phase)) for phase in plan.phases)
     spans = ", ".join(f"{format_hours(total / count)} on {count} GPUs" for count in GPUS_SHOWN)
     stated = all(phase.config.tokens_per_s_per_gpu is not None for phase in plan.phases)
-    return (
-        f"{format_hours(total)} GPU-hours ({spans}), by the tokens/s below, "
-        + ("which the recipe states" if stated else f"at {ASSUMED_UTILIZATION:.0%} of an H100's peak where not stated")
+    return f"{format_hours(total)} GPU-hours ({spans}), by the tokens/s below, " + (
+        "which the recipe states"
+        if stated
+        else f"at {ASSUMED_UTILIZATION:.0%} of an H100's peak where not stated"
     )
 
 

@@ -157,8 +157,13 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
     now = _flat(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if "phase" in changed:
-        of = [f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases" for side in (before, now)]
-        raise ValueError(f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder")
+        of = [
+            f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases"
+            for side in (before, now)
+        ]
+        raise ValueError(
+            f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
+        )
     has_table = recipe.model.positions == "learned"
     architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
     fatal = [key for key in changed if key in architecture]

@@ -64,6 +64,7 @@ def test_the_figures_of_a_run():
         global_rope_theta=160_000.0,
         decay_tokens=1_280,
         final_lr_fraction=0.1,
+        weight_decay=2e-3,
         mixture=MixtureConfig({"web": 1.0}),
     )
     lines = lines_of(a_recipe(first, second))
@@ -80,6 +81,8 @@ def test_the_figures_of_a_run():
     assert cells["share web"] == ["75.00%", "100.00%"]
     assert cells["share code"] == ["25.00%", "-"]
     assert cells["micro-batch tokens"] == ["64", "64"]
+    assert cells["last checkpoint"] == ["step-00000037", "step-00000047"]
+    assert cells["weight decay"] == ["1e-05", "0.002"]
     assert not any("passes" in line for line in lines)
 
 
