@@ -21,7 +21,7 @@ class Piece:
     source: str
     document: int  # number within the source's training split
     shard: int
-    file: str  # of the shard, within the store
+    file: str  # of the shard, within the store; or where it is read from, if it lies elsewhere
     document_in_shard: int
     start: int  # first content token, counted from the beginning of the document
     tokens: int  # content tokens
@@ -59,7 +59,7 @@ def pieces_of_row(plan: Plan, stream: int, index: int, window: Window, row: int)
                 source=source,
                 document=document,
                 shard=shard,
-                file=shard_files(split.path)[shard],
+                file=shard_files(split.path, split.remote)[shard],
                 document_in_shard=document - int(split.first_of_shards[shard, 1]),
                 start=start_in_block - _start_in_block(split, shard, block, document),
                 tokens=int(window.piece_tokens[piece]),
@@ -78,11 +78,12 @@ def _start_in_block(split: Split, shard: int, block: int, document: int) -> int:
 
 
 @cache
-def shard_files(folder: Path) -> list[str]:
-    """Paths of the files of a split's shards, from the folder of the store on: SOURCE/SPLIT/FILE."""
+def shard_files(folder: Path, remote: str | None) -> list[str]:
+    """Where the shards of a split lie: SOURCE/SPLIT/FILE in the store, or FILE behind the place they are read from."""
     shards = json.loads((folder / "index.json").read_text(encoding="utf-8"))["shards"]
     names = [(shard.get("zip_data") or shard["raw_data"])["basename"] for shard in shards]
-    return ["/".join((*folder.parts[-2:], name)) for name in names]
+    place = remote or "/".join(folder.parts[-2:])
+    return [f"{place}/{name}" for name in names]
 
 
 def contents(plan: Plan, stream: int, position: tuple[int, int], passed_over: int, count: int) -> list[Piece]:

@@ -181,11 +181,10 @@ def _packed(
     key: tuple[object, ...],
 ) -> Window:
     """Pack the pieces of several sources into rows, in an order that does not follow their length."""
-    nothing = np.empty(0, dtype=np.int64)
-    columns = zip((nothing,) * 4, *parts, strict=True)
-    block, start, tokens, document = (np.concatenate(column) for column in columns)
-    if not len(tokens):  # no block, or blocks of empty documents alone
+    if not parts:
+        nothing = np.empty(0, dtype=np.int64)
         return Window([], nothing, nothing, nothing, nothing, np.zeros(1, dtype=np.int64))
+    block, start, tokens, document = (np.concatenate(column) for column in zip(*parts, strict=True))
     packed = pack(tokens + SPECIALS_PER_PIECE, row_tokens)
     num_rows = int(packed.max()) + 1
     row = permutation(num_rows, *key)[packed]

@@ -146,6 +146,7 @@ class SaveCheckpoints(Callback):
         self._every_tokens = every_tokens
         self._keep = keep
         self._description = dict(description)  # goes into every marker: architecture, tokenizer
+        self._saved = -1  # steps at the last save
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
@@ -156,8 +157,10 @@ class SaveCheckpoints(Callback):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now, on all ranks together."""
+        """Save now, on all ranks together; nothing to do where this step was saved already."""
         step = step_of(state)
+        if step == self._saved:
+            return
         path = checkpoint_path(self._run, step)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
             raise FloatingPointError(
@@ -168,6 +171,7 @@ class SaveCheckpoints(Callback):
         save_checkpoint(state, str(unfinished_path(path)))
         rows = self._rows.state_dict(num_samples=0, from_beginning=False)
         on_rank_zero(lambda: self._finish(path, step, rows))
+        self._saved = step
 
     def _finish(self, path: Path, step: int, rows: dict[str, Any]) -> None:
         positions = [position for _, position in sorted(rows["positions"].items())]

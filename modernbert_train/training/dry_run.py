@@ -37,12 +37,17 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
     return "\n".join(line.rstrip() for line in lines)
 
 
+def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
+    """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
+    saves = plan.num_due(recipe.training.save_every_tokens)
+    on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
+    return on_disk * num_parameters(recipe.model) * BYTES_PER_PARAMETER
+
+
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
-    # The newest, the end of each phase, and one that is being written.
-    on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
     checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
     return {
         "model": describe_model(model),
@@ -60,7 +65,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "each source",
         "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{_bytes(on_disk * checkpoint_bytes)} on disk",
+        f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk",
         "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }

@@ -4,9 +4,11 @@ import json
 import logging
 import shutil
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from data_prep.cli import main as data_prep
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.optim.schedule import plan_run
@@ -15,7 +17,8 @@ from modernbert_train.training.build import build_loader, train
 from modernbert_train.training.inputs import open_inputs
 from modernbert_train.training.step_contents import step_contents
 from tests.data.worlds import texts_of
-from tests.recipes import make_tiny
+from tests.foreign import with_specials, write_mds
+from tests.recipes import make_tiny, skewed_documents
 
 OPTIONS = [
     "data.skip.steps=[6-8]",
@@ -83,6 +86,26 @@ def test_several_processes(tiny, tmp_path, monkeypatch):
     alone = step_contents(recipe, 13)
     monkeypatch.setattr(module, "_QUICK_TOKENS", 0)
     assert step_contents(recipe, 13, workers=2) == alone
+
+
+def test_stores_of_others(tiny, tmp_path, capsys):
+    """One document a sample, with specials of their own: named and decoded all the same."""
+    documents = skewed_documents(120, 5)
+    write_mds(tmp_path / "mds/train/web", with_specials(documents), shard_bytes=4_000)
+    tokenizer = ["--tokenizer", str(tiny.parent / "tokenizer")]
+    assert data_prep(["index", str(tmp_path / "mds"), "--out", str(tmp_path / "out"), *tokenizer]) == 0
+    options = [
+        f"data.sources.web.store={tmp_path}/out",
+        "phases.pretrain.mixture.code=null",
+        "run_folder=none",
+    ]
+    found = step_contents(load_recipe(tiny, options), 9, with_text=True)
+    assert texts_named(found) == [
+        documents[piece.document][piece.start :][: piece.tokens] for piece in found.pieces
+    ]
+    assert len({piece.shard for piece in found.pieces}) > 3
+    assert {Path(piece.file).parent for piece in found.pieces} == {tmp_path / "mds/train/web"}
+    assert all(Path(piece.file).is_file() for piece in found.pieces)
 
 
 def test_on_the_command_line(tiny, run, capsys):
