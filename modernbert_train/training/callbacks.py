@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def step_of(state: State) -> int:
 
 
 class Schedule(Callback):
-    """Sets learning rate, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
+    """Sets the optimizer, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
 
     Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """
@@ -56,14 +57,18 @@ class Schedule(Callback):
         self._optimizer = optimizer
         self._seed = seed
         self._thetas: tuple[float, float] | None = None
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        for optimizer in state.optimizers:
-            apply_settings(optimizer, self._optimizer)  # a checkpoint brings those it was saved with
+        self._phase: str | None = None
 
     def batch_start(self, state: State, logger: Logger) -> None:
         step = step_of(state)
         phase = self._plan.phase_of(step)
+        if (
+            phase.name != self._phase
+        ):  # also the first step after a restart: a checkpoint brings what it was saved with
+            settings = replace(self._optimizer, weight_decay=phase.weight_decay)
+            for optimizer in state.optimizers:
+                apply_settings(optimizer, settings)
+            self._phase = phase.name
         for optimizer in state.optimizers:
             set_learning_rate(optimizer, self._plan.learning_rate(step), phase.config.learning_rate)
         state.device_train_microbatch_size = phase.config.micro_batch_tokens // phase.config.row_tokens

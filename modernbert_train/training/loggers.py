@@ -23,7 +23,7 @@ def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
         WandBLogger(
             project=wandb.project,
             entity=wandb.entity,
-            name=recipe.name,
+            name=f"{recipe.name}-{recipe.phase}" if recipe.phase else recipe.name,
             tags=list(wandb.tags),
             rank_zero_only=True,
             init_kwargs={

@@ -151,8 +151,8 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
 def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
     """Compare the recipe with that of the last start of the run.
 
-    ValueError for another architecture or tokenizer: the checkpoints would not fit. Other changes (a longer phase,
-    another interval) are allowed, and listed in the log.
+    ValueError for another architecture or tokenizer: the checkpoints would not fit; and for a run of another phase
+    alone, or of all. Other changes (a longer phase, another interval) are allowed, and listed in the log.
     """
     if not (run / RECIPE_FILE).exists():
         return
@@ -166,6 +166,14 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
     before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = flatten(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if "phase" in changed:
+        of = [
+            f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases"
+            for side in (before, now)
+        ]
+        raise ValueError(
+            f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
+        )
     has_table = recipe.model.positions == "learned"
     architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
     fatal = [key for key in changed if key in architecture]
