@@ -22,11 +22,16 @@ examples:
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
+  modernbert doctor yamls/pretrain/modernbert-base.yaml
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it."""
+    """Run a command.
+
+    Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it, 138 was asked to end and has
+    saved (start it again).
+    """
     options = _parse(arguments)
     # Before torch is imported: threads that wait by spinning make a small model many times slower as soon as another
     # program wants the core.
@@ -163,6 +168,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     importing.add_argument("folder", help="with config.json, weights and tokenizer")
     importing.add_argument("out", help="the folder to write; must not exist, or be empty")
+
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "check whether this machine can train, and say what to do where it cannot",
+        """
+        modernbert doctor
+        modernbert doctor yamls/pretrain/modernbert-base.yaml run_folder=/checkpoints/base
+        srun --ntasks-per-node=1 modernbert doctor --json
+        """,
+    )
+    doctor.add_argument(
+        "recipe", nargs="?", help="a YAML file: its stores and the room it needs are checked as well"
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
@@ -188,9 +210,13 @@ def _train(options: argparse.Namespace) -> int:
         print(preview(recipe))
         return 0
     from modernbert_train.training.build import train
+    from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, Preempted
 
     try:
         train(recipe)
+    except Preempted as stopped:
+        logging.getLogger(__name__).warning("%s", stopped)
+        return REQUEUE_EXIT_CODE
     except RuntimeError as error:
         if "by peer" not in str(error):  # how gloo says that a connection was closed at its other end
             raise
@@ -246,6 +272,16 @@ def _import(options: argparse.Namespace) -> int:
     except FailedCheck as error:
         return _failed(error, status=1)  # nothing was left behind
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from modernbert_train.config import load_recipe
+    from modernbert_train.doctor import as_json, as_text, examine
+
+    recipe = None if options.recipe is None else load_recipe(options.recipe, options.overrides)
+    findings = examine(recipe)
+    print(as_json(findings) if options.json else as_text(findings))
+    return 1 if any(finding.level == "problem" for finding in findings) else 0
 
 
 def _is_ours(error: Exception) -> bool:

@@ -29,6 +29,7 @@ from modernbert_train.config.fields import (
 )
 from modernbert_train.config.layers import Layer, find_origin, list_problems, merge, one_line, read_layers
 from modernbert_train.config.mixture import written
+from modernbert_train.config.one_phase import check_choice, choose_phase, fill_in_run_folder
 from modernbert_train.config.quantities import parse_tokens
 from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
 from modernbert_train.config.validation import validate
@@ -39,7 +40,8 @@ Problem = tuple[Place, str]
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Returns the recipe in the YAML file `path`, complete: includes and overrides applied, token quantities
-    as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1.
+    as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1, and of the phases
+    only the one that `phase` names, if it names one.
 
     Raises ValueError naming place, field, value and remedy; mistakes of a kind are listed together:
     unreadable files first, then unknown keys, then values of the wrong type, then whatever does not fit
@@ -59,10 +61,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         found = [_located(layers, place, text) for place, text in _without_inherited(problems)]
         raise ValueError(list_problems(str(path), found))
     recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
-    found = validate(recipe)
+    found = [*validate(recipe), *check_choice(recipe)]
     if found:
         raise ValueError(list_problems(str(path), found))
-    return recipe
+    return choose_phase(recipe)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -215,8 +217,7 @@ def _finished(recipe: Recipe) -> Recipe:
         )
         for name, phase in recipe.phases.items()
     }
-    run_folder = recipe.run_folder.replace("{name}", recipe.name)
-    return dataclasses.replace(recipe, phases=phases, run_folder=run_folder)
+    return dataclasses.replace(recipe, phases=phases, run_folder=fill_in_run_folder(recipe))
 
 
 def _normalized(mixture: dict[str, float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens
+from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.mixture import check_mixture
 from modernbert_train.config.schema import ModelConfig, PhaseConfig, Recipe
 
@@ -94,11 +94,17 @@ def _check_schedule(phase: PhaseConfig, field: str) -> Iterator[str]:
         "global_rope_theta": phase.global_rope_theta,
         "local_rope_theta": phase.local_rope_theta,
     }
+    if phase.tokens_per_s_per_gpu is not None:
+        reals["tokens_per_s_per_gpu"] = phase.tokens_per_s_per_gpu
     yield from above_zero(field, reals)
-    for key in ("start_lr_fraction", "final_lr_fraction"):
+    if phase.weight_decay is not None:
+        yield from zero_or_above(f"{field}.weight_decay", phase.weight_decay)
+    for key, over in (("start_lr_fraction", "warmup_tokens"), ("final_lr_fraction", "decay_tokens")):
         fraction = getattr(phase, key)
         if not 0 <= fraction <= 1:
             yield f"{field}.{key} is {fraction}: it is a fraction of learning_rate; choose one from 0 to 1"
+        elif fraction and not getattr(phase, over):
+            yield f"{field}.{key} is {fraction}, and {over} 0: nothing would come of it; set {over}, or {key} to 0"
 
 
 def _check_ramp(phase: PhaseConfig, streams: int, field: str) -> Iterator[str]:

@@ -168,6 +168,10 @@ class PhaseConfig:
     global_rope_theta: float = 10_000.0
     local_rope_theta: float = 10_000.0
     mask_rate: float = 0.3
+    weight_decay: float | None = None  # left out in the first phase: that of the optimizer
+    # What a GPU trains on, evaluation and checkpoints included, for the hours that `--dry-run` shows; left out in the
+    # first phase: estimated.
+    tokens_per_s_per_gpu: int | None = None
 
     # Each phase's own.
     warmup_tokens: int = 0  # linear, from start_lr_fraction * learning_rate
@@ -187,6 +191,8 @@ INHERITED_FIELDS = (
     "global_rope_theta",
     "local_rope_theta",
     "mask_rate",
+    "weight_decay",
+    "tokens_per_s_per_gpu",
     "mixture",
 )
 
@@ -199,7 +205,7 @@ class OptimizerConfig:
 
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
-    weight_decay: float = 1e-5
+    weight_decay: float = 1e-5  # a phase may set its own
     gradient_clip_norm: float | None = None  # null: not clipped; StableAdamW clips its own update
 
 
@@ -247,13 +253,18 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `run_folder` may contain `{name}`; a loaded recipe has it filled in."""
+    """A whole run. `run_folder` may contain `{name}`; a loaded recipe has it filled in.
+
+    With `phase` one of the phases is run by itself, from the weights of `init.from`: it inherits from those before as
+    always, reads the same data, and its run is `NAME-PHASE`. A loaded recipe has that phase only.
+    """
 
     name: str
     data: DataConfig
     phases: dict[str, PhaseConfig]  # run in this order
     seed: int = 17
     run_folder: str = "runs/{name}"
+    phase: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

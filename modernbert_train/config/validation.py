@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens
+from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
 from modernbert_train.config.schema import ModelConfig, Recipe
@@ -165,8 +165,7 @@ def _check_optimizer(recipe: Recipe) -> Iterator[str]:
             "such as [0.9, 0.98]"
         )
     yield from above_zero("optimizer", {"eps": optimizer.eps})
-    if not (optimizer.weight_decay >= 0 and math.isfinite(optimizer.weight_decay)):
-        yield f"optimizer.weight_decay is {optimizer.weight_decay}: make it a finite number, 0 or above"
+    yield from zero_or_above("optimizer.weight_decay", optimizer.weight_decay)
     clip = optimizer.gradient_clip_norm
     if clip is not None and not clip > 0:
         yield f"optimizer.gradient_clip_norm is {clip}: make it above 0, or null for no clipping"

@@ -83,7 +83,7 @@ class Plan:
         window_rows: rows of a window, about; less where the sources together hold less than that for each stream.
         context_tokens: most tokens of a piece, [CLS] and [SEP] included.
         row_tokens: slots of a row.
-        key: (seed, phase number), or anything else that tells this plan from others.
+        key: (seed, name of the phase), or anything else that tells this plan from others.
 
     """
 

@@ -95,6 +95,7 @@ class PhasePlan:
     segments: tuple[Segment, ...]
     first_step: int
     first_tokens: int
+    weight_decay: float
 
     @property
     def num_steps(self) -> int:
@@ -259,7 +260,9 @@ def plan_run(recipe: Recipe) -> RunPlan:
     phases: list[PhasePlan] = []
     step = tokens = 0
     for index, (name, config) in enumerate(recipe.phases.items()):
-        phase = PhasePlan(name, index, config, plan_steps(config, recipe.data.streams), step, tokens)
+        segments = plan_steps(config, recipe.data.streams)
+        weight_decay = recipe.optimizer.weight_decay if config.weight_decay is None else config.weight_decay
+        phase = PhasePlan(name, index, config, segments, step, tokens, weight_decay)
         phases.append(phase)
         step += phase.num_steps
         tokens += phase.num_tokens

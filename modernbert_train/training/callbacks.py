@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def step_of(state: State) -> int:
 
 
 class Schedule(Callback):
-    """Sets learning rate, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
+    """Sets the optimizer, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
 
     Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """
@@ -56,14 +57,18 @@ class Schedule(Callback):
         self._optimizer = optimizer
         self._seed = seed
         self._thetas: tuple[float, float] | None = None
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        for optimizer in state.optimizers:
-            apply_settings(optimizer, self._optimizer)  # a checkpoint brings those it was saved with
+        self._phase: str | None = None
 
     def batch_start(self, state: State, logger: Logger) -> None:
         step = step_of(state)
         phase = self._plan.phase_of(step)
+        if (
+            phase.name != self._phase
+        ):  # also the first step after a restart: a checkpoint brings what it was saved with
+            settings = replace(self._optimizer, weight_decay=phase.weight_decay)
+            for optimizer in state.optimizers:
+                apply_settings(optimizer, settings)
+            self._phase = phase.name
         for optimizer in state.optimizers:
             set_learning_rate(optimizer, self._plan.learning_rate(step), phase.config.learning_rate)
         state.device_train_microbatch_size = phase.config.micro_batch_tokens // phase.config.row_tokens
@@ -141,6 +146,7 @@ class SaveCheckpoints(Callback):
         self._every_tokens = every_tokens
         self._keep = keep
         self._description = dict(description)  # goes into every marker: architecture, tokenizer
+        self._saved = -1  # steps at the last save
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
@@ -151,8 +157,10 @@ class SaveCheckpoints(Callback):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now, on all ranks together."""
+        """Save now, on all ranks together; nothing to do where this step was saved already."""
         step = step_of(state)
+        if step == self._saved:
+            return
         path = checkpoint_path(self._run, step)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
             raise FloatingPointError(
@@ -163,6 +171,7 @@ class SaveCheckpoints(Callback):
         save_checkpoint(state, str(unfinished_path(path)))
         rows = self._rows.state_dict(num_samples=0, from_beginning=False)
         on_rank_zero(lambda: self._finish(path, step, rows))
+        self._saved = step
 
     def _finish(self, path: Path, step: int, rows: dict[str, Any]) -> None:
         positions = [position for _, position in sorted(rows["positions"].items())]

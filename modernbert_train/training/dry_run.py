@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from modernbert_train.config import MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
 from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
+from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
 from modernbert_train.training.model_size import describe_model, num_parameters
 
 WIDTH = 80
@@ -22,8 +23,9 @@ THETAS = ("theta global", "theta local")  # figures that only rotary positions h
 
 def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
     """Returns the figures of a run as text. `data`: one entry for each phase, where the stores were read."""
+    alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
-        f"{recipe.name}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
+        f"{recipe.name}{alone}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
         "",
         *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
         "",
@@ -35,18 +37,23 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
     return "\n".join(line.rstrip() for line in lines)
 
 
+def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
+    """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
+    saves = plan.num_due(recipe.training.save_every_tokens)
+    on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
+    return on_disk * num_parameters(recipe.model) * BYTES_PER_PARAMETER
+
+
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
-    # The newest, the end of each phase, and one that is being written.
-    on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
     checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
     return {
         "model": describe_model(model),
         "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
         "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
-        f"{optimizer.eps:g}, weight decay {optimizer.weight_decay:g}, "
+        f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
         f"{_count(data.window_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
@@ -58,7 +65,8 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "each source",
         "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{_bytes(on_disk * checkpoint_bytes)} on disk",
+        f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk",
+        "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
@@ -97,7 +105,10 @@ def _bytes(number: int) -> str:
 def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iterator[str]:
     """Yields a column of figures for each phase, a few phases side by side."""
     sources = list(recipe.data.sources)
-    columns = [_figures(phase, sources, data[phase.index] if data else None) for phase in plan.phases]
+    columns = [
+        _figures(phase, tokens_per_s(recipe.model, phase), sources, data[phase.index] if data else None)
+        for phase in plan.phases
+    ]
     if recipe.model.positions != "rope":
         columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
     width = (WIDTH - LABEL_WIDTH) // min(len(columns), PHASES_IN_A_TABLE)
@@ -117,7 +128,9 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> list[tuple[str, str]]:
+def _figures(
+    phase: PhasePlan, speed: float, sources: list[str], data: PhaseData | None
+) -> list[tuple[str, str]]:
     """Returns the labels and figures of one phase; `-` for what it does not have."""
     config = phase.config
     rows = phase.rows_before(phase.num_steps)
@@ -127,6 +140,9 @@ def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> li
         ("phase", phase.name),
         ("tokens", format_tokens(phase.num_tokens)),
         ("steps", f"{phase.num_steps:,}"),
+        ("tokens/s a GPU", f"{speed:,.0f}"),
+        ("GPU-hours", format_hours(gpu_hours(phase, speed))),
+        ("last checkpoint", f"step-{phase.first_step + phase.num_steps:08d}"),
         ("rows", f"{rows:,}"),
         ("context tokens", f"{config.context_tokens:,}"),
         ("row tokens", f"{config.row_tokens:,}"),
@@ -138,6 +154,7 @@ def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> li
         ("  warmup tokens", _tokens(config.warmup_tokens)),
         ("  decay tokens", _tokens(config.decay_tokens)),
         ("  decay to", _decay(config)),
+        ("weight decay", f"{phase.weight_decay:g}"),
         ("mask rate", f"{config.mask_rate:.1%}"),
         (THETAS[0], f"{config.global_rope_theta:,.0f}"),
         (THETAS[1], f"{config.local_rope_theta:,.0f}"),

@@ -72,7 +72,8 @@ def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRo
                 window_rows=recipe.data.window_rows,
                 context_tokens=phase.config.context_tokens,
                 row_tokens=phase.config.row_tokens,
-                key=(recipe.seed, phase.index),
+                # By name: a phase run alone reads what it would read in the whole run.
+                key=(recipe.seed, phase.name),
             ),
             mask_rate=phase.config.mask_rate,
             steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.segments),

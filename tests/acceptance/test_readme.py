@@ -13,12 +13,12 @@ from modernbert_train import cli
 from modernbert_train.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docker/README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-LAUNCHER = re.compile(r"composer -n \d+ -m modernbert_train")
+LAUNCHER = re.compile(r"^(srun|composer|torchrun) .*?(-m modernbert_train|modernbert(?= ))")
 
 
 def commands_of(page: Path) -> list[str]:

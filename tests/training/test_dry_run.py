@@ -1,6 +1,5 @@
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,7 @@ from modernbert_train.training.contributions import Contribution, PhaseData, rep
 from modernbert_train.training.dry_run import describe
 from modernbert_train.training.model_size import num_parameters
 from tests.config.recipes import a_phase, a_recipe
-
-YAMLS = Path(__file__).parents[2] / "yamls"
+from tests.recipes import shipped_recipes
 
 TINY = ModelConfig(
     vocab_size=1_024,
@@ -66,6 +64,7 @@ def test_the_figures_of_a_run():
         global_rope_theta=160_000.0,
         decay_tokens=1_280,
         final_lr_fraction=0.1,
+        weight_decay=2e-3,
         mixture=MixtureConfig({"web": 1.0}),
     )
     lines = lines_of(a_recipe(first, second))
@@ -82,6 +81,8 @@ def test_the_figures_of_a_run():
     assert cells["share web"] == ["75.00%", "100.00%"]
     assert cells["share code"] == ["25.00%", "-"]
     assert cells["micro-batch tokens"] == ["64", "64"]
+    assert cells["last checkpoint"] == ["step-00000037", "step-00000047"]
+    assert cells["weight decay"] == ["1e-05", "0.002"]
     assert not any("passes" in line for line in lines)
 
 
@@ -224,9 +225,7 @@ def test_sources_with_long_alike_names_keep_their_lines():
     assert shares == ["30.00%", "70.00%"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(YAMLS.glob("*.yaml")) + sorted((YAMLS / "pretrain").glob("*.yaml")), ids=str
-)
+@pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
 def test_shipped_recipes(path):
     recipe = load_recipe(path)
     text = describe(recipe, plan_run(recipe))
