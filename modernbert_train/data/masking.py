@@ -20,9 +20,9 @@ from modernbert_train.data.order import philox
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 
-_HALF = np.uint64(32)  # bits
-_LOW_HALF = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)  # bits of half a draw
 
 IGNORED = -100  # label of a slot that stands for no masked token: cross entropy skips it
 
@@ -73,7 +73,7 @@ def mask_row(
         original ids) [max_masked], both filled up with position 0 and label -100; and how many were chosen.
 
     """
-    candidates = np.flatnonzero(masking.maskable[input_ids])
+    candidates = np.flatnonzero(np.take(masking.maskable, input_ids))
     generator = philox(*key)
     slots = max_masked(len(input_ids), rate)
     # One at least: a step without any masked token would have no loss.
@@ -82,23 +82,39 @@ def mask_row(
     labels = np.full(slots, IGNORED, dtype=np.int32)
     masked_ids = input_ids.copy()
     if num_masked:
-        # The tokens with the smallest of independent random numbers are a uniform choice without replacement.
-        # The low 32 bits of a draw hold the token's index: ties, and so the choice, do not depend on the sort.
-        draws = (generator.random_raw(len(candidates)) & ~_LOW_HALF) | candidates.astype(np.uint64)
-        chosen = np.partition(draws, num_masked - 1)[:num_masked] & _LOW_HALF
-        chosen = np.sort(chosen.astype(np.int32))
-        positions[:num_masked] = chosen
-        labels[:num_masked] = input_ids[chosen]
-        masked_ids[chosen] = _replacements(input_ids[chosen], masking, generator)
+        chosen, shares = _choose(len(candidates), num_masked, generator)
+        where = candidates[chosen]
+        original = input_ids[where]
+        positions[:num_masked] = where
+        labels[:num_masked] = original
+        masked_ids[where] = _replacements(original, shares, masking, generator)
     return masked_ids, positions, labels, num_masked
 
 
-def _replacements(original: Int32, masking: Masking, generator: np.random.Philox) -> Int32:
-    """What the model sees in place of the chosen tokens [num_masked]."""
-    raw = generator.random_raw(len(original))
-    # The high half of a draw decides what happens, the low half which token: scaled to a whole number below the count,
-    # which is a multiplication where the remainder would be a division, and as even as 32 bits allow.
-    action, which = raw >> _HALF, raw & _LOW_HALF
-    drawn = masking.ordinary_ids[(which * np.uint64(len(masking.ordinary_ids))) >> _HALF]
-    replaced = np.where(action < (masking.mask_fraction + masking.random_fraction) * 2.0**32, drawn, original)
-    return np.where(action < masking.mask_fraction * 2.0**32, np.int32(masking.mask_id), replaced)
+def _choose(count: int, chosen: int, generator: np.random.Philox) -> tuple[Int64, Float64]:
+    """A uniform choice of `chosen` among `count`, without replacement, ascending; and for each a number in [0, 1).
+
+    The chosen have the smallest of independent random numbers. Below the first of those not chosen these are themselves
+    independent and uniform, so that the same numbers, scaled, serve to decide what becomes of the chosen.
+    """
+    draws = generator.random_raw(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
+    if chosen == count:
+        return np.arange(count), draws * 2.0**-32
+    ordered = np.partition(draws, chosen)
+    indices = np.flatnonzero(draws <= ordered[:chosen].max())[:chosen]  # of equal draws the first
+    return indices, draws[indices] / max(1, int(ordered[chosen]))
+
+
+def _replacements(
+    original: Int32, shares: Float64, masking: Masking, generator: np.random.Philox
+) -> Int32:
+    """What the model sees in place of the chosen tokens [num_masked]; `shares` [num_masked] decide, as in `_choose`."""
+    replaced = np.where(shares < masking.mask_fraction, np.int32(masking.mask_id), original)
+    drawn = np.flatnonzero(
+        (shares >= masking.mask_fraction) & (shares < masking.mask_fraction + masking.random_fraction)
+    )
+    # 32 random bits scaled to a whole number below the count: a multiplication where the remainder would be a
+    # division, and as even as 32 bits allow.
+    which = (generator.random_raw(len(drawn)) >> _HALF) * np.uint64(len(masking.ordinary_ids)) >> _HALF
+    replaced[drawn] = masking.ordinary_ids[which]
+    return replaced

@@ -181,17 +181,20 @@ class WindowReader:
     def row(self, index: int, row_tokens: int, context_tokens: int) -> tuple[Int32, Int32, int]:
         """Ids [row_tokens] and tokens of each segment of a row, specials added; and how many slots are no padding."""
         pieces = self.window.pieces(index)
-        firsts = self._piece_first[pieces].tolist()
         counts = self.window.piece_tokens[pieces]
+        segments = counts + SPECIALS_PER_PIECE
+        ends = np.cumsum(segments)
+        starts = ends - segments
+        used = int(ends[-1])
         input_ids = np.full(row_tokens, self._tokenizer.pad_id, dtype=np.int32)
-        at = 0
-        for first, count in zip(firsts, counts.tolist(), strict=True):
-            input_ids[at] = self._tokenizer.cls_id
-            input_ids[at + 1 : at + 1 + count] = self._tokens[first : first + count]
-            at += count + SPECIALS_PER_PIECE
-            input_ids[at - 1] = self._tokenizer.sep_id
-        segments = (counts + SPECIALS_PER_PIECE).astype(np.int32)
-        return input_ids, np.concatenate([segments, padding_segments(row_tokens - at, context_tokens)]), at
+        input_ids[starts] = self._tokenizer.cls_id
+        input_ids[ends - 1] = self._tokenizer.sep_id
+        tokens = self._tokens
+        firsts = self._piece_first[pieces].tolist()
+        for start, first, count in zip((starts + 1).tolist(), firsts, counts.tolist(), strict=True):
+            input_ids[start : start + count] = tokens[first : first + count]
+        padding = padding_segments(row_tokens - used, context_tokens)
+        return input_ids, np.concatenate([segments.astype(np.int32), padding]), used
 
     def masked_row(
         self,

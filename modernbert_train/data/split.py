@@ -87,7 +87,10 @@ def write_sidecars(
     """
     assert shard_blocks.sum() == len(blocks)
     assert blocks[:, 0].sum() == len(lengths)
-    per_shard = np.add.reduceat(blocks, np.cumsum(shard_blocks) - shard_blocks)
+    # Differences of sums, since a shard may hold no block: MDSWriter leaves one where a block exceeds a shard.
+    sums = np.concatenate([np.zeros((1, 2), np.int64), np.cumsum(blocks, axis=0)])
+    ends = np.cumsum(shard_blocks)
+    per_shard = sums[ends] - sums[ends - shard_blocks]
     np.save(folder / "lengths.npy", np.asarray(lengths, np.uint32))
     np.save(folder / "blocks.npy", np.asarray(blocks, np.int64))
     np.save(folder / "shards.npy", np.column_stack([shard_blocks, per_shard]).astype(np.int64))

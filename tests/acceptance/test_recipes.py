@@ -39,7 +39,7 @@ TINY_MODEL = {
 def tiny_overrides(recipe: Recipe, folder: Path) -> list[str]:
     """What makes any recipe tiny: other sizes, the same phases with the same parts."""
     overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
-    overrides += [f"data.tokenizer={folder}/tokenizer", f"data.streams={STREAMS}"]
+    overrides += [f"data.tokenizer={folder}/tokenizer", f"data.streams={STREAMS}", "data.canonical_nodes=2"]
     overrides += ["data.window_rows=16", "data.num_workers=1", f"run_folder={folder}/run"]
     overrides += ["training.device=cpu", "training.compile=false", "training.log_every_steps=1"]
     overrides += ["evaluation.max_rows=2", "wandb.project=null", "init.from=null"]

@@ -7,48 +7,54 @@ import pytest
 from modernbert_train.data.batch import checksum, collate, join
 from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
 from modernbert_train.data.masking import Masking
+from modernbert_train.data.order import SourceOrder
 from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import BlockReader, StreamReader, WindowReader, evaluation_batches
 from tests.stores import make_store, make_tokenizer, random_documents
 
-STREAMS = 12
+STREAMS = 48  # so that 4 ranks have 12 each, and each of 4 workers 3
+NODES = 2
 NUM_STEPS = 12
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+@pytest.fixture(scope="module", params=["blocks are dealt", "shards are dealt"])
+def world(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("loader")
     tokenizer = make_tokenizer(folder / "tokenizer")
     sources = {
-        "web": {"train": random_documents(900, 1), "valid": random_documents(40, 3)},
-        "code": {"train": random_documents(300, 2, median=150)},
+        "web": {"train": random_documents(250, 1), "valid": random_documents(40, 3)},
+        "code": {"train": random_documents(80, 2, median=100)},
     }
-    manifest = make_store(folder / "store", tokenizer, sources, block_documents=4)
+    shard_bytes = 1 << 26 if request.param == "blocks are dealt" else 2_000
+    manifest = make_store(folder / "store", tokenizer, sources, block_documents=4, shard_bytes=shard_bytes)
+    for name in sources:
+        order = SourceOrder(manifest.sources[name]["train"], NODES, ())
+        assert order.deals_shards == (request.param == "shards are dealt")
     splits = [split for splits in manifest.sources.values() for split in splits.values()]
     with closing(BlockReader(splits)) as reader:
         yield sources, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1), reader
 
 
-def make_plan(manifest, context_tokens=64, phase=0, seed=17):
+def make_plan(manifest, context_tokens=32, phase=0, seed=17):
     splits = {name: splits["train"] for name, splits in manifest.sources.items()}
     return Plan(
         splits,
         {"web": 0.6, "code": 0.4},
         streams=STREAMS,
-        nodes=1,
+        nodes=NODES,
         window_rows=8,
         context_tokens=context_tokens,
-        row_tokens=256,
+        row_tokens=64,
         key=(seed, phase),
     )
 
 
 def make_loader(world, *, rank=0, world_size=1, num_workers=0, seed=17) -> PlannedLoader:
-    """Two phases, contexts 64 and 128, the second with a batch-size ramp: together more than two passes."""
+    """Two phases, contexts 32 and 64, the second with a batch-size ramp."""
     _, manifest, tokenizer, masking, reader = world
     phases = [
-        PhaseRows(make_plan(manifest, 64, 0, seed), 0.3, ((5, 24),)),
-        PhaseRows(make_plan(manifest, 128, 1, seed), 0.15, ((3, 12), (4, 36))),
+        PhaseRows(make_plan(manifest, 32, 0, seed), 0.3, ((5, 96),)),
+        PhaseRows(make_plan(manifest, 64, 1, seed), 0.15, ((3, 48), (4, 144))),
     ]
     rows = PlannedRows(phases, reader, tokenizer, masking, rank=rank, world_size=world_size)
     return PlannedLoader(rows, num_workers=num_workers)
@@ -66,18 +72,28 @@ def undisturbed(world):
 def test_batches_follow_the_plan(world, undisturbed):
     assert len(undisturbed) == len(set(undisturbed)) == NUM_STEPS
     batches = list(make_loader(world))
-    assert [len(batch["input_ids"]) for batch in batches] == [24] * 5 + [12] * 3 + [36] * 4
-    assert [batch["max_seqlen"] for batch in batches] == [64] * 5 + [128] * 7
+    assert [len(batch["input_ids"]) for batch in batches] == [96] * 5 + [48] * 3 + [144] * 4
+    assert [batch["max_seqlen"] for batch in batches] == [32] * 5 + [64] * 7
 
 
-@pytest.mark.parametrize("num_workers", [1, 4])
-def test_workers_do_not_matter(world, undisturbed, num_workers):
-    assert checksums(make_loader(world, num_workers=num_workers)) == undisturbed
+def test_the_run_goes_over_the_ends_of_passes_and_slices(world):
+    """Else the tests below would show less than they say."""
+    manifest = world[1]
+    content_tokens = sum(
+        int(batch["num_tokens"].sum()) for batch in list(make_loader(world))[5:]
+    )  # of phase 1
+    web, code = (manifest.sources[name]["train"].num_tokens for name in ("web", "code"))
+    assert 0.6 * content_tokens > 1.1 * web
+    assert 0.4 * content_tokens > 1.1 * code
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_do_not_matter(world, undisturbed, world_size):
-    ranks = [make_loader(world, rank=rank, world_size=world_size) for rank in range(world_size)]
+@pytest.mark.parametrize("num_workers", [0, 1, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_and_workers_do_not_matter(world, undisturbed, world_size, num_workers):
+    ranks = [
+        make_loader(world, rank=rank, world_size=world_size, num_workers=num_workers)
+        for rank in range(world_size)
+    ]
     assert [checksum(join(parts)) for parts in zip(*ranks, strict=True)] == undisturbed
 
 
@@ -92,19 +108,28 @@ def test_stopping_anywhere_does_not_matter(world, undisturbed, stop):
     assert before + checksums(second) == undisturbed
 
 
-def test_another_number_of_ranks_goes_on_where_the_first_stopped(world, undisturbed):
-    ranks = [make_loader(world, rank=rank, world_size=3) for rank in range(3)]
+@pytest.mark.parametrize(("before", "after"), [((3, 0), (2, 1)), ((1, 4), (4, 0)), ((4, 1), (1, 0))])
+def test_another_number_of_ranks_and_workers_goes_on_where_the_first_stopped(
+    world, undisturbed, before, after
+):
+    def loaders(world_size, num_workers):
+        return [
+            make_loader(world, rank=rank, world_size=world_size, num_workers=num_workers)
+            for rank in range(world_size)
+        ]
+
+    ranks = loaders(*before)
     batches = [iter(loader) for loader in ranks]
-    before = [checksum(join([next(batch) for batch in batches])) for _ in range(7)]
+    checksums_before = [checksum(join([next(batch) for batch in batches])) for _ in range(7)]
     positions = {}
     for loader in ranks:
         positions |= loader.dataset.positions
     state = {**ranks[0].dataset.state_dict(-1, True), "positions": positions}
-    ranks = [make_loader(world, rank=rank, world_size=2) for rank in range(2)]
+    ranks = loaders(*after)
     for loader in ranks:
         loader.dataset.load_state_dict(state)
-    after = [checksum(join(parts)) for parts in zip(*ranks, strict=True)]
-    assert before + after == undisturbed
+    checksums_after = [checksum(join(parts)) for parts in zip(*ranks, strict=True)]
+    assert checksums_before + checksums_after == undisturbed
 
 
 def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
@@ -145,10 +170,10 @@ def test_rows_hold_the_documents(world):
     rows = WindowReader(window, plan.sources, reader, tokenizer)
     found: dict[tuple[str, int], list[int]] = {}
     for index in range(window.num_rows):
-        ids, segments, used = rows.row(index, 256, 64)
+        ids, segments, used = rows.row(index, 64, 32)
         pieces = range(*window.pieces(index).indices(len(window.piece_tokens)))
         assert (ids[used:] == tokenizer.pad_id).all()
-        assert segments.sum() == 256
+        assert segments.sum() == 64
         at = 0
         for piece in pieces:
             tokens = ids[at : at + window.piece_tokens[piece] + 2].tolist()
@@ -157,7 +182,7 @@ def test_rows_hold_the_documents(world):
             key = window.blocks[window.piece_block[piece]][0], int(window.piece_document[piece])
             found.setdefault(key, []).append((int(window.piece_start[piece]), tokens[1:-1]))
         assert at == used
-    assert len(found) > 20
+    assert len(found) > 3
     for (source, document), pieces in found.items():
         whole = [token for _, part in sorted(pieces) for token in part]
         assert whole == sources[source]["train"][document]
@@ -180,7 +205,7 @@ def test_a_truncated_shard_is_named(world, tmp_path):
     manifest = make_store(tmp_path / "store", tokenizer, sources, shard_bytes=4_000)
     shard = sorted((tmp_path / "store" / "web" / "train").glob("shard.*.mds"))[1]
     shard.write_bytes(shard.read_bytes()[:500])
-    phases = [PhaseRows(make_plan(manifest), 0.3, ((20, 24),))]
+    phases = [PhaseRows(make_plan(manifest), 0.3, ((20, 96),))]
     with closing(BlockReader(splits["train"] for splits in manifest.sources.values())) as reader:
         rows = PlannedRows(phases, reader, tokenizer, masking, rank=0, world_size=1)
         with pytest.raises(ValueError, match=r"shard 1 of .*web/train cannot be read.*data_prep verify"):
@@ -207,7 +232,7 @@ def test_a_closed_reader_holds_no_shared_memory(world):
 def test_collate_of_one_row_has_its_shapes(world):
     _, manifest, tokenizer, masking, reader = world
     stream = StreamReader(make_plan(manifest), 0, (0, 0), reader, tokenizer, masking, 0.3)
-    batch = collate(stream.next_rows(1), 64)
-    assert batch["input_ids"].shape == (1, 256)
-    assert batch["labels"].shape == batch["masked_positions"].shape == (1, 77)
-    assert int(batch["num_tokens"]) <= 256
+    batch = collate(stream.next_rows(1), 32)
+    assert batch["input_ids"].shape == (1, 64)
+    assert batch["labels"].shape == batch["masked_positions"].shape == (1, 20)
+    assert int(batch["num_tokens"]) <= 64

@@ -70,8 +70,8 @@ def test_a_manifest_written_is_read_back(store):
     [
         (lambda store: (store / "manifest.json").unlink(), "has no manifest.json: not a token store"),
         (lambda store: (store / "manifest.json").write_text("{"), "manifest.json is not valid JSON"),
-        (lambda store: (store / "manifest.json").write_text("[]"), "has version None, allowed: 1"),
-        (lambda store: edit_manifest(store, lambda m: m.update(version=2)), "has version 2, allowed: 1"),
+        (lambda store: (store / "manifest.json").write_text("[]"), "has version None, allowed: 2"),
+        (lambda store: edit_manifest(store, lambda m: m.update(version=3)), "has version 3, allowed: 2"),
         (
             lambda store: edit_manifest(store, lambda m: m.pop("vocab_size")),
             r"field \(KeyError\('vocab_size'\)\)",
@@ -124,6 +124,12 @@ def flip_last_byte(path):
     path.write_bytes(data)
 
 
+def edit_text(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def problems_after(store, damage):
     damage(store)
     return verify_store(load_manifest(store))
@@ -153,7 +159,11 @@ def test_verify_finds_nothing_wrong_with_an_intact_store(store):
             "web/valid/shard.00000.mds",
             "missing",
         ),
-        (lambda store: (store / "web/valid/index.json").unlink(), "web/valid/index.json", "cannot be read"),
+        (
+            lambda store: (store / "web/valid/index.json").write_text("?" * 406),
+            "web/valid/index.json",
+            "cannot be read",
+        ),
         (lambda store: (store / "tokenizer_config.json").unlink(), "tokenizer_config.json", "missing"),
         (
             lambda store: make_tokenizer(store, num_words=250),
@@ -173,9 +183,7 @@ def test_verify_finds_nothing_wrong_with_an_intact_store(store):
             "tokens in lengths.npy, the manifest says 7",
         ),
         (
-            lambda store: (store / "web/valid/index.json").write_bytes(
-                (store / "web/train/index.json").read_bytes()
-            ),
+            lambda store: edit_text(store / "web/valid/index.json", '"samples": 1', '"samples": 2'),
             "web/valid/index.json",
             "blocks per shard",
         ),

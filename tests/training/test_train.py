@@ -17,7 +17,7 @@ from tests.stores import make_tokenizer
 
 # The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
 GOLDEN_LOSSES = [
-    5.54508, 5.34193, 4.97994, 4.4416, 4.15788, 4.02702, 3.96666, 3.95069, 3.93878, 3.93086, 3.93062,
+    5.53726, 5.3444, 4.98853, 4.42367, 4.14015, 4.01972, 3.97337, 3.94925, 3.94607, 3.92794, 3.91724,
 ]  # fmt: skip
 # A single phase of two steps.
 SHORT = ["phases.extension=null", "phases.pretrain.batch_ramp=null", "phases.pretrain.tokens=4K"]
@@ -57,7 +57,7 @@ def test_a_run_follows_its_recipe(finished):
     assert steps[0]["lr"] == pytest.approx(5e-3 * 512 / 4_000)
     assert steps[boundary - 1]["lr"] == 5e-3
     assert steps[-1]["lr"] < 2e-4
-    assert min(line["fill"] for line in steps) > 0.9  # windows of 32 rows; real ones hold thousands
+    assert min(line["fill"] for line in steps) > 0.88  # windows of 32 rows; real ones hold thousands
     assert [line["phase"] for line in evaluations] == ["pretrain", "extension"]
     assert set(evaluations[0]["eval"]) == {"web", "code"}
     assert steps[-1]["loss"] < steps[0]["loss"] - 1

@@ -1,0 +1,202 @@
+"""The plan at full size, without the text: 3.3 billion documents of 12 sources, 2T tokens.
+
+    python -m benchmarks.plan /tmp/plan --documents 3.3e9
+    python -m benchmarks.plan /tmp/plan --documents 3.3e9 --contexts 1024 8192 --steps 1000
+
+Writes the sidecars of such a store once (13 GB; the lengths are lognormal, tuned so that the tokens come out), then
+goes, each in a process of its own, through the planning that one loader worker of a rank of 64 GPUs does: from the
+first step, and again from the last step of a run over all the tokens. Blocks are read as zeros; all else is the
+loader's own path, masking and batches included. It shows the time to the first batch, the largest memory of the process,
+the fill of the rows, and how far the tokens of the sources are from their shares over any 1,000 steps of the run: for
+these, all streams are planned (not read), as one GPU would see them.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
+from modernbert_train.data.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, TokenizerInfo
+from modernbert_train.data.masking import Masking
+from modernbert_train.data.plan import Plan
+from modernbert_train.data.split import Split, write_sidecars
+
+# Source -> share of the tokens, share of the documents: long science and books, short web and questions.
+SOURCES = {
+    "dclm": (0.40, 0.43), "fineweb": (0.20, 0.24), "code": (0.12, 0.09), "stack-edu": (0.06, 0.05),
+    "papers": (0.06, 0.02), "arxiv": (0.04, 0.005), "math": (0.04, 0.04), "pdf": (0.03, 0.005),
+    "forums": (0.02, 0.06), "wiki": (0.015, 0.03), "books": (0.01, 0.0005), "instructions": (0.005, 0.0295),
+}  # fmt: skip
+TOKENS_PER_DOCUMENT = 2e12 / 3.3e9
+SHARD_TOKENS = 1 << 25  # 64 MiB of uint16
+SIGMA = 1.0  # of the logarithm of a length
+STREAMS, NODES, BATCH_ROWS, ROW_TOKENS, WINDOW_ROWS = 192, 8, 576, 8_192, 2_048
+WORLD, WORKERS = 64, 1  # three streams to the worker that is measured
+
+
+def write_store(folder: Path, num_documents: float) -> dict[str, Split]:
+    """Sidecars alone; those that are there are kept."""
+    splits = {}
+    for number, (name, (token_share, document_share)) in enumerate(SOURCES.items()):
+        path = folder / f"{num_documents:.0f}" / name
+        documents = int(num_documents * document_share)
+        if not (path / "shards.npy").exists():
+            path.mkdir(parents=True, exist_ok=True)
+            mean = TOKENS_PER_DOCUMENT * token_share / document_share
+            _write_split(path, documents, mean, np.random.default_rng(number))
+        blocks = np.load(path / "blocks.npy", mmap_mode="r")
+        splits[name] = Split(path, documents, int(blocks[:, 1].sum()), len(blocks), digest=name)
+    return splits
+
+
+def _write_split(path: Path, documents: int, mean: float, random: np.random.Generator) -> None:
+    """Lengths are drawn for a million documents and repeated: that is quicker, and the plan does not notice."""
+    drawn = random.lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA, min(documents, 1 << 20))
+    pattern = np.clip(drawn, 1, 5e6).astype(np.uint32)
+    repeats, rest = divmod(documents, len(pattern))
+    blocks = np.concatenate(
+        [np.tile(_blocks_of(pattern), (repeats, 1)), _blocks_of(pattern[:rest])]
+        if rest
+        else [np.tile(_blocks_of(pattern), (repeats, 1))]
+    )
+    shard_blocks = np.bincount(np.cumsum(blocks[:, 1]) // SHARD_TOKENS)
+    write_sidecars(path, np.resize(pattern, documents), blocks, shard_blocks)
+
+
+def _blocks_of(lengths: np.ndarray) -> np.ndarray:
+    """Documents and tokens of blocks closed by the rule of the stores."""
+    ends, tokens, first = [], 0, 0
+    for index, length in enumerate(lengths.tolist()):
+        tokens += length
+        if tokens >= BLOCK_TOKENS or index + 1 - first == BLOCK_DOCUMENTS or index + 1 == len(lengths):
+            ends.append((index + 1 - first, tokens))
+            tokens, first = 0, index + 1
+    return np.array(ends, dtype=np.int64)
+
+
+class Zeros:
+    """Stands in for the reader of the blocks: the right number of tokens, all the same."""
+
+    def read(self, split: Split, block: int) -> np.ndarray:
+        """Zeros, uint16 [tokens]."""
+        return np.full(int(split.blocks(block, 1)[0, 1]), 5, dtype=np.uint16)
+
+
+def make_plan(splits: dict[str, Split], context: int) -> Plan:
+    """The plan of a phase over all sources."""
+    mixture = {name: tokens for name, (tokens, _) in SOURCES.items()}
+    return Plan(
+        splits,
+        mixture,
+        streams=STREAMS,
+        nodes=NODES,
+        window_rows=WINDOW_ROWS,
+        context_tokens=context,
+        row_tokens=ROW_TOKENS,
+        key=(17, 0),
+    )
+
+
+def measure_worker(folder: Path, num_documents: float, context: int, at_end: bool) -> dict[str, float]:
+    """Seconds to the first batch and on to the next ten, and the largest memory, of one worker of one rank."""
+    started = time.perf_counter()
+    splits = write_store(folder, num_documents)
+    steps = int(num_documents * TOKENS_PER_DOCUMENT / (BATCH_ROWS * ROW_TOKENS))
+    tokenizer = TokenizerInfo(Path(), "", 50_368, 1, 2, 3, 4, 0, (0, 1, 2, 3, 4), 50_368)
+    plan = make_plan(splits, context)
+    phase = PhaseRows(plan, 0.3, ((steps, BATCH_ROWS),))
+    rows = PlannedRows([phase], Zeros(), tokenizer, Masking.of(tokenizer, 0.8, 0.1), rank=0, world_size=WORLD)
+    if at_end:  # what a checkpoint of the last step holds: the position of every stream, to within a row
+        rows_of_stream = (steps - 11) * BATCH_ROWS // STREAMS
+        window, row = divmod(rows_of_stream, WINDOW_ROWS)
+        rows.step, rows.positions = steps - 11, dict.fromkeys(range(STREAMS), (window, min(row, 1_000)))
+    batches = iter(PlannedLoader(rows, num_workers=0))
+    next(batches)
+    first = time.perf_counter() - started
+    for _ in range(10):
+        next(batches)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in KB
+    return {"first_batch_s": first, "next_ten_s": time.perf_counter() - started - first, "peak_GB": peak}
+
+
+def measure_shares(folder: Path, num_documents: float, context: int, steps: int) -> dict[str, float]:
+    """Fill, and the largest distance of a source's tokens from its share, over the rows of `steps` steps.
+
+    A stretch of steps from the middle of the run on: of every stream, the rows from the middle of one window on.
+    """
+    plan = make_plan(write_store(folder, num_documents), context)
+    middle = int(num_documents * TOKENS_PER_DOCUMENT / ROW_TOKENS / WINDOW_ROWS / STREAMS / 2)
+    names = list(plan.sources)
+    tokens = np.zeros(len(names))
+    slots = num_rows = 0
+    rows_of_stream = steps * BATCH_ROWS // STREAMS
+    for stream in range(STREAMS):
+        index, first, left = middle, WINDOW_ROWS // 2, rows_of_stream
+        while left:
+            window = plan.window(stream, index)
+            last = min(window.num_rows, first + left)
+            pieces = slice(int(window.row_first[first]), int(window.row_first[last]))
+            source = np.array([names.index(name) for name, _ in window.blocks])[window.piece_block[pieces]]
+            tokens += np.bincount(source, window.piece_tokens[pieces], len(names))
+            slots += int(window.piece_tokens[pieces].sum()) + 2 * (pieces.stop - pieces.start)
+            num_rows, left = num_rows + last - first, left - (last - first)
+            index, first = index + 1, 0
+    shares = tokens / tokens.sum()
+    planned = np.array([SOURCES[name][0] for name in names])
+    return {
+        "fill": slots / (num_rows * ROW_TOKENS),
+        "largest_share_error": float(abs(shares - planned).max()),
+    }
+
+
+def main() -> None:
+    """Print the figures as a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--documents", type=float, default=3.3e9)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[1_024, 8_192])
+    parser.add_argument("--steps", type=int, default=1_000, help="of the stretch whose shares are counted")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own is to do
+    options = parser.parse_args()
+    if options.measure:
+        context, what = options.contexts[0], options.measure
+        if what == "shares":
+            print(json.dumps(measure_shares(options.folder, options.documents, context, options.steps)))
+        else:
+            print(json.dumps(measure_worker(options.folder, options.documents, context, what == "end")))
+        return
+    splits = write_store(options.folder, options.documents)
+    total = {
+        what: sum(getattr(split, what) for split in splits.values())
+        for what in ("num_documents", "num_tokens")
+    }
+    shards = sum(len(split.shards) for split in splits.values())
+    print(f"{total['num_documents']:,} documents, {total['num_tokens']:,} tokens, {shards:,} shards")
+    for context in options.contexts:
+        for what in ("start", "end", "shares"):
+            command = [sys.executable, "-m", "benchmarks.plan", str(options.folder), "--measure", what]
+            command += [
+                "--documents",
+                str(options.documents),
+                "--contexts",
+                str(context),
+                "--steps",
+                str(options.steps),
+            ]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            print(
+                f"context {context:,}, {what}: "
+                + ", ".join(f"{key} {value:.6g}" for key, value in found.items())
+            )
+
+
+if __name__ == "__main__":
+    main()
