@@ -51,7 +51,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where this machine keeps what it has read of stores that a URL names. Runs may share a folder at the same time."""
+    """Where a machine keeps what it has read of stores that a URL names. Runs may share a folder at the same time."""
 
     folder: str = (
         "cache"  # on a disk of the machine's own; holds the stores' sidecars besides, 4 bytes a document

@@ -23,18 +23,21 @@ from urllib.parse import urlparse
 log = logging.getLogger(__name__)
 
 Check = Callable[[Path], str | None]  # what is wrong with a file that has arrived; None: nothing
-Progress = Callable[[int], None]  # told of bytes that have arrived in addition
+Progress = Callable[[int], object]  # told of bytes that have arrived in addition
 
 DAMAGED_ATTEMPTS = 3  # a file that arrives damaged so often is damaged in the store
 LONGEST_PAUSE_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 
+_AZURE_KEYS = "set AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, or run `az login`"
 _KEYS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (and S3_ENDPOINT_URL, if it is not Amazon's)",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or GCS_KEY and GCS_SECRET, or run `gcloud auth application-default login`",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; and S3_ENDPOINT_URL, where the server is "
+    "not Amazon's",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or GCS_KEY and GCS_SECRET, or run "
+    "`gcloud auth application-default login`",
     "oci": "run `oci setup config`, which writes ~/.oci/config",
-    "azure": "set AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, or run `az login`",
-    "azure-dl": "set AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, or run `az login`",
+    "azure": _AZURE_KEYS,
+    "azure-dl": _AZURE_KEYS,
     "hf": "set HF_TOKEN, or run `hf auth login`, and ask for access to the dataset on its page",
 }
 SCHEMES = tuple(_KEYS)
@@ -239,7 +242,7 @@ def _raise_if_final(url: str, file: Path, error: Exception) -> None:
         ) from error
     if type(error) is ValueError:  # a client cannot make sense of the URL or of its settings
         raise Refused(
-            f"store: {url} cannot be read ({_one_line(error)}); check the URL and its server's settings"
+            f"store: {url} cannot be read ({_one_line(error)}); check the URL and the server's settings"
         ) from error
     if isinstance(error, ImportError):
         raise Refused(f"store: {url} needs a package that is not installed ({_one_line(error)})") from error

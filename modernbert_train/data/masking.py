@@ -105,9 +105,7 @@ def _choose(count: int, chosen: int, generator: np.random.Philox) -> tuple[Int64
     return indices, draws[indices] / max(1, int(ordered[chosen]))
 
 
-def _replacements(
-    original: Int32, shares: Float64, masking: Masking, generator: np.random.Philox
-) -> Int32:
+def _replacements(original: Int32, shares: Float64, masking: Masking, generator: np.random.Philox) -> Int32:
     """What the model sees in place of the chosen tokens [num_masked]; `shares` [num_masked] decide, as in `_choose`."""
     replaced = np.where(shares < masking.mask_fraction, np.int32(masking.mask_id), original)
     drawn = np.flatnonzero(

@@ -11,7 +11,7 @@ workers, and a run resumes by a seek to C pairs (window, row).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,18 @@ class Plan:
             for name, chosen in self._blocks(stream, index)
             for shard in sorted({self.sources[name].shard_of(block) for block in chosen[:, BLOCK].tolist()})
         ]
+
+    def shards_at_once(self, nodes: int) -> dict[str, int]:
+        """Shards of every source that so many nodes read side by side, while each stream is in the same window."""
+        tokens = {name: self.streams // self.nodes * quota for name, quota in self.quota.items()}
+        return {
+            name: min(nodes * order.num_shards_of(tokens[name]), len(self.sources[name].shards))
+            for name, order in self._orders.items()
+        }
+
+    def nodes_of(self, streams: Collection[int]) -> set[int]:
+        """The canonical nodes that serve these streams."""
+        return {stream // (self.streams // self.nodes) for stream in streams}
 
     def _blocks(self, stream: int, index: int) -> Iterator[tuple[str, Int64]]:
         """The blocks that a window takes of every source, as a table of order.py."""

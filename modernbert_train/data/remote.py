@@ -84,14 +84,14 @@ def _mirror(url: str, cache: Cache) -> Path:
     versions = cache.path_of("stores", url)
     content = cache.refresh(f"{url}/{MANIFEST_NAME}", versions / MANIFEST_NAME, check=lambda file: None)
     folder = versions / hashlib.sha256(content).hexdigest()[:12]
-    if not folder.exists():
-        if others := [path for path in versions.iterdir() if path.is_dir()]:
-            log.warning(
-                "%s has changed since it was last read here: it is fetched anew; what is left of before, in %s and "
-                "among the shards, can be deleted when no run reads it any more",
-                url,
-                ", ".join(map(str, others)),
-            )
+    others = [path for path in versions.iterdir() if path.is_dir() and path != folder]
+    if others and not folder.exists():
+        log.warning(
+            "%s has changed since it was last read here: it is fetched anew; what is left of before, in %s and "
+            "among the shards, can be deleted when no run reads it any more",
+            url,
+            ", ".join(map(str, others)),
+        )
     cache.keep(content, folder / MANIFEST_NAME)
     return folder
 
