@@ -8,11 +8,12 @@ short, and go away and come back on the same port; and it has no dependencies.
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -51,6 +52,7 @@ class ObjectStore:
         """Refuse connections from now on, on a port that stays ours to come back to."""
         assert self._server is not None
         self._server.shutdown()
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # for the children that have inherited it, too
         self._server.server_close()
         self._server = None
 
@@ -60,7 +62,7 @@ class ObjectStore:
 
 
 @contextmanager
-def serving(root: Path, monkeypatch) -> Iterator[ObjectStore]:  # noqa: ANN001
+def serving(root: Path, monkeypatch) -> Iterator[ObjectStore]:
     """An object store that this process and its children find, with credentials that it takes."""
     store = ObjectStore(root)
     monkeypatch.setenv("S3_ENDPOINT_URL", store.url)
@@ -79,6 +81,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
     store: ObjectStore
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client has been killed, or has given up
+            super().handle()
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -100,9 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(3_600)
         time.sleep(store.delay_seconds)
         if "Authorization" not in self.headers:
-            return self._refuse(403, "AccessDenied")
+            self._refuse(403, "AccessDenied")
+            return
         if not file.is_file():
-            return self._refuse(404, "NoSuchKey")
+            self._refuse(404, "NoSuchKey")
+            return
         content = file.read_bytes()
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first, last = (int(asked[1]), int(asked[2] or len(content) - 1)) if asked else (0, len(content) - 1)
@@ -118,7 +126,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self._send(body[: len(body) // 2] if store.cut and store.cut in key else body)
-        return None
 
     def _send(self, body: bytes) -> None:
         rate = self.store.bytes_per_second

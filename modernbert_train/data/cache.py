@@ -143,6 +143,7 @@ class Cache:
             arriving = workplace / sent.basename if compressed else file
             self._arrive(f"{remote}/{sent.basename}", arriving, _expected(sent), workplace / "download", None)
             if compressed:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 _decompress(shard, arriving, workplace / shard.raw_data.basename)
                 (workplace / shard.raw_data.basename).replace(file)
             _touch(file, time.time())
