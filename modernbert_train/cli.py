@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # program wants the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("composer").setLevel(logging.WARNING)
-    logging.getLogger("streaming").setLevel(logging.WARNING)
+    for library in ("composer", "streaming", "botocore", "azure", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     # The libraries below us announce their own deprecations on every start; ours are errors in the tests.
     warnings.filterwarnings("ignore")
     try:

@@ -31,6 +31,7 @@ from modernbert_train.training.callbacks import (
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
 from modernbert_train.training.contributions import log_sources
+from modernbert_train.training.downloads import check_downloads
 from modernbert_train.training.flops import peak_flops
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
 from modernbert_train.training.loggers import loggers
@@ -150,6 +151,7 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
     phases = plan_rows(recipe, plan, inputs)
+    check_downloads(recipe.data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
     if dist.get_global_rank() == 0:
         log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(
