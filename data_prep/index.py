@@ -84,7 +84,7 @@ def index_store(
     if tokenizer.path.resolve() != out.resolve():
         copy_tokenizer(tokenizer, out)
     sources: dict[str, dict[str, Split]] = {}
-    num_empty: dict[str, int] = {}
+    left_out: dict[str, dict[str, int]] = {}
     for source, splits in found.items():
         sources[source] = {}
         for name, split in splits.items():
@@ -101,8 +101,9 @@ def index_store(
                 files, split, out / source / name, samples, tokenizer, workers, settings.skip_unreadable
             )
             sources[source][name] = replace(indexed, remote=_address(files, split, out), samples=samples)
-        num_empty[source] = sum(_num_empty(split) for split in sources[source].values())
-    write_manifest(out, tokenizer, sources, licences, num_empty, command)
+        num_empty = sum(_num_empty(split) for split in sources[source].values())
+        left_out[source] = {"empty": num_empty} if num_empty else {}
+    write_manifest(out, tokenizer, sources, licences, left_out, command)
     (out / MARKER_NAME).unlink()
     return load_manifest(out)
 

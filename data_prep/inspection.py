@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.encoding import load_tokenizer
 from data_prep.histogram import draw_histograms, length_histogram, print_histogram
-from data_prep.report import print_table
+from data_prep.report import left_out_words, print_table
 from modernbert_train.data.manifest import Manifest, Split
 from modernbert_train.data.shard_files import INDEX_NAME, ShardFiles
 from modernbert_train.data.shards import read_document, shard_header_problem
@@ -67,7 +67,7 @@ def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> N
     print(f"made by: {manifest.command}")
     for name in chosen:
         licence = manifest.licences.get(name, "not stated")
-        print(f"{name}: licence {licence}; {manifest.skipped_empty[name]:,} empty documents were skipped")
+        print(f"{name}: licence {licence}; left out {left_out_words(manifest.left_out[name])}")
     for name, split in splits.items():
         if split.samples is not None:
             specials = ", ".join(f"[{special.upper()}]" for special in split.samples.strip) or "nothing"

@@ -39,14 +39,19 @@ def print_store(manifest: Manifest, seconds: float) -> None:
         f"store: {manifest.path}  {num_documents:,} documents, {num_tokens:,} tokens ({manifest.token_dtype})"
         f" in {seconds:.1f} s: {num_tokens / seconds:,.0f} tokens/s"
     )
-    for source, num_empty in manifest.skipped_empty.items():
-        if num_empty:
-            print(f"  {source}: {num_empty:,} documents without text were skipped")
+    for source, counts in manifest.left_out.items():
+        if counts:
+            print(f"  {source}: left out {left_out_words(counts)}")
         splits_of = manifest.sources[source]
         if "valid" not in splits_of and splits_of["train"].samples is None:
             print(
                 f"  {source}: no document is held out; for evaluation raise --valid-fraction or add documents"
             )
+
+
+def left_out_words(counts: dict[str, int]) -> str:
+    """What was left out of a source, such as "3 empty, 1,200 duplicate"."""
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items()) or "nothing"
 
 
 def _shard_megabytes(split: Split) -> float:

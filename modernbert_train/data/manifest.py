@@ -15,12 +15,14 @@ store. Nothing here imports torch or streaming, so that planning starts at once.
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from modernbert_train.data.foreign import Samples
 from modernbert_train.data.split import SIDECARS, Split, sha256, sidecar_shapes
@@ -39,6 +41,8 @@ SPLIT_NAMES = ("train", "valid")
 BLOCK_DOCUMENTS = 128  # a block is closed when it holds this many documents
 BLOCK_TOKENS = 65_536  # or at least this many tokens, whichever comes first
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_SUMMARY = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+_SUMMARY_DOCUMENTS = 1 << 24  # read at once
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class Manifest:
     token_dtype: str  # of the ids in the shards: "uint16" or "uint32"
     sources: dict[str, dict[str, Split]]
     licences: dict[str, str]  # source -> note, where one was given
-    skipped_empty: dict[str, int]  # source -> documents without any token, which are not in the store
+    left_out: dict[
+        str, dict[str, int]
+    ]  # source -> reason ("empty", "duplicate", ...) -> documents not in the store
     command: str  # what made the store, without what does not change its bytes
 
 
@@ -65,7 +71,7 @@ def write_manifest(
     tokenizer: TokenizerInfo,
     sources: dict[str, dict[str, Split]],
     licences: dict[str, str],
-    skipped_empty: dict[str, int],
+    left_out: dict[str, dict[str, int]],
     command: str,
 ) -> None:
     """Finish a store whose shards, sidecars and tokenizer files are in place; its rename makes it valid."""
@@ -79,7 +85,7 @@ def write_manifest(
         "sources": {
             source: {
                 "licence": licences.get(source),
-                "skipped_empty": skipped_empty[source],
+                "left_out": left_out[source],
                 "splits": {name: _split_to_json(split) for name, split in splits.items()},
             }
             for source, splits in sources.items()
@@ -102,11 +108,23 @@ def _split_to_json(split: Split) -> dict[str, Any]:
         "num_documents": split.num_documents,
         "num_tokens": split.num_tokens,
         "num_blocks": split.num_blocks,
+        "lengths_tokens": length_summary(split.lengths()),
         "files": files,
     }
     if split.samples is not None:
         entry |= {"shards": split.remote, "samples": split.samples.to_json()}
     return entry
+
+
+def length_summary(lengths: npt.NDArray[np.uint32]) -> dict[str, int]:
+    """Exact percentiles of the lengths of documents, in bounded memory: p5, p50, p95 and the longest."""
+    counts = np.zeros(1, np.int64)
+    for first in range(0, len(lengths), _SUMMARY_DOCUMENTS):
+        more = np.bincount(lengths[first : first + _SUMMARY_DOCUMENTS], minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    ranks = {name: math.ceil(len(lengths) * share) for name, share in _SUMMARY.items()}
+    return {name: int(np.searchsorted(np.cumsum(counts), rank)) for name, rank in ranks.items()}
 
 
 def load_manifest(store: str | Path) -> Manifest:
@@ -136,7 +154,7 @@ def load_manifest(store: str | Path) -> Manifest:
                 for source, body in bodies.items()
             },
             licences={source: body["licence"] for source, body in bodies.items() if body["licence"]},
-            skipped_empty={source: int(body["skipped_empty"]) for source, body in bodies.items()},
+            left_out={source: dict(body["left_out"]) for source, body in bodies.items()},
             command=str(content["command"]),
         )
     except (KeyError, TypeError, AttributeError) as error:

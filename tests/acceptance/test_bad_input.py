@@ -239,7 +239,7 @@ def tokenized(texts: list[str], tokenizer: Path, store: Path) -> Path:
 def test_a_corpus_of_one_token_trains(tiny, tmp_path):
     store = tokenized(["", "w7", ""], tiny.parent / "tokenizer", tmp_path / "store")
     manifest = json.loads((store / "manifest.json").read_text())["sources"]["web"]
-    assert (manifest["skipped_empty"], manifest["splits"]["train"]["num_tokens"]) == (2, 1)
+    assert (manifest["left_out"], manifest["splits"]["train"]["num_tokens"]) == ({"empty": 2}, 1)
     overrides = [f"run_folder={tmp_path}/run", f"data.sources.web.store={store}"]
     overrides += ["data.sources.code=null", "phases.pretrain.mixture.code=null"]
     assert main(["train", str(tiny), *overrides]) == 0

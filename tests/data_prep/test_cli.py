@@ -86,7 +86,7 @@ def test_inspect(store, capsys):
     assert row[4] == f"{int(np.median(lengths)):,}"
     assert row[6] == f"{lengths.max():,}"
     assert row[7] == row[8] == f"{1 / split.num_documents:.1%}"
-    assert "web: licence CC0; 0 empty documents were skipped" in out
+    assert "web: licence CC0; left out nothing" in out
     assert out.count("--- web/train, document ") == 2
     assert "document 0, " in out
     assert "\ndocument 0 \n" in out

@@ -206,7 +206,7 @@ def test_empty_documents_and_documents_of_specials_alone(tmp_path, tokenizer, ca
     documents = [[7, 8], [], [9], *[[]] * 300, [10]]
     write_mds(tmp_path / "store", with_specials(documents))
     assert index(tmp_path / "store", tmp_path / "out", tokenizer, "--source", "web") == 0
-    assert "web: 301 documents without text were skipped" in capsys.readouterr().out
+    assert "web: left out 301 empty" in capsys.readouterr().out
     assert read_back(tmp_path / "out") == documents
     write_mds(tmp_path / "bytes", [*with_specials(documents), []], "bytes")
     assert (

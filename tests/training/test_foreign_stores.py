@@ -43,7 +43,7 @@ def own(tmp_path_factory):
             for document in documents:
                 writer.add(np.array(document, np.uint16))
             splits.setdefault(source, {})[name] = writer.finish()
-    write_manifest(folder / "store", tokenizer, splits, {}, dict.fromkeys(SOURCES, 0), "test")
+    write_manifest(folder / "store", tokenizer, splits, {}, {source: {} for source in SOURCES}, "test")
     return folder, losses(folder, folder / "store", folder / "run")
 
 
