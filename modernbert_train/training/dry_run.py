@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from modernbert_train.config import PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
-from modernbert_train.training.model_size import describe_model, num_parameters
+from modernbert_train.training.model_size import describe_model, num_hidden_weights, num_parameters
 
 WIDTH = 80
 LABEL_WIDTH = 20  # of the table and of the picture
 PHASES_IN_A_TABLE = 4
 NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
-BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and the optimizer's two moments, fp32
+BYTES_PER_NUMBER = 4  # fp32
+OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
@@ -47,11 +48,11 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     saves = plan.num_due(training.save_every_tokens)
     # The newest, the end of each phase, and one that is being written.
     on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
-    checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
+    checkpoint_bytes = _checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
         "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
-        "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
+        "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, weight decay {optimizer.weight_decay:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
@@ -66,6 +67,14 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         f"{_bytes(on_disk * checkpoint_bytes)} on disk",
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    """Weights and the optimizer's two moments; of a matrix that Muon steps only one."""
+    numbers = 3 * num_parameters(recipe.model)
+    if recipe.optimizer.name == "muon":
+        numbers -= num_hidden_weights(recipe.model)
+    return numbers * BYTES_PER_NUMBER
 
 
 def _entry(label: str, text: str) -> Iterator[str]:
