@@ -135,8 +135,8 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
 def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
     """Compare the recipe with that of the last start of the run.
 
-    ValueError for another architecture, tokenizer or optimizer: the checkpoints would not fit. Other changes (a longer phase,
-    another interval) are allowed, and listed in the log.
+    ValueError for another architecture, tokenizer or optimizer: the checkpoints would not fit. Other changes (a
+    longer phase, another interval) are allowed, and listed in the log.
     """
     if not (run / RECIPE_FILE).exists():
         return
@@ -146,9 +146,9 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
             "restore it and the stores made with it, or name another run_folder"
         )
     # A run of an older version has not written down the fields added since, whose defaults are what it did.
-    older = _flat({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
-    before = older | _flat(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
-    now = _flat(yaml.safe_load(dump_recipe(recipe)))
+    older = flatten({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
+    before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
+    now = flatten(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     has_table = recipe.model.positions == "learned"
     architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
@@ -170,10 +170,11 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, for nested mappings: {"model": {"mlp": 1}} gives {"model.mlp": 1}."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -11,6 +11,7 @@ import pytest
 from data_prep.cli import build_parser
 from modernbert_train import cli
 from modernbert_train.config import load_recipe
+from modernbert_train.sweep.definition import read_sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
@@ -42,13 +43,14 @@ COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder with our recipes, and the README's recipe where the README has it."""
+    """A folder with our recipes, and the README's recipe and sweep where the README has them."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
-    ((recipe,),) = [
-        [block] for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"
+    recipe, sweep = [
+        block for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"
     ]
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
+    (tmp_path / "my/sweep.yaml").write_text(sweep)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -84,6 +86,11 @@ def test_commands_are_understood(newcomer, command):
     options = cli._parse(words[1:])
     if words[1] == "train":
         load_recipe(options.recipe, options.overrides)
+    if words[1] == "sweep":
+        overrides = [
+            override for override in options.overrides if "=" in override
+        ]  # without `> commands.txt`
+        read_sweep(options.sweep, overrides, options.folder)
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))

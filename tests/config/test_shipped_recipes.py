@@ -11,7 +11,8 @@ from tests.config.recipes import write
 
 ROOT = Path(__file__).parents[2] / "yamls"
 PARTS = sorted(path for folder in ("models", "data") for path in (ROOT / folder).glob("*.yaml"))
-RECIPES = sorted(set(ROOT.rglob("*.yaml")) - set(PARTS))
+SWEEPS = sorted((ROOT / "ablations").glob("*.yaml"))
+RECIPES = sorted(set(ROOT.rglob("*.yaml")) - {*PARTS, *SWEEPS})
 
 
 def name(path):
