@@ -14,6 +14,7 @@ from modernbert_train.sweep.picture import write_picture
 from modernbert_train.sweep.results import collect, write_tables
 from modernbert_train.sweep.state import check_run_folders, read_state
 from modernbert_train.training.inputs import open_inputs
+from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run_sweep(
 ) -> int:
     """Run what is not finished, and report.
 
-    Returns the exit status: 0 done, 1 a run failed, 128 + n ended by signal n.
+    Returns the exit status: 0 done, 1 a run failed, 138 asked to end (start it again), 128 + n ended by signal n.
     """
     if parallel < 1:
         raise ValueError(f"--parallel is {parallel}: make it at least 1")
@@ -56,7 +57,7 @@ def run_sweep(
     ended_by = launch(sweep, parallel, template, on_end)
     if ended_by:
         log.warning("ended by %s; the same command goes on", signal.Signals(ended_by).name)
-        return 128 + ended_by
+        return REQUEUE_EXIT_CODE if ended_by in SIGNALS else 128 + ended_by
     failed = [outcome for outcome in outcomes if _has_failed(outcome, template is not None)]
     unfinished = sum(not read_state(run).is_finished for run in sweep.runs)
     if unfinished < len(sweep.runs):

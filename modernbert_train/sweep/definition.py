@@ -68,6 +68,7 @@ class Sweep:
     name: str
     base: Path
     folder: Path
+    axis: str  # what the places of the cells are values of; empty without a grid
     cells: tuple[Cell, ...]
 
     @property
@@ -120,7 +121,8 @@ def read_sweep(path: str | Path, overrides: list[str] | None = None, folder: str
     found = [f"{_whose(names, len(points))}: {text}" for text, names in told.items()] or list(_alike(cells))
     if found:
         raise ValueError(list_problems(shown, [f"{shown}: {problem}" for problem in found]))
-    return Sweep(name, base, target, tuple(cells))
+    axis = list(values.get("grid") or {""})[-1]
+    return Sweep(name, base, target, axis, tuple(cells))
 
 
 def _field_problems(values: dict[str, Any]) -> Iterator[str]:

@@ -27,13 +27,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.sweep.definition import Run, Sweep
 from modernbert_train.sweep.state import read_state, read_tokens
+from modernbert_train.training.preemption import SIGNALS
 
 log = logging.getLogger(__name__)
 
 LOG_FILE = "log.txt"  # in a run folder: what its processes print
 PLACEHOLDERS = ("{command}", "{quoted_command}", "{arguments}")
 _POLL_SECONDS = 0.5
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+_LISTENED = (*SIGNALS, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _caught(running: list[_Started]) -> Iterator[list[int]]:
                 os.killpg(started.process.pid, signal.SIGTERM if len(caught) == 1 else signal.SIGKILL)
 
     # What the caller ignores (nohup: SIGHUP) stays ignored.
-    listened = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    listened = [number for number in _LISTENED if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in listened}
     try:
         yield caught

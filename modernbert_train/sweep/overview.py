@@ -11,6 +11,7 @@ from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.optim.schedule import RunPlan, plan_run
 from modernbert_train.sweep.definition import Cell, Run, Sweep
 from modernbert_train.sweep.state import read_state
+from modernbert_train.training.dry_run import checkpoints_on_disk_bytes
 from modernbert_train.training.flops import training_flops_per_token
 from modernbert_train.training.model_size import num_parameters
 from modernbert_train.training.run_files import METRICS_FILE
@@ -58,7 +59,10 @@ def _totals(sweep: Sweep) -> list[str]:
         lines.append(
             f"           {hours}:{minutes:02} hours one after another, at the {speed:,.0f} tokens/s so far"
         )
-    return [*lines, f"folder     {sweep.folder}"]
+    disk = sum(
+        checkpoints_on_disk_bytes(run.recipe, plan) for run, plan in zip(sweep.runs, plans, strict=True)
+    )
+    return [*lines, f"folder     {sweep.folder}, up to {disk / 1e9:,.1f} GB of checkpoints"]
 
 
 def _most_flops(run: Run, plan: RunPlan) -> float:

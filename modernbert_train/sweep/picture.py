@@ -19,11 +19,11 @@ _MEAN = "mean of the sources"
 def write_picture(sweep: Sweep, results: list[CellResult]) -> Path:
     """Draw `results.png` in the folder of the sweep."""
     path = sweep.folder / PICTURE_FILE
-    FigureCanvasAgg(draw_results(sweep.name, results)).print_png(path)
+    FigureCanvasAgg(draw_results(sweep, results)).print_png(path)
     return path
 
 
-def draw_results(title: str, results: list[CellResult]) -> Figure:
+def draw_results(sweep: Sweep, results: list[CellResult]) -> Figure:
     """A panel for each source and one for their mean. Dots are runs, bars the standard deviation over seeds."""
     sources = list(results[0].runs[0].losses)
     panels = [*sources, *([_MEAN] if len(sources) > 1 else [])]
@@ -33,10 +33,11 @@ def draw_results(title: str, results: list[CellResult]) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, panel, results, places)
+        axis.set_xlabel(sweep.axis, color=INK)
     axes[0].set_ylabel("held-out loss (nats a masked token)", color=INK)
     if any(result.cell.line for result in results):
         axes[-1].legend(fontsize=8, frameon=False, labelcolor=INK)
-    figure.suptitle(f"{title}: mean and standard deviation over seeds", x=0.012, ha="left", color=INK)
+    figure.suptitle(f"{sweep.name}: mean and standard deviation over seeds", x=0.012, ha="left", color=INK)
     return figure
 
 
@@ -62,7 +63,7 @@ def _draw_panel(axis: Axes, panel: str, results: list[CellResult], places: list[
         for x, result in zip(at, of_line, strict=True):
             seeds = [_loss(run, panel) for run in result.runs]
             axis.plot(
-                [x + 0.12] * len(seeds), seeds, ".", color=colour, alpha=0.5, markersize=5, linestyle="none"
+                [x + 0.06] * len(seeds), seeds, ".", color=colour, alpha=0.5, markersize=5, linestyle="none"
             )
     axis.set_title(panel, fontsize=10, color=INK)
     axis.set_xticks(range(len(places)), places, rotation=35, ha="right", rotation_mode="anchor")

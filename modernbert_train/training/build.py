@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.devices import DeviceGPU
-from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
 from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, validate
@@ -21,47 +20,65 @@ from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.optim.schedule import RunPlan, plan_run
+from modernbert_train.training.agreement import agree, check_run_folder
 from modernbert_train.training.callbacks import (
     Evaluate,
     GradientNorm,
     SaveCheckpoints,
     Schedule,
+    SkipSteps,
     StopOnNonFinite,
 )
 from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
-from modernbert_train.training.composer_fixes import fix_wandb
+from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.flops import peak_flops
-from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
+from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
+from modernbert_train.training.loggers import loggers
+from modernbert_train.training.meeting import TIMEOUT_SECONDS, join
 from modernbert_train.training.metrics import Metrics
 from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
-from modernbert_train.training.provenance import check_unchanged, prepare_run_folder, wandb_id
+from modernbert_train.training.preemption import (
+    Preempted,
+    StopSignals,
+    StopWhenAsked,
+    end_with_launcher,
+    shield_workers,
+)
+from modernbert_train.training.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.training.ranks import on_rank_zero
 
 log = logging.getLogger(__name__)
-
-DIST_TIMEOUT_SECONDS = 1_800.0  # Composer's 300 s end a run whose first compilation or checkpoint is slow
 
 
 def train(recipe: Recipe) -> Path:
     """Carry out a recipe, from its newest good checkpoint if there is one. Returns the run folder.
 
     ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe.
+    Preempted if it was asked to end by a signal, and has saved.
     """
+    end_with_launcher()
+    with StopSignals() as signals:
+        return _train(recipe, signals)
+
+
+def _train(recipe: Recipe, signals: StopSignals) -> Path:
     device = resolve_device(recipe)
-    dist.initialize_dist(device, timeout=DIST_TIMEOUT_SECONDS)
+    join(device)
     if device == "cpu" and dist.get_local_world_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
         # Ranks that each take all cores keep one another waiting.
         torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
     if problems := validate(recipe, dist.get_world_size()):
         raise ValueError("\n".join(problems))
+    agree(recipe, device)
     inputs = open_inputs(recipe)
     with closing(inputs.reader):
-        return _run(recipe, inputs, device)
+        return _run(recipe, inputs, device, signals)
 
 
-def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
+def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> Path:
     plan = plan_run(recipe)
     run = Path(recipe.run_folder)
+    check_run_folder(run)
     checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
     if checkpoint is not None:
         log.info("going on from %s", checkpoint["path"])
@@ -74,12 +91,19 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
     model = build_model(recipe, device, fresh)
     loader = build_loader(recipe, plan, inputs)
     trainer = build_trainer(
-        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
+        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
     )
     # Last, so that a start that is refused leaves the folder as it was.
-    on_rank_zero(lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh))
+    skipped = skipped_text(plan, inputs)
+    on_rank_zero(
+        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
+    )
     trainer.fit()
     trainer.close()
+    if signals.stopped_after is not None:
+        raise Preempted(
+            f"stopped after step {signals.stopped_after}, and saved; the same command goes on from there"
+        )
     return run
 
 
@@ -125,15 +149,22 @@ def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMasked
 
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
+    phases = plan_rows(recipe, plan, inputs)
+    if dist.get_global_rank() == 0:
+        log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(
-        plan_rows(recipe, plan, inputs),
+        phases,
         inputs.reader,
         inputs.tokenizer,
         inputs.masking,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
+        skipped_steps=plan.skipped,
+        skipped_documents=inputs.skipped_documents,
     )
-    return PlannedLoader(rows, num_workers=recipe.data.num_workers)
+    loader = PlannedLoader(rows, num_workers=recipe.data.num_workers)
+    shield_workers(loader)
+    return loader
 
 
 def build_trainer(
@@ -144,6 +175,7 @@ def build_trainer(
     loader: PlannedLoader,
     device: str,
     checkpoint: str | None,
+    signals: StopSignals,
 ) -> Trainer:
     """Composer's Trainer over one epoch that is the whole run; phases are a matter of the plan."""
     training, run = recipe.training, Path(recipe.run_folder)
@@ -161,12 +193,15 @@ def build_trainer(
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
         model=recipe.model,
+        sources=list(inputs.train),
     )
     description = {
         "model": dataclasses.asdict(recipe.model),
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
-    save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    save = SaveCheckpoints(
+        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+    )
     module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
@@ -175,16 +210,19 @@ def build_trainer(
         train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
+        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
+        # keeps them.
         callbacks=[
+            SkipSteps(loader),
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),
             evaluate,
             metrics,
             save,
+            StopWhenAsked(plan, signals, save),
         ],
-        loggers=_loggers(recipe, run),
+        loggers=loggers(recipe, run),
         device=DeviceGPU(allow_tf32=precision == "bf16") if device == "gpu" else device,
         precision="fp32",  # of weights and gradients; the forward pass does its own autocast
         device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
@@ -194,7 +232,7 @@ def build_trainer(
         progress_bar=False,  # ours speaks of tokens and phases
         load_path=checkpoint,
         spin_dataloaders=False,
-        dist_timeout=DIST_TIMEOUT_SECONDS,
+        dist_timeout=TIMEOUT_SECONDS,
         auto_log_hparams=False,
     )
 
@@ -253,26 +291,3 @@ def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor]
         f"init.from: {resolve(source)} does not fit the recipe's model: {name} is {given.get(name, 'missing')} there "
         f"and {own.get(name, 'missing')} here; use the model section of the run it comes from"
     )
-
-
-def _loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
-    wandb = recipe.wandb
-    if wandb.project is None:
-        return []
-    fix_wandb()
-    return [
-        WandBLogger(
-            project=wandb.project,
-            entity=wandb.entity,
-            name=recipe.name,
-            tags=list(wandb.tags),
-            rank_zero_only=True,
-            init_kwargs={
-                "mode": wandb.mode,
-                "dir": str(run),
-                "id": on_rank_zero(lambda: wandb_id(run)),
-                "resume": "allow",
-                "config": dataclasses.asdict(recipe),
-            },
-        )
-    ]

@@ -13,10 +13,11 @@ import torch
 from modernbert_train.config import ModelConfig
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
+H100_PEAK_FLOPS = 989e12
 _PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
-    "H100": 989e12,
+    "H100": H100_PEAK_FLOPS,
     "H200": 989e12,
     "A100": 312e12,
     "B200": 2_250e12,

@@ -14,12 +14,12 @@ from modernbert_train.config import load_recipe
 from modernbert_train.sweep.definition import read_sweep
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docker/README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-LAUNCHER = re.compile(r"composer -n \d+ -m modernbert_train")
+LAUNCHER = re.compile(r"^(srun|composer|torchrun) .*?(-m modernbert_train|modernbert(?= ))")
 
 
 def commands_of(page: Path) -> list[str]:
@@ -41,13 +41,16 @@ def commands_of(page: Path) -> list[str]:
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
+def recipes_of_readme() -> list[str]:
+    """The whole one, then what may stand in one: mixtures of a phase, line by line, and a list of what is skipped."""
+    return [block for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"]
+
+
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
     """A folder with our recipes, and the README's recipe and sweep where the README has them."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
-    recipe, sweep = [
-        block for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"
-    ]
+    recipe, *_, sweep = recipes_of_readme()
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
     (tmp_path / "my/sweep.yaml").write_text(sweep)
@@ -91,6 +94,18 @@ def test_commands_are_understood(newcomer, command):
             override for override in options.overrides if "=" in override
         ]  # without `> commands.txt`
         read_sweep(options.sweep, overrides, options.folder)
+
+
+def test_parts_of_a_recipe_are_understood(newcomer):
+    _, mixtures, skipped, _ = recipes_of_readme()
+    parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()] + [skipped]
+    loaded = []
+    for part in parts:
+        (newcomer / "my/variant.yaml").write_text(f"include: recipe.yaml\n{part}")
+        loaded.append(load_recipe("my/variant.yaml"))
+    assert loaded[0] == load_recipe("my/recipe.yaml")
+    assert all(recipe != other for number, recipe in enumerate(loaded) for other in loaded[:number])
+    assert len(loaded) == 5
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))

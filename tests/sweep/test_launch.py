@@ -17,6 +17,7 @@ from modernbert_train.config import Recipe, dump_recipe, load_recipe
 from modernbert_train.sweep import launch
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
+from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
 from tests.sweep.sweeps import make_sweep, pretend_finished
 
 CELLS = "cells: {gated: [], plain: [model.mlp=gelu]}"
@@ -144,7 +145,7 @@ def test_a_signal_is_passed_on_and_nothing_more_is_started(tmp_path):
         _, messages = sweep.communicate(timeout=60)
     finally:
         sweep.kill()
-    assert sweep.returncode == 128 + signal.SIGTERM
+    assert sweep.returncode == REQUEUE_EXIT_CODE
     assert "ended by SIGTERM; the same command goes on" in messages
     assert sorted(lines_of(tmp_path / "told")) == ["begun", "begun", "saved", "saved"]
 

@@ -98,8 +98,9 @@ def test_sources_that_not_all_have_are_left_out(tmp_path):
 def test_the_picture(sweep):
     results = collect(sweep)
     assert write_picture(sweep, results).read_bytes().startswith(b"\x89PNG")
-    figure = draw_results("little", results)
+    figure = draw_results(sweep, results)
     assert [axis.get_title() for axis in figure.axes] == ["web", "code", "mean of the sources"]
+    assert {axis.get_xlabel() for axis in figure.axes} == {"model.local_attention"}
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["16", "32", "all-global"]
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]

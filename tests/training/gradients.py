@@ -14,6 +14,7 @@ from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import build_loader, build_model, build_trainer
 from modernbert_train.training.inputs import open_inputs
+from modernbert_train.training.preemption import StopSignals
 
 
 class _Stop(Exception):
@@ -37,7 +38,7 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     with closing(inputs.reader):
         model = build_model(recipe, "cpu", fresh=True).double()
         loader = build_loader(recipe, plan, inputs)
-        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None)
+        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None, StopSignals())
         catch = _Catch()
         trainer.state.callbacks.append(catch)
         with suppress(_Stop):
