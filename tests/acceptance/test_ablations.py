@@ -13,6 +13,7 @@ from modernbert_train.training.build import train
 from modernbert_train.training.model_size import num_parameters
 from tests.acceptance.launching import read_steps
 from tests.acceptance.test_recipes import make_sources, tiny_overrides
+from tests.stores import make_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "yamls/ablations"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
@@ -44,7 +45,7 @@ def test_it_expands_as_it_stands(path):
     )
     assert len({sum(phase.tokens for phase in run.recipe.phases.values()) for run in sweep.runs}) == 1
     (said,) = re.findall(r"^# (\d+) runs of ([\d.]+M) tokens", path.read_text(), re.MULTILINE)
-    assert said == (str(len(sweep.runs)), "1.1M" if path.stem == "architecture" else "1.9M")
+    assert said == (str(len(sweep.runs)), "1.5M" if path.stem == "architecture" else "1.9M")
 
 
 @each_sweep
@@ -60,9 +61,10 @@ def test_cells_of_every_kind_train(path, tmp_path):
         ]
         kinds.setdefault(tuple(override.partition("=")[0] for override in own), cell.runs[0])
     recipe = next(iter(kinds.values())).recipe
-    make_sources(recipe, tmp_path)
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    make_sources(recipe, tokenizer, tmp_path)
     for number, run in enumerate(kinds.values()):
-        tiny = tiny_overrides(run.recipe, tmp_path)
+        tiny = tiny_overrides(run.recipe, tokenizer, tmp_path)
         tiny = [override for override in tiny if not override.startswith("model.local_attention=")]
         tiny.append(f"run_folder={tmp_path}/{number}")
         finished = train(load_recipe(sweep.base, [*run.overrides, *tiny]))
