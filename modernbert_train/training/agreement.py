@@ -19,7 +19,7 @@ import torch.distributed
 import yaml
 from composer.utils import dist
 
-from modernbert_train.config import Recipe, dump_recipe
+from modernbert_train.config import Recipe, SkipConfig, dump_recipe
 from modernbert_train.data.manifest import MANIFEST_NAME, load_manifest, load_tokenizer_info
 from modernbert_train.training.provenance import flatten, git_commit, make_run_folder, package_versions
 from modernbert_train.training.ranks import numbers, on_rank_zero
@@ -28,7 +28,7 @@ Facts = dict[str, str]  # name -> value; "device" must differ, all others must n
 
 _REMEDIES = {
     "recipe": "start every node with the same recipe and the same overrides",
-    "data": "copy stores and tokenizer to every node from the same place",
+    "data": "copy stores, tokenizer and data.skip.documents_file to every node from the same place",
     "code": "check out the same commit on every node",
     "package": "install requirements.lock on every node",
     "world size": "start every node with the same --world_size",
@@ -71,8 +71,17 @@ def facts(recipe: Recipe, device: str) -> Facts:
         f"data {recipe.data.tokenizer}": load_tokenizer_info(recipe.data.tokenizer).fingerprint[:16],
         # With the sums of the lengths of all documents: what the plan is made of.
         **{f"data {store}": _hash((path / MANIFEST_NAME).read_bytes()) for store, path in stores.items()},
+        **_skipped_documents(recipe.data.skip),
         "device": _device_id(device),
     }
+
+
+def _skipped_documents(skip: SkipConfig) -> Facts:
+    """The file that names them, which the recipe names only by its path."""
+    if skip.documents_file is None:
+        return {}
+    file = Path(skip.documents_file)
+    return {f"data {file}": _hash(file.read_bytes()) if file.is_file() else "missing"}
 
 
 def disagreements(everyone: Sequence[tuple[str, Facts]]) -> list[str]:

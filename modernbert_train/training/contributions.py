@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modernbert_train.config import format_tokens
-from modernbert_train.data.loader import PhaseRows
 from modernbert_train.optim.schedule import RunPlan
+
+if TYPE_CHECKING:  # it imports torch, and a dry run needs none of that
+    from modernbert_train.data.loader import PhaseRows
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from modernbert_train.config import ModelConfig
 
@@ -46,6 +45,8 @@ def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_ra
 
 def peak_flops() -> float | None:
     """Dense bf16 peak of the CUDA device; None without one, or for one not in the table."""
+    import torch  # here, since a dry run computes hours without it
+
     if not torch.cuda.is_available():
         return None
     device = torch.cuda.get_device_name()

@@ -24,7 +24,7 @@ LAUNCHER = re.compile(r"^(srun|composer|torchrun) .*?(-m modernbert_train|modern
 
 def commands_of(page: Path) -> list[str]:
     """Every command of ours on a page: in its blocks of code, and whole ones in its lines."""
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")  # a command may go on in the next line
     blocks = CODE_BLOCK.findall(text)
     lines = [line for kind, block in blocks if kind == "bash" for line in block.splitlines()]
     prose = CODE_BLOCK.sub("", text)

@@ -62,6 +62,20 @@ def test_another_store_at_the_same_place(node, tmp_path):
     )
 
 
+def test_another_list_of_documents_to_skip(node, tmp_path):
+    other = tmp_path / "node1"
+    (node / "bad.txt").write_text("web:7\n")
+    shutil.copytree(node, other)
+    (other / "bad.txt").write_text("web:8\n")
+    option = "data.skip.documents_file=bad.txt"
+    answers = on_ranks(train_in, [(node, option), (other, option)])
+    assert answers[0] == answers[1]
+    assert re.fullmatch(
+        rf"data bad\.txt is \w+ on rank 0 \({HOST}\) and \w+ on rank 1 \({HOST}\); copy .* from the same place",
+        answers[0],
+    )
+
+
 def test_a_node_without_the_store(node, tmp_path):
     other = tmp_path / "node1"
     shutil.copytree(node, other)
