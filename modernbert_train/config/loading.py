@@ -27,7 +27,15 @@ from modernbert_train.config.fields import (
     strip_optional,
     yaml_name,
 )
-from modernbert_train.config.layers import Layer, find_origin, list_problems, merge, one_line, read_layers
+from modernbert_train.config.layers import (
+    COMMAND_LINE,
+    Layer,
+    find_origin,
+    list_problems,
+    merge,
+    one_line,
+    read_layers,
+)
 from modernbert_train.config.mixture import written
 from modernbert_train.config.one_phase import check_choice, choose_phase, fill_in_run_folder
 from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
@@ -37,17 +45,17 @@ Place = tuple[str, ...]  # the keys that lead to a value
 Problem = tuple[Place, str]
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(path: str | Path, overrides: list[str] | None = None, origin: str = COMMAND_LINE) -> Recipe:
     """Returns the recipe in the YAML file `path`, complete: includes and overrides applied, quantities
     as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1, and of the phases
-    only the one that `phase` names, if it names one.
+    only the one that `phase` names, if it names one. `origin`: where the overrides are written.
 
     Raises ValueError naming place, field, value and remedy; mistakes of a kind are listed together:
     unreadable files first, then unknown keys, then values of the wrong type, then whatever does not fit
     together (`validate`).
     """
     path = Path(path)
-    layers = read_layers(path, overrides or [])
+    layers = read_layers(path, overrides or [], origin)
     values = _resolve_interpolations(layers, path)
     problems: list[Problem] = []
     values = _clean(values, Recipe, (), problems)

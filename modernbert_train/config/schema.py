@@ -20,6 +20,7 @@ Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu"]
 Positions = Literal["rope", "learned", "none"]
+OptimizerName = Literal["stableadamw", "adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -214,14 +215,18 @@ INHERITED_FIELDS = (
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """StableAdamW. The weight decay is fully decoupled (scaled by the schedule, not by the learning rate) and
-    spares biases and norms.
+    """StableAdamW, AdamW, or Muon for the matrices between embedding and decoder with AdamW for the rest.
+
+    The weight decay of all of them is fully decoupled (scaled by the schedule, not by the learning rate) and spares
+    biases and norms. Muon's update is scaled to the size of AdamW's: it takes the same learning rate.
     """
 
+    name: OptimizerName = "stableadamw"
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-5  # a phase may set its own
     gradient_clip_norm: float | None = None  # null: not clipped; StableAdamW clips its own update
+    momentum: float | None = None  # muon's alone; null: 0.95
 
 
 @dataclass(frozen=True)

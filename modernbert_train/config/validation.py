@@ -181,3 +181,11 @@ def _check_optimizer(recipe: Recipe) -> Iterator[str]:
     clip = optimizer.gradient_clip_norm
     if clip is not None and not clip > 0:
         yield f"optimizer.gradient_clip_norm is {clip}: make it above 0, or null for no clipping"
+    momentum = optimizer.momentum
+    if momentum is not None and optimizer.name != "muon":
+        yield (
+            f"optimizer.momentum is {momentum}, which {optimizer.name} does not read; set it to null, or "
+            "optimizer.name to muon"
+        )
+    elif momentum is not None and not 0 <= momentum < 1:
+        yield f"optimizer.momentum is {momentum}: choose one from 0 up to, but without, 1, such as 0.95"

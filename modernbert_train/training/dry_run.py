@@ -10,13 +10,14 @@ from modernbert_train.config import MixtureConfig, PhaseConfig, Recipe, format_t
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
 from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
 from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
-from modernbert_train.training.model_size import describe_model, num_parameters
+from modernbert_train.training.model_size import describe_model, num_hidden_weights, num_parameters
 
 WIDTH = 80
 LABEL_WIDTH = 20  # of the table and of the picture
 PHASES_IN_A_TABLE = 4
 NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
-BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and the optimizer's two moments, fp32
+BYTES_PER_NUMBER = 4  # fp32
+OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
@@ -41,18 +42,18 @@ def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
     """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
     saves = plan.num_due(recipe.training.save_every_tokens)
     on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
-    return on_disk * num_parameters(recipe.model) * BYTES_PER_PARAMETER
+    return on_disk * _checkpoint_bytes(recipe)
 
 
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
-    checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
+    checkpoint_bytes = _checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
         "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
-        "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
+        "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
@@ -69,6 +70,14 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    """Weights and the optimizer's two moments; of a matrix that Muon steps only one."""
+    numbers = 3 * num_parameters(recipe.model)
+    if recipe.optimizer.name == "muon":
+        numbers -= num_hidden_weights(recipe.model)
+    return numbers * BYTES_PER_NUMBER
 
 
 def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
