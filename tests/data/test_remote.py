@@ -26,7 +26,8 @@ from tests.stores import make_store, make_tokenizer, random_documents
 
 SHARD_BYTES = 4_000
 URL = "s3://bucket/store"
-IMPATIENT = Patience(attempts=3, silence_seconds=1)
+PATIENT = Patience(attempts=3, silence_seconds=20)
+IMPATIENT = Patience(attempts=3, silence_seconds=1)  # where the server is silent on purpose
 # The S3 client leaves its connections to the garbage collector.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -62,7 +63,7 @@ def server(bucket, tmp_path, monkeypatch):
         yield store
 
 
-def open_cache(limit_bytes=None, patience=IMPATIENT, folder="cache") -> Cache:
+def open_cache(limit_bytes=None, patience=PATIENT, folder="cache") -> Cache:
     return Cache(Path(folder), limit_bytes, patience)
 
 
@@ -264,8 +265,8 @@ def test_a_server_that_comes_back(server, bucket, caplog):
 
 @pytest.mark.parametrize("how", ["gone", "silent"])
 def test_a_server_that_does_not_come_back(server, how):
-    cache = open_cache()
-    split = open_web(cache)
+    split = open_web(open_cache())
+    cache = open_cache(patience=IMPATIENT)
     if how == "gone":
         server.stop()
     else:
@@ -286,11 +287,13 @@ def test_the_longest_wait_is_what_it_says():
 
 def test_slow_is_not_silent(server, tmp_path):
     make_big_shard(server, tmp_path)
-    cache = open_cache(patience=Patience(attempts=1, silence_seconds=1))
-    split = open_store("s3://bucket/big", {"web"}, cache).sources["web"]["train"]
-    server.bytes_per_second = 500_000  # two seconds, more than silence is suffered
+    split = open_store("s3://bucket/big", {"web"}, open_cache()).sources["web"]["train"]
+    cache = open_cache(patience=Patience(attempts=1, silence_seconds=2))
+    server.bytes_per_second = 300_000  # three and a half seconds, more than silence is suffered
+    started = time.monotonic()
     with closing(BlockReader([split], cache)) as reader:
         reader.read(split, 0)
+    assert time.monotonic() - started > 2
 
 
 @pytest.mark.parametrize(
