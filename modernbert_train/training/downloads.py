@@ -9,6 +9,7 @@ from modernbert_train.config import DataConfig, format_bytes
 from modernbert_train.data.loader import PhaseRows, streams_of_rank
 from modernbert_train.data.order import SLICE_SHARDS
 from modernbert_train.data.plan import Plan
+from modernbert_train.data.split import comes_through_cache
 from modernbert_train.training.inputs import Inputs
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def check_downloads(
     shard_bytes = {
         name: inputs.reader.shard_bytes(split)
         for name, split in inputs.train.items()
-        if split.remote is not None
+        if comes_through_cache(split)
     }
     if not shard_bytes:
         return

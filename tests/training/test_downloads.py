@@ -1,5 +1,6 @@
 """Training out of an object store: what is trained on, what is downloaded, what happens when that fails."""
 
+import dataclasses
 import logging
 import os
 import re
@@ -293,10 +294,13 @@ def test_what_is_said_of_the_downloads(tiny, server, caplog, limit, nodes, world
     assert "in remote stores, a machine downloads" in caplog.text
 
 
-def test_nothing_is_said_of_local_stores(tiny, caplog):
+@pytest.mark.parametrize("remote", [None, "/a/store/that/somebody/else/wrote"])
+def test_nothing_is_said_of_local_stores(tiny, caplog, remote):
     caplog.set_level(logging.INFO)
     recipe = load_recipe(tiny)
     inputs = open_inputs(recipe)
+    for name, split in inputs.train.items():
+        inputs.train[name] = dataclasses.replace(split, remote=remote)
     check_downloads(recipe.data, plan_rows(recipe, plan_run(recipe), inputs), inputs, 4, 1)
     assert not caplog.records
     assert not Path("cache").exists()
