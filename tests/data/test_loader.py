@@ -1,7 +1,4 @@
-import fcntl
 import os
-import tempfile
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -236,23 +233,3 @@ def test_collate_of_one_row_has_its_shapes(world):
     assert batch["input_ids"].shape == (1, 64)
     assert batch["labels"].shape == batch["masked_positions"].shape == (1, 20)
     assert int(batch["num_tokens"]) <= 64
-
-
-def test_readers_of_one_machine_open_one_after_another(tmp_path, monkeypatch):
-    """Streaming takes a name of shared memory after it has looked for a free one: two at once would take the same."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    documents = {"web": {"train": random_documents(20, 0)}}
-    manifest = make_store(tmp_path / "store", make_tokenizer(tmp_path / "tokenizer"), documents)
-    opened: list[BlockReader] = []
-    with (tmp_path / f"modernbert-train-{os.getuid()}.lock").open("w") as other_run:
-        fcntl.flock(other_run, fcntl.LOCK_EX)
-        opening = threading.Thread(
-            target=lambda: opened.append(BlockReader([manifest.sources["web"]["train"]]))
-        )
-        opening.start()
-        opening.join(0.5)
-        assert opened == []
-    opening.join(60)
-    (reader,) = opened
-    reader.close()
