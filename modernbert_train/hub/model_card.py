@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.hub.hf_config import hf_class
+from modernbert_train.formats.hf_config import hf_class
 from modernbert_train.training.model_size import MLP_NAMES, describe_switches
 from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
 
