@@ -20,6 +20,7 @@ Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu"]
 Positions = Literal["rope", "learned", "none"]
+InitMethod = Literal["copy", "tile_middle", "tile_edge"]
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the weights come from: null = random, else a run folder or checkpoint. The clock starts at 0."""
+    """Where the first weights come from; the clock starts at 0. Applied once: a restart goes on from its own.
 
-    from_: str | None = None  # `from` in YAML and on the command line
+    tile_middle and tile_edge begin a larger model with a smaller one (`model.tiling`).
+    """
+
+    from_: str | None = None  # `from` in YAML: a run folder, checkpoint or Hugging Face folder; null: random
+    method: InitMethod = "copy"  # of a model of the same size
+    transplant: bool = False  # onto data.tokenizer, which is not the one the weights were trained with
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ marker, was damaged later; a temporary file is a save that was cut off and is ig
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -140,8 +141,14 @@ def resolve(source: str | Path) -> Path:
 def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The weights of a run folder or checkpoint under Transformers' names, on the CPU, and the marker."""
     path = resolve(source)
-    model = torch.load(path, map_location="cpu", weights_only=False)["state"]["model"]
-    return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in model.items()}, read_marker(path)
+    return read_weights(path), read_marker(path)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint file that has been verified, on the CPU; the optimizer's state is not read."""
+    # Mapped, so that only what is asked for comes from the disk, and copied, so that it outlives the file.
+    model = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state"]["model"]
+    return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in copy.deepcopy(model).items()}
 
 
 def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker: dict[str, Any]) -> Path:

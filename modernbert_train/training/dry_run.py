@@ -7,7 +7,7 @@ tell (passes over each source, how full the rows are) is shown where the caller 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from modernbert_train.config import PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import InitConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
 from modernbert_train.training.model_size import describe_model, num_parameters
 
@@ -50,7 +50,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
     return {
         "model": describe_model(model),
-        "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
+        "start": _start(recipe.init),
         "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, weight decay {optimizer.weight_decay:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
@@ -66,6 +66,15 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         f"{_bytes(on_disk * checkpoint_bytes)} on disk",
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _start(init: InitConfig) -> str:
+    if init.from_ is None:
+        return "random weights"
+    steps = [f"weights of {init.from_}"]
+    steps += ["transplanted onto this tokenizer"] * init.transplant
+    steps += [f"made larger by {init.method}"] * (init.method != "copy")
+    return ", ".join(steps)
 
 
 def _entry(label: str, text: str) -> Iterator[str]:

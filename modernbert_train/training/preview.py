@@ -6,8 +6,10 @@ from contextlib import closing
 
 from modernbert_train.config import Recipe
 from modernbert_train.data.loader import PhaseRows
+from modernbert_train.data.manifest import load_tokenizer_info
 from modernbert_train.optim.schedule import PhasePlan, plan_run
 from modernbert_train.training.dry_run import PhaseData, describe
+from modernbert_train.training.first_weights import describe_start, plan_start
 from modernbert_train.training.inputs import open_inputs, plan_rows
 
 _STREAMS_LOOKED_AT = 2  # for the fill: one window of each
@@ -15,6 +17,19 @@ _STREAMS_LOOKED_AT = 2  # for the fill: one window of each
 
 def preview(recipe: Recipe) -> str:
     """Everything that is known before the first step. What is wrong with the stores is said, the rest still shown."""
+    return "\n\n".join(filter(None, [_figures(recipe), _start(recipe)]))
+
+
+def _start(recipe: Recipe) -> str:
+    if recipe.init.from_ is None:
+        return ""
+    try:
+        return "\n".join(describe_start(plan_start(recipe, load_tokenizer_info(recipe.data.tokenizer))))
+    except ValueError as error:
+        return f"without the plan of the first weights: {error}"
+
+
+def _figures(recipe: Recipe) -> str:
     plan = plan_run(recipe)
     try:
         inputs = open_inputs(recipe)
