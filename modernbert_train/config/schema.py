@@ -197,6 +197,9 @@ class TrainingConfig:
     compile: bool = False
     device: Device = "auto"
     save_every_tokens: int = 0  # 0: only at the end of each phase
+    # The moving average of the weights, which checkpoints then carry too: what a step adds to it halves every so
+    # many tokens. 0: none. Evaluation and export take the trained weights; `modernbert average --ema` takes it out.
+    ema_half_life_tokens: int = 0
     keep_checkpoints: int = 3  # the newest so many stay, and the end of each phase
     log_every_steps: int = 10
     progress_bar: bool = True

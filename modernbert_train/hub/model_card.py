@@ -58,7 +58,11 @@ def _summary(marker: dict[str, Any], family: str, num_parameters: int) -> str:
         f"A {family} encoder with {num_parameters:,} parameters, pretrained by masked "
         f"language modelling on {marker['tokens']:,} tokens, last with documents of up to "
         f"{marker['context_tokens']:,} tokens.\n\n"
-        f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
+        + (
+            f"Its weights are {marker['merged']}.\n"
+            if "merged" in marker
+            else f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
+        )
     )
 
 

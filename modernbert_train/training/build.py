@@ -21,6 +21,7 @@ from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.optim.schedule import RunPlan, plan_run
+from modernbert_train.training.averaging import WeightAverage
 from modernbert_train.training.callbacks import (
     Evaluate,
     GradientNorm,
@@ -158,6 +159,8 @@ def build_trainer(
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
     save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    half_life = training.ema_half_life_tokens
+    averages = [WeightAverage(plan, model, half_life)] if half_life else []
     module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
@@ -171,6 +174,7 @@ def build_trainer(
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),
+            *averages,
             evaluate,
             metrics,
             save,

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from modernbert_train.model import EMBEDDING, TIED_WEIGHT
 from modernbert_train.training.run_files import CHECKPOINT_FOLDER
 
 log = logging.getLogger(__name__)
@@ -151,8 +152,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in copy.deepcopy(model).items()}
 
 
+def read_average(path: Path) -> dict[str, torch.Tensor]:
+    """The moving average in a checkpoint file that has been verified, under the names of `read_weights`."""
+    state = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state"]
+    average = state.get("callbacks", {}).get("WeightAverage")
+    if average is None:
+        raise ValueError(
+            f"{path}: holds no moving average; a run keeps one where training.ema_half_life_tokens is above 0"
+        )
+    weights = copy.deepcopy(average["weights"])
+    return {**weights, TIED_WEIGHT: weights[EMBEDDING]}
+
+
 def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker: dict[str, Any]) -> Path:
-    """Write weights (Transformers' names) as a checkpoint of step 0 that `init.from` can name."""
+    """Write weights (Transformers' names) as a checkpoint that `init.from` can name: without an optimizer's state."""
     content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
     path = checkpoint_path(folder, marker["step"])
     torch.save(content, unfinished_path(path))

@@ -16,6 +16,7 @@ LABEL_WIDTH = 20  # of the table and of the picture
 PHASES_IN_A_TABLE = 4
 NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and the optimizer's two moments, fp32
+BYTES_OF_AVERAGE = 4  # more where a moving average of the weights is kept
 BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
@@ -47,7 +48,8 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     saves = plan.num_due(training.save_every_tokens)
     # The newest, the end of each phase, and one that is being written.
     on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
-    checkpoint_bytes = num_parameters(model) * BYTES_PER_PARAMETER
+    has_average = training.ema_half_life_tokens > 0
+    checkpoint_bytes = num_parameters(model) * (BYTES_PER_PARAMETER + BYTES_OF_AVERAGE * has_average)
     return {
         "model": describe_model(model),
         "start": _start(recipe.init),
@@ -63,7 +65,8 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "each source",
         "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{_bytes(on_disk * checkpoint_bytes)} on disk",
+        f"{_bytes(on_disk * checkpoint_bytes)} on disk"
+        + (", with a moving average of the weights" if has_average else ""),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 

@@ -46,6 +46,17 @@ class WeightSource:
             weights = hf_folder.read_weights(self.path, self.model)
         else:
             weights = checkpoint.read_weights(self.path)
+        return self._finite(weights)
+
+    def read_average(self) -> dict[str, torch.Tensor]:
+        """The moving average of the weights. ValueError if there is none, or one that holds NaN or infinity."""
+        if self.path.is_dir():
+            raise ValueError(
+                f"{self.path}: a Hugging Face folder holds no moving average; name a run or checkpoint"
+            )
+        return self._finite(checkpoint.read_average(self.path))
+
+    def _finite(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
         if broken:
             raise ValueError(f"{self.path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint")
