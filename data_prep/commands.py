@@ -4,9 +4,15 @@ What a command needs is imported when it runs, for some of it takes seconds.
 """
 
 import argparse
+import os
 import shlex
 import time
 from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -22,72 +28,166 @@ def run_corpus(options: argparse.Namespace) -> int:
 
 
 def run_tokenizer(options: argparse.Namespace) -> int:
-    """Train a tokenizer."""
-    from tqdm import tqdm
-
-    from data_prep.readers import read_texts, resolve_inputs
-    from data_prep.tokenizer import save_tokenizer, train_tokenizer
+    """Train a tokenizer, or fit an existing one."""
+    from data_prep.tokenizer import fit_tokenizer, lost_text, save_tokenizer
     from modernbert_train.data.manifest import load_tokenizer_info
 
     start = time.monotonic()
-    items = resolve_inputs(options.input)
-    texts = chain.from_iterable(read_texts(item, options.text_field) for item in items)
-    with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
-        tokenizer = train_tokenizer(bar, options.vocab_size)
-        num_documents = bar.n
+    if (options.fit is None) == (not options.input):
+        raise ValueError("tokenizer: name either --input (texts to train on) or --fit (a tokenizer to fit)")
+    if options.fit is None:
+        tokenizer, done = _train_tokenizer(options)
+    else:
+        tokenizer, done = fit_tokenizer(options.fit), f"fitted from {options.fit}"
     save_tokenizer(tokenizer, options.out)
     info = load_tokenizer_info(options.out)
-    print(f"tokenizer: {options.out}  {num_documents:,} documents in {time.monotonic() - start:.1f} s")
+    print(f"tokenizer: {options.out}  {done} in {time.monotonic() - start:.1f} s")
     print(
         f"  {info.num_ids:,} ids, {info.vocab_size:,} embedding rows, fingerprint {info.fingerprint[:16]}..."
     )
+    lost = lost_text(options.out / "tokenizer.json")
+    if lost is not None:
+        print(f"  note: decoding does not give every text back: {lost[0]!r} becomes {lost[1]!r}")
     return 0
+
+
+def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
+    from tqdm import tqdm
+
+    from data_prep.parts import resolve_inputs
+    from data_prep.readers import read_texts
+    from data_prep.rows import Span
+    from data_prep.tokenizer import train_tokenizer
+
+    items = resolve_inputs(options.input)
+    texts = chain.from_iterable(read_texts(Span(item), options.text_field) for item in items)
+    with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
+        tokenizer = train_tokenizer(bar, options.vocab_size)
+        return tokenizer, f"{bar.n:,} documents"
 
 
 def run_tokenize(options: argparse.Namespace) -> int:
     """Make a token store."""
+    from data_prep.conditions import parse_conditions
+    from data_prep.job import Settings
     from data_prep.report import print_store
-    from data_prep.store import tokenize_to_store
+    from data_prep.store import plan_job, prepare_store, submit_store
+    from modernbert_train.data.manifest import load_tokenizer_info
 
     start = time.monotonic()
     inputs: dict[str, list[str]] = {}
-    for source, patterns in _named(options.input, "input", "GLOB[,GLOB]"):
+    for source, patterns in _named(options.input, "input", "SOURCE=GLOB[,GLOB]", "'web=/data/*.parquet'"):
         inputs.setdefault(source, []).extend(patterns.split(","))
-    manifest = tokenize_to_store(
-        options.store,
-        options.tokenizer,
-        inputs,
-        text_field=options.text_field,
+    settings = Settings(
+        text_fields=_text_fields(options.text_field, list(inputs)),
+        conditions=parse_conditions(options.where, list(inputs)),
+        licences=dict(_named(options.licence, "licence", "SOURCE=TEXT", "web=CC0")),
         valid_fraction=options.valid_fraction,
-        licences=dict(_named(options.licence, "licence", "TEXT")),
         shard_bytes=options.shard_megabytes << 20,
-        workers=options.workers,
-        overwrite=options.overwrite,
+        skip_unreadable=options.skip_unreadable,
+        dedup=options.dedup,
+        near_dedup=options.near_dedup,
+        ngram_words=options.ngram_words,
         command=_command(options),
+    )
+    tokenizer = load_tokenizer_info(options.tokenizer)
+    job = plan_job(options.store, tokenizer, inputs, options.decontaminate, settings)
+    if options.executor == "slurm":
+        slurm = dict(_named(options.slurm, "slurm", "OPTION=VALUE", "partition=cpu"))
+        last_job = submit_store(job, tokenizer, options.workers, options.overwrite, slurm)
+        print(
+            f"submitted: job {last_job} is the last one; the store is finished when it is (logs: {job.store}.slurm)"
+        )
+        print("if a job fails, the same command sends what is not done; `squeue` shows what runs")
+        return 0
+    manifest = prepare_store(
+        job, tokenizer, _num_cores() if options.workers is None else options.workers, options.overwrite
     )
     print_store(manifest, time.monotonic() - start)
     return 0
 
 
-def _named(values: list[str], option: str, what: str) -> list[tuple[str, str]]:
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _text_fields(values: list[str], sources: list[str]) -> dict[str, str]:
+    """Field of every source from NAME, for all, and SOURCE=NAME."""
+    fields = dict.fromkeys(sources, "text")
+    for value in sorted(values, key=lambda value: "=" in value):
+        source, _, field = value.rpartition("=")
+        fields |= {source: field} if source else dict.fromkeys(sources, field)
+    return fields
+
+
+def _named(values: list[str], option: str, form: str, example: str) -> list[tuple[str, str]]:
     pairs = []
     for value in values:
         name, _, rest = value.partition("=")
         if not (name and rest):
-            raise ValueError(f"{option}: {value!r} must be SOURCE={what}, such as --{option} web={what}")
+            raise ValueError(f"{option}: {value!r} must be {form}, such as --{option} {example}")
         pairs.append((name, rest))
     return pairs
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command for the manifest, without what decides no byte of the store: its place, the workers."""
+    """The command for the manifest, without what decides no byte of the store: its place, who does the work."""
     words = ["python", "-m", "data_prep", "tokenize", "STORE", "--tokenizer", options.tokenizer]
-    words += ["--input", *options.input, "--text-field", options.text_field]
+    words += ["--input", *options.input]
     words += ["--valid-fraction", str(options.valid_fraction)]
     words += ["--shard-megabytes", str(options.shard_megabytes)]
-    for licence in options.licence:
-        words += ["--licence", licence]
+    for option in ("text_field", "where", "licence", "decontaminate"):
+        for value in getattr(options, option):
+            words += [f"--{option.replace('_', '-')}", value]
+    if options.decontaminate:
+        words += ["--ngram-words", str(options.ngram_words)]
+    for option in ("dedup", "near_dedup", "skip_unreadable"):
+        if getattr(options, option):
+            words.append(f"--{option.replace('_', '-')}")
     return shlex.join(words)
+
+
+def run_index(options: argparse.Namespace) -> int:
+    """Make the manifest of a store of others."""
+    from data_prep.index import IndexSettings, index_store
+    from data_prep.report import print_store
+    from modernbert_train.data.foreign import SPECIALS
+
+    start = time.monotonic()
+    if options.out is None and "://" in options.store:
+        raise ValueError(f"out: nothing can be written to {options.store}; name a folder with --out")
+    strip = None
+    if options.strip is not None:
+        strip = tuple(part for part in options.strip.split(",") if part != "none")
+        if unknown := sorted(set(strip) - set(SPECIALS)):
+            raise ValueError(f"strip: {unknown[0]!r} must be one of {', '.join(SPECIALS)}, or none")
+    settings = IndexSettings(
+        options.store,
+        options.tokenizer,
+        options.source,
+        options.column,
+        options.dtype,
+        strip,
+        options.skip_unreadable,
+    )
+    manifest = index_store(
+        settings,
+        options.out or Path(options.store),
+        licences=dict(_named(options.licence, "licence", "SOURCE=TEXT", "web=CC0")),
+        workers=options.workers,
+        overwrite=options.overwrite,
+        command=_index_command(options),
+    )
+    print_store(manifest, time.monotonic() - start)
+    return 0
+
+
+def _index_command(options: argparse.Namespace) -> str:
+    words = ["python", "-m", "data_prep", "index", options.store, "--tokenizer", options.tokenizer]
+    for option in ("source", "column", "dtype", "strip"):
+        if getattr(options, option) is not None:
+            words += [f"--{option}", getattr(options, option)]
+    return shlex.join(words + ["--skip-unreadable"] * options.skip_unreadable)
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -115,9 +215,12 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Show what a store holds."""
-    from data_prep.report import print_inspection
+    """Show what a store holds; 1 if a shard is damaged."""
+    from data_prep.inspection import inspect_store
     from modernbert_train.data.manifest import load_manifest
 
-    print_inspection(load_manifest(options.store), options.source, options.documents)
-    return 0
+    picture = options.picture or options.store / "lengths.png"
+    problems = inspect_store(load_manifest(options.store), options.source, options.documents, picture)
+    for problem in problems:
+        print(f"damaged: {problem}")
+    return 1 if problems else 0

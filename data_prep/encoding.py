@@ -1,25 +1,19 @@
-"""Texts -> token ids, on several processes, in the order of the texts whatever the number of processes.
+"""Texts -> token ids.
 
 Ids are content alone: no [CLS], no [SEP], nothing truncated. A text that spells "[MASK]" gets the ids of
 these six characters, never the special id.
 """
 
 import hashlib
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-BATCH_CHARACTERS = 1_000_000  # a third of a second's work: bounds memory and evens out the workers' load
+BATCH_CHARACTERS = 1_000_000  # a third of a second's work: bounds memory
 BATCH_DOCUMENTS = 1_000
 
 
@@ -47,7 +41,7 @@ def falls_into_valid(text: str, valid_fraction: float) -> bool:
 
 
 class BatchEncoder:
-    """A tokenizer with what else decides the result; one in every worker process."""
+    """A tokenizer with what else decides the result."""
 
     def __init__(self, tokenizer_json: Path, dtype: str, valid_fraction: float) -> None:
         # One thread each: the workers are the parallelism, and bytes in flight stay bounded by their number.
@@ -79,57 +73,3 @@ def batched(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, num_characters = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def open_encoder(
-    tokenizer_json: Path, dtype: str, valid_fraction: float, workers: int
-) -> Iterator[Callable[[Iterable[str]], Iterator[EncodedBatch]]]:
-    """A function from texts to encoded batches in the same order; several worker processes if workers > 1."""
-    settings = (tokenizer_json, dtype, valid_fraction)
-    if workers == 1:
-        encoder = BatchEncoder(*settings)
-        yield lambda texts: map(encoder, batched(texts))
-        return
-    # spawn: a forked child would inherit the locks of torch's and the tokenizer's threads
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, settings)
-    try:
-        yield lambda texts: _encode_in_order(pool, batched(texts), ahead=2 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _encode_in_order(
-    pool: ProcessPoolExecutor, batches: Iterable[list[str]], ahead: int
-) -> Iterator[EncodedBatch]:
-    pending: deque[Future[EncodedBatch]] = deque()
-    for batch in batches:
-        pending.append(pool.submit(_encode_in_worker, batch))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-_encoder: BatchEncoder  # of this worker process
-
-
-def _start_worker(tokenizer_json: Path, dtype: str, valid_fraction: float) -> None:
-    global _encoder
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C: the parent ends its workers, without a traceback each
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _encoder = BatchEncoder(tokenizer_json, dtype, valid_fraction)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # the parent was killed: nobody will ever send or take a batch
-
-
-def _encode_in_worker(texts: list[str]) -> EncodedBatch:
-    return _encoder(texts)

@@ -1,135 +1,97 @@
 """Texts of several sources -> a finished token store; modernbert_train/data/manifest.py says what it holds.
 
-An unfinished store holds a marker and no manifest.json: training refuses it, the next run starts it afresh.
+An unfinished store holds .work and no manifest.json: training refuses it, the same command goes on with it.
 """
 
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from tqdm import tqdm
-
-from data_prep.encoding import EncodedBatch, open_encoder
-from data_prep.readers import HUB_PREFIX, read_texts, resolve_inputs
+from data_prep.job import Job, Settings, begin, is_finished_by, locked
+from data_prep.merging import merge
+from data_prep.parts import plan_parts, resolve_inputs, stat_input
+from data_prep.pool import run_stage
+from data_prep.rows import HUB_PREFIX
+from data_prep.stages import stages_of
 from data_prep.tokenizer import SPECIAL_TOKENS, write_tokenizer_config
-from data_prep.writer import SplitWriter
 from modernbert_train.data.manifest import (
-    MANIFEST_NAME,
-    SPLIT_NAMES,
     TOKENIZER_FILES,
     Manifest,
-    Split,
     TokenizerInfo,
-    is_store,
     load_manifest,
-    load_tokenizer_info,
     token_dtype,
-    write_manifest,
 )
 
-MARKER_NAME = "UNFINISHED"  # in a store from its first moment to its manifest
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
-TextsEncoder = Callable[[Iterable[str]], Iterator[EncodedBatch]]
 
-
-def tokenize_to_store(
+def plan_job(
     store: Path,
-    tokenizer: str,
+    tokenizer: TokenizerInfo,
     inputs: dict[str, list[str]],
-    *,
-    text_field: str,
-    valid_fraction: float,
-    licences: dict[str, str],
-    shard_bytes: int,
-    workers: int,
-    overwrite: bool,
-    command: str,
-) -> Manifest:
-    """Tokenize `inputs` (source -> patterns) into `store`. Its bytes do not depend on the number of workers.
+    benchmarks: list[str],
+    settings: Settings,
+) -> Job:
+    """What is to be done. `inputs`: source -> patterns; `benchmarks`: patterns.
 
-    ValueError: settings, inputs and documents that cannot be used, each in one line.
+    ValueError: settings and inputs that cannot be used, a store that holds what is read.
     """
-    _check_settings(inputs, licences, valid_fraction, workers, shard_bytes)
-    items = {source: resolve_inputs(patterns) for source, patterns in inputs.items()}
-    info = load_tokenizer_info(tokenizer)
-    _check_apart(store, info.path, chain.from_iterable(items.values()))
-    _start_store(store, overwrite)
-    copy_tokenizer(info, store)
-    sources: dict[str, dict[str, Split]] = {}
-    skipped_empty: dict[str, int] = {}
-    dtype = token_dtype(info.vocab_size)
-    with open_encoder(store / "tokenizer.json", dtype, valid_fraction, workers) as encode:
-        for source in items:
-            texts = chain.from_iterable(read_texts(item, text_field) for item in items[source])
-            sources[source], skipped_empty[source] = _tokenize_source(
-                source, texts, encode, store / source, dtype, shard_bytes
-            )
-    write_manifest(store, info, sources, licences, skipped_empty, command)
-    (store / MARKER_NAME).unlink()
-    return load_manifest(store)
+    _check_settings(settings, list(inputs))
+    resolved = {source: resolve_inputs(patterns) for source, patterns in inputs.items()}
+    resolved_benchmarks = resolve_inputs(benchmarks)
+    _check_apart(store, tokenizer.path, chain(resolved_benchmarks, *resolved.values()))
+    found = {source: [stat_input(item) for item in items] for source, items in resolved.items()}
+    return Job(
+        store=store,
+        settings=settings,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        dtype=token_dtype(tokenizer.vocab_size),
+        inputs=found,
+        benchmarks=[stat_input(item) for item in resolved_benchmarks],
+        parts=plan_parts(found),
+    )
 
 
-def _check_settings(
-    inputs: dict[str, list[str]],
-    licences: dict[str, str],
-    valid_fraction: float,
-    workers: int,
-    shard_bytes: int,
-) -> None:
-    for source in inputs:
-        if not SOURCE_NAME.fullmatch(source):
-            raise ValueError(
-                f"input: source {source!r} must be letters, digits, '_', '-' and '.' (a folder's name)"
-            )
-    unknown = sorted(set(licences) - set(inputs))
-    if unknown:
-        raise ValueError(f"licence: no input is named {unknown[0]!r}; sources: {', '.join(inputs)}")
-    if not 0 <= valid_fraction < 1:
-        raise ValueError(f"valid-fraction: {valid_fraction} must be at least 0 and below 1")
+def prepare_store(job: Job, tokenizer: TokenizerInfo, workers: int, overwrite: bool) -> Manifest:
+    """Do a preparation, or what is left of it, on this machine.
+
+    The bytes of the store do not depend on the number of workers, nor on how often it was cut off. A store that
+    the same command has finished stays as it is.
+    ValueError: a store of another command, documents that cannot be used.
+    """
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
-    if not 0 < shard_bytes < 1 << 32:
-        raise ValueError(
-            f"shard-megabytes: {shard_bytes >> 20} must be from 1 to 4095 (offsets have 32 bits)"
-        )
+    try:
+        with locked(job.store):
+            if is_finished_by(job) and not overwrite:
+                return load_manifest(job.store)
+            begin(job, overwrite)
+            copy_tokenizer(tokenizer, job.store)
+            for stage in stages_of(job):
+                run_stage(job, stage, workers)
+            return merge(job)
+    except OSError as error:  # not of reading: readers make ValueErrors of theirs
+        raise OSError(
+            f"store: {job.store} cannot be written ({error}); what is finished stays: the same command goes on"
+        ) from error
 
 
-def _check_apart(store: Path, tokenizer: Path, items: Iterable[str]) -> None:
-    """What is read must not lie in the store, which is emptied first."""
-    for path in (tokenizer, *(Path(item) for item in items if not item.startswith(HUB_PREFIX))):
-        if path.resolve().is_relative_to(store.resolve()):
-            raise ValueError(f"store: {store} must not hold what is read ({path}); name another folder")
+def submit_store(
+    job: Job, tokenizer: TokenizerInfo, workers: int | None, overwrite: bool, slurm: dict[str, str]
+) -> str:
+    """Send a preparation, or what is left of it, to a Slurm cluster; the id of the job that ends it.
 
+    ValueError: a store that is finished or another command's, a missing option of Slurm.
+    """
+    from data_prep.cluster import check_options, submit  # imports datatrove
 
-def _start_store(store: Path, overwrite: bool) -> None:
-    """Make an empty folder with the marker in it. Only what is, or was to become, a store is ever deleted."""
-    if is_store(store):
-        if not overwrite:
-            raise ValueError(
-                f"store: {store} is finished; name another folder, or replace it with --overwrite"
-            )
-        (store / MARKER_NAME).touch()
-        (store / MANIFEST_NAME).unlink()  # first, so that no half-deleted store passes for a whole one
-    if store.exists():
-        if not store.is_dir():
-            raise ValueError(f"store: {store} is a file; name a new folder")
-        if any(store.iterdir()) and not (store / MARKER_NAME).exists():
-            raise ValueError(
-                f"store: {store} holds files that are no token store's; name a new or empty folder"
-            )
-        for path in store.iterdir():
-            if path.name == MARKER_NAME:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    store.mkdir(parents=True, exist_ok=True)
-    (store / MARKER_NAME).touch()
+    check_options(slurm)
+    with locked(job.store):
+        begin(job, overwrite)
+        copy_tokenizer(tokenizer, job.store)
+    return submit(job, slurm, workers)
 
 
 def copy_tokenizer(info: TokenizerInfo, folder: Path) -> None:
@@ -143,41 +105,28 @@ def copy_tokenizer(info: TokenizerInfo, folder: Path) -> None:
         write_tokenizer_config(folder, {role: SPECIAL_TOKENS[role] for role in roles})
 
 
-def _tokenize_source(
-    source: str, texts: Iterable[str], encode: TextsEncoder, folder: Path, dtype: str, shard_bytes: int
-) -> tuple[dict[str, Split], int]:
-    """Write the splits of one source; the splits that have documents, and the number of empty documents."""
-    writers = {name: SplitWriter(folder / name, dtype, shard_bytes) for name in SPLIT_NAMES}
-    num_tokens = num_empty = 0
-    start = time.monotonic()
-    with tqdm(desc=source, unit=" documents", unit_scale=True) as bar:
-        for batch in encode(texts):
-            num_empty += _write_batch(batch, writers)
-            num_tokens += len(batch.ids)
-            tokens_per_s = num_tokens / (time.monotonic() - start)
-            bar.set_postfix_str(f"{num_tokens:,} tokens, {tokens_per_s:,.0f} tokens/s", refresh=False)
-            bar.update(len(batch.lengths))
-    finished = {name: writer.finish() for name, writer in writers.items()}
-    splits = {name: split for name, split in finished.items() if split is not None}
-    if not splits:
-        raise ValueError(f"source {source}: no document with text ({num_empty} empty ones); check its input")
-    if "train" not in splits:
+def _check_settings(settings: Settings, sources: list[str]) -> None:
+    for source in sources:
+        if not SOURCE_NAME.fullmatch(source):
+            raise ValueError(
+                f"input: source {source!r} must be letters, digits, '_', '-' and '.' (a folder's name)"
+            )
+    for option, named in (("licence", settings.licences), ("text-field", settings.text_fields)):
+        unknown = sorted(set(named) - set(sources))
+        if unknown:
+            raise ValueError(f"{option}: no input is named {unknown[0]!r}; sources: {', '.join(sources)}")
+    if not 0 <= settings.valid_fraction < 1:
+        raise ValueError(f"valid-fraction: {settings.valid_fraction} must be at least 0 and below 1")
+    if not 0 < settings.shard_bytes < 1 << 32:
         raise ValueError(
-            f"source {source}: all {splits['valid'].num_documents} documents are held out; "
-            "lower --valid-fraction or add documents"
+            f"shard-megabytes: {settings.shard_bytes >> 20} must be from 1 to 4095 (offsets have 32 bits)"
         )
-    return splits, num_empty
+    if settings.ngram_words < 1:
+        raise ValueError(f"ngram-words: {settings.ngram_words} must be at least 1")
 
 
-def _write_batch(batch: EncodedBatch, writers: dict[str, SplitWriter]) -> int:
-    """Give every document to its split's writer; the number of empty documents, which are left out."""
-    ends = batch.lengths.cumsum(dtype="int64")
-    num_empty = 0
-    for length, end, is_valid in zip(
-        batch.lengths.tolist(), ends.tolist(), batch.is_valid.tolist(), strict=True
-    ):
-        if length == 0:
-            num_empty += 1
-        else:
-            writers["valid" if is_valid else "train"].add(batch.ids[end - length : end])
-    return num_empty
+def _check_apart(store: Path, tokenizer: Path, items: Iterable[str]) -> None:
+    """What is read must not lie in the store, which is emptied first."""
+    for path in (tokenizer, *(Path(item) for item in items if not item.startswith(HUB_PREFIX))):
+        if path.resolve().is_relative_to(store.resolve()):
+            raise ValueError(f"store: {store} must not hold what is read ({path}); name another folder")

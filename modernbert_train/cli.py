@@ -18,15 +18,21 @@ examples:
   modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert report runs/quickstart
+  modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
   modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
+  modernbert doctor yamls/pretrain/modernbert-base.yaml
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it."""
+    """Run a command.
+
+    Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it, 138 was asked to end and has
+    saved (start it again).
+    """
     options = _parse(arguments)
     # Before torch is imported: threads that wait by spinning make a small model many times slower as soon as another
     # program wants the core.
@@ -88,6 +94,35 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="show what would be done, and check it; train nothing"
     )
 
+    plan = _command(
+        commands,
+        "plan",
+        _plan,
+        "show which documents are in the batch of a step",
+        """
+        modernbert plan yamls/quickstart.yaml --step 100
+        modernbert plan runs/base/recipe.yaml --step 1200 --text | less
+        modernbert plan runs/base/recipe.yaml --step 1200 --json > step-1200.json
+        """,
+    )
+    plan.add_argument("recipe", help="a YAML file: yours, or recipe.yaml of the run folder")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="those that the run was started with")
+    plan.add_argument(
+        "--step",
+        type=int,
+        required=True,
+        metavar="N",
+        help="counted from 1, as in the logs and metrics.jsonl",
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    plan.add_argument("--text", action="store_true", help="with the text of each piece; reads the shards")
+    plan.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that count the rows before the step, where no checkpoint is near (default: %(default)s)",
+    )
+
     report = _command(
         commands,
         "report",
@@ -136,6 +171,23 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("folder", help="with config.json, weights and tokenizer")
     importing.add_argument("out", help="the folder to write; must not exist, or be empty")
     _add_average(commands)
+
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "check whether this machine can train, and say what to do where it cannot",
+        """
+        modernbert doctor
+        modernbert doctor yamls/pretrain/modernbert-base.yaml run_folder=/checkpoints/base
+        srun --ntasks-per-node=1 modernbert doctor --json
+        """,
+    )
+    doctor.add_argument(
+        "recipe", nargs="?", help="a YAML file: its stores and the room it needs are checked as well"
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
@@ -193,14 +245,33 @@ def _train(options: argparse.Namespace) -> int:
         print(preview(recipe))
         return 0
     from modernbert_train.training.build import train
+    from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, Preempted
 
     try:
         train(recipe)
+    except Preempted as stopped:
+        logging.getLogger(__name__).warning("%s", stopped)
+        return REQUEUE_EXIT_CODE
     except RuntimeError as error:
         if "by peer" not in str(error):  # how gloo says that a connection was closed at its other end
             raise
         lost = "another rank has ended, and this one with it; what ended that one stands in its own log"
         return _failed(RuntimeError(lost), status=1)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from modernbert_train.config import load_recipe
+    from modernbert_train.training.step_contents import step_contents, to_json, to_text
+
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}: make it at least 1")
+    recipe = load_recipe(options.recipe, options.overrides)
+    found = step_contents(recipe, options.step, options.workers, options.text)
+    try:
+        print(to_json(found) if options.json else to_text(found), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -259,6 +330,16 @@ def _numbers(text: str) -> list[float]:
     except ValueError:
         problem = f"--weights is {text!r}: write one number for each checkpoint, with commas, such as 3,1"
     raise ValueError(problem)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from modernbert_train.config import load_recipe
+    from modernbert_train.doctor import as_json, as_text, examine
+
+    recipe = None if options.recipe is None else load_recipe(options.recipe, options.overrides)
+    findings = examine(recipe)
+    print(as_json(findings) if options.json else as_text(findings))
+    return 1 if any(finding.level == "problem" for finding in findings) else 0
 
 
 def _is_ours(error: Exception) -> bool:

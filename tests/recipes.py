@@ -5,6 +5,18 @@ from pathlib import Path
 from modernbert_train.config import Recipe, load_recipe
 from tests.stores import make_store, make_tokenizer, random_documents
 
+YAMLS = Path(__file__).parents[1] / "yamls"
+# Folders of files to include, and of sweeps over a recipe; all other files can be trained as they stand.
+NO_RECIPES = ("models", "data", "phases", "ablations")
+
+
+def shipped_recipes() -> list[Path]:
+    """Every recipe that ships."""
+    return sorted(
+        path for path in YAMLS.rglob("*.yaml") if path.relative_to(YAMLS).parts[0] not in NO_RECIPES
+    )
+
+
 TINY = """
 name: tiny
 run_folder: {folder}/run
@@ -39,6 +51,7 @@ phases:
     context_tokens: 256
     global_rope_theta: 160_000
     decay_tokens: 16K
+    weight_decay: 1e-3
 evaluation: {{max_rows: 2}}
 training:
   save_every_tokens: 8K

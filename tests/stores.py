@@ -57,8 +57,8 @@ def make_store(
         }
         for source, of_source in sources.items()
     }
-    empties = dict.fromkeys(splits, 0)
-    write_manifest(folder, tokenizer, splits, licences={}, skipped_empty=empties, command="test")
+    empties: dict[str, dict[str, int]] = {source: {} for source in splits}
+    write_manifest(folder, tokenizer, splits, licences={}, left_out=empties, command="test")
     return load_manifest(folder)
 
 

@@ -17,6 +17,12 @@ def above_zero(section: str, fields: dict[str, float]) -> Iterator[str]:
             yield f"{section}.{field} is {value}: make it a finite number above 0"
 
 
+def zero_or_above(field: str, value: float) -> Iterator[str]:
+    """Yields a problem unless `value` is a finite number, 0 or above."""
+    if not (value >= 0 and math.isfinite(value)):
+        yield f"{field} is {value}: make it a finite number, 0 or above"
+
+
 def next_multiple(value: int, factor: int) -> int:
     """Returns the smallest multiple of `factor`, itself at least, that is not below `value`."""
     return max(factor, -(-value // factor) * factor)

@@ -24,6 +24,7 @@ from modernbert_train.config.fields import (
     strip_optional,
     suggest_field,
 )
+from modernbert_train.config.mixture import spell_out, switched_by_an_override
 from modernbert_train.config.schema import INHERITED_FIELDS, Recipe
 
 COMMAND_LINE = "command line"
@@ -51,6 +52,7 @@ def read_layers(path: Path, overrides: list[str]) -> list[Layer]:
     for override in overrides:
         keys, value = parse_override(override)
         layers.append(Layer(COMMAND_LINE, _nest(keys, value), depth=len(keys)))
+    layers = [replace(layer, values=spell_out(layer.values)) for layer in layers]
     problems: list[str] = []
     for position, layer in enumerate(layers):
         found = list(unknown_keys(layer.values, Recipe, ()))
@@ -165,6 +167,11 @@ def _unknown_entries(layer: Layer, before: dict[str, Any]) -> Iterator[str]:
                 continue
             near = did_you_mean(name, known) or f"; there is {', '.join(known) or 'none yet'}"
             yield f"there is no {entry_path}{near} (to add it: {entry_path}={{...}} with all its fields)"
+    for name, phase in _at(layer.values, ("phases",)).items():
+        if layer.depth > len(("phases", name, "mixture")) and isinstance(phase, dict):
+            weaker = _at(before, ("phases", name)).get("mixture")
+            for problem in switched_by_an_override(weaker, phase.get("mixture")):
+                yield f"phases.{name}.mixture {problem}"
 
 
 def _at(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -28,8 +28,10 @@ from modernbert_train.config.fields import (
     yaml_name,
 )
 from modernbert_train.config.layers import Layer, find_origin, list_problems, merge, one_line, read_layers
+from modernbert_train.config.mixture import written
+from modernbert_train.config.one_phase import check_choice, choose_phase, fill_in_run_folder
 from modernbert_train.config.quantities import parse_tokens
-from modernbert_train.config.schema import INHERITED_FIELDS, PhaseConfig, Recipe
+from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
 from modernbert_train.config.validation import validate
 
 Place = tuple[str, ...]  # the keys that lead to a value
@@ -38,7 +40,8 @@ Problem = tuple[Place, str]
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Returns the recipe in the YAML file `path`, complete: includes and overrides applied, token quantities
-    as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1.
+    as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1, and of the phases
+    only the one that `phase` names, if it names one.
 
     Raises ValueError naming place, field, value and remedy; mistakes of a kind are listed together:
     unreadable files first, then unknown keys, then values of the wrong type, then whatever does not fit
@@ -58,10 +61,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         found = [_located(layers, place, text) for place, text in _without_inherited(problems)]
         raise ValueError(list_problems(str(path), found))
     recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
-    found = validate(recipe)
+    found = [*validate(recipe), *check_choice(recipe)]
     if found:
         raise ValueError(list_problems(str(path), found))
-    return recipe
+    return choose_phase(recipe)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -70,6 +73,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, MixtureConfig):
+        return written(value)
     if dataclasses.is_dataclass(value):
         return {yaml_name(f.name): _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -88,13 +93,14 @@ def _resolve_interpolations(layers: list[Layer], path: Path) -> dict[str, Any]:
 
 def _clean(values: dict[str, Any], expected: Any, place: Place, problems: list[Problem]) -> dict[str, Any]:
     """Returns `values` in the shape of the classes: token quantities parsed, `from` -> `from_`, entries set
-    to null left out, and in phases the inherited fields set to null too.
+    to null left out, and the inherited fields of phases and the fields of mixtures set to null too.
     """
     cleaned = {}
     entries = entry_type(expected)
     for key, value in values.items():
         hint = entries or section_fields(expected)[key]
-        if value is None and (entries is not None or (expected is PhaseConfig and key in INHERITED_FIELDS)):
+        inherited = expected is PhaseConfig and key in INHERITED_FIELDS
+        if value is None and (entries is not None or inherited or expected is MixtureConfig):
             continue
         if value == MISSING:  # `???`: OmegaConf's word for "to be filled in"
             problems.append(((*place, key), f"is to be filled in, expected {expected_text((*place, key))}"))
@@ -199,17 +205,19 @@ def _without_inherited(problems: list[Problem]) -> Iterator[Problem]:
 
 
 def _located(layers: list[Layer], place: Place, text: str) -> str:
-    return f"{find_origin(layers, place)}: {'.'.join(place)} {text}"
+    shown = [key for at, key in enumerate(place) if (key, place[at - 1]) != ("shares", "mixture")]
+    return f"{find_origin(layers, place)}: {'.'.join(shown)} {text}"
 
 
 def _finished(recipe: Recipe) -> Recipe:
     """Fills in `{name}` and scales mixtures so that their shares add up to 1."""
     phases = {
-        name: dataclasses.replace(phase, mixture=_normalized(phase.mixture))
+        name: dataclasses.replace(
+            phase, mixture=dataclasses.replace(phase.mixture, shares=_normalized(phase.mixture.shares))
+        )
         for name, phase in recipe.phases.items()
     }
-    run_folder = recipe.run_folder.replace("{name}", recipe.name)
-    return dataclasses.replace(recipe, phases=phases, run_folder=run_folder)
+    return dataclasses.replace(recipe, phases=phases, run_folder=fill_in_run_folder(recipe))
 
 
 def _normalized(mixture: dict[str, float]) -> dict[str, float]:

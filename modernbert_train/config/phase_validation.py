@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens
-from modernbert_train.config.fields import did_you_mean
+from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
+from modernbert_train.config.mixture import check_mixture
 from modernbert_train.config.schema import ModelConfig, PhaseConfig, Recipe
 
 SHORTEST_CONTEXT = 3  # [CLS], one token, [SEP]
@@ -19,7 +19,7 @@ def check_phase(recipe: Recipe, name: str, world_size: int) -> Iterator[str]:
     if phase.batch_ramp is not None:
         yield from _check_ramp(phase, recipe.data.streams, field)
     yield from share_of_tokens(f"{field}.mask_rate", phase.mask_rate)
-    yield from _check_mixture(phase, list(recipe.data.sources), field)
+    yield from check_mixture(phase.mixture, list(recipe.data.sources), field)
 
 
 def _check_context(phase: PhaseConfig, model: ModelConfig, field: str) -> Iterator[str]:
@@ -94,11 +94,17 @@ def _check_schedule(phase: PhaseConfig, field: str) -> Iterator[str]:
         "global_rope_theta": phase.global_rope_theta,
         "local_rope_theta": phase.local_rope_theta,
     }
+    if phase.tokens_per_s_per_gpu is not None:
+        reals["tokens_per_s_per_gpu"] = phase.tokens_per_s_per_gpu
     yield from above_zero(field, reals)
-    for key in ("start_lr_fraction", "final_lr_fraction"):
+    if phase.weight_decay is not None:
+        yield from zero_or_above(f"{field}.weight_decay", phase.weight_decay)
+    for key, over in (("start_lr_fraction", "warmup_tokens"), ("final_lr_fraction", "decay_tokens")):
         fraction = getattr(phase, key)
         if not 0 <= fraction <= 1:
             yield f"{field}.{key} is {fraction}: it is a fraction of learning_rate; choose one from 0 to 1"
+        elif fraction and not getattr(phase, over):
+            yield f"{field}.{key} is {fraction}, and {over} 0: nothing would come of it; set {over}, or {key} to 0"
 
 
 def _check_ramp(phase: PhaseConfig, streams: int, field: str) -> Iterator[str]:
@@ -124,18 +130,3 @@ def _check_ramp(phase: PhaseConfig, streams: int, field: str) -> Iterator[str]:
             f"{ramp.start_tokens} up to {phase.batch_tokens} (by {unit}, a row from each stream) already "
             f"takes {shortest}; raise tokens to that or more, or raise start_tokens"
         )
-
-
-def _check_mixture(phase: PhaseConfig, sources: list[str], field: str) -> Iterator[str]:
-    if not phase.mixture:
-        example = f"{{{', '.join(sources[:1])}: 1.0}}"
-        yield f"{field}.mixture is empty: give each source its share of the tokens, such as {example}"
-    for source, share in phase.mixture.items():
-        if source not in sources:
-            hint = did_you_mean(source, sources) or f"; there is {', '.join(sources) or 'none'}"
-            yield f"{field}.mixture names {source!r}, which is not in data.sources{hint}"
-        if not (share > 0 and math.isfinite(share)):
-            yield (
-                f"{field}.mixture.{source} is {share}: make the share a finite number above 0, or null to "
-                "leave the source out"
-            )

@@ -74,6 +74,18 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
+class SkipConfig:
+    """What of the planned data is not trained on; everything else stays where it is.
+
+    A list changed in the middle of a run holds from then on.
+    """
+
+    steps: list[str] = field(default_factory=list)  # counted from 1, as in the logs: 1500, or "1200-1300"
+    documents: list[str] = field(default_factory=list)  # of training splits, from 0: "web:17", "web:20-29"
+    documents_file: str | None = None  # more of them: a text file with one a line
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What is read and how the reading is shared out. `streams`, `canonical_nodes` and `window_rows` decide the
     order of the data; `num_workers` does not.
@@ -85,6 +97,33 @@ class DataConfig:
     window_rows: int = 2_048  # rows that are packed, and shuffled, together
     num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
     canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
+    # Over the whole run, before it is warned of: up to 4 passes over a text are nearly as good as fresh text
+    # (Muennighoff et al. 2023, 2305.16264).
+    warn_passes: float = 4.0
+    skip: SkipConfig = field(default_factory=SkipConfig)
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How the tokens of a phase are shared out among the sources, in one of three ways:
+
+        mixture: {web: 0.8, code: 0.2}                   shares of the tokens
+        mixture: {passes: {web: 1, science: 2.5}}        up-sampling: how often each is gone through
+        mixture: {temperature: 0.5}                      share proportional to (tokens of the source)^0.5
+        mixture: {temperature: 0.5, sources: [de, fr]}   the same, of some of the sources
+
+    In YAML shares stand in the mixture itself; here they have a name. Passes are relative to each other: how many
+    they come to follows from the length of the phase, and `--dry-run` shows it. `temperature` is the exponent itself
+    (tau of mmBERT 2509.06888, alpha of XLM-R 1911.02116): 1 = in proportion to size, 0 = all alike. Where others
+    write a temperature T of 1 and above (mT5, NLLB), 1/T is meant.
+    """
+
+    shares: dict[str, float] = field(default_factory=dict)  # any positive numbers, scaled to add up to 1
+    passes: dict[str, float] = field(
+        default_factory=dict
+    )  # share proportional to passes x tokens of the source
+    temperature: float | None = None
+    sources: list[str] | None = None  # that the temperature is for; null: all
 
 
 @dataclass(frozen=True)
@@ -118,7 +157,7 @@ class PhaseConfig:
     # Inherited from the phase before.
     batch_tokens: int  # tokens in an optimizer step, over all ranks: rows x row_tokens
     learning_rate: float  # of the stable stretch, between warmup and decay
-    mixture: dict[str, float]  # source -> share of the tokens; any positive numbers, scaled to add up to 1
+    mixture: MixtureConfig  # what share of the tokens each source gets
 
     # Each phase's own.
     tokens: int  # length of the phase
@@ -130,6 +169,10 @@ class PhaseConfig:
     global_rope_theta: float = 10_000.0
     local_rope_theta: float = 10_000.0
     mask_rate: float = 0.3
+    weight_decay: float | None = None  # left out in the first phase: that of the optimizer
+    # What a GPU trains on, evaluation and checkpoints included, for the hours that `--dry-run` shows; left out in the
+    # first phase: estimated.
+    tokens_per_s_per_gpu: int | None = None
 
     # Each phase's own.
     warmup_tokens: int = 0  # linear, from start_lr_fraction * learning_rate
@@ -149,6 +192,8 @@ INHERITED_FIELDS = (
     "global_rope_theta",
     "local_rope_theta",
     "mask_rate",
+    "weight_decay",
+    "tokens_per_s_per_gpu",
     "mixture",
 )
 
@@ -161,7 +206,7 @@ class OptimizerConfig:
 
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
-    weight_decay: float = 1e-5
+    weight_decay: float = 1e-5  # a phase may set its own
     gradient_clip_norm: float | None = None  # null: not clipped; StableAdamW clips its own update
 
 
@@ -217,13 +262,18 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `run_folder` may contain `{name}`; a loaded recipe has it filled in."""
+    """A whole run. `run_folder` may contain `{name}`; a loaded recipe has it filled in.
+
+    With `phase` one of the phases is run by itself, from the weights of `init.from`: it inherits from those before as
+    always, reads the same data, and its run is `NAME-PHASE`. A loaded recipe has that phase only.
+    """
 
     name: str
     data: DataConfig
     phases: dict[str, PhaseConfig]  # run in this order
     seed: int = 17
     run_folder: str = "runs/{name}"
+    phase: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -7,9 +7,11 @@ import math
 import re
 from collections.abc import Iterator
 
-from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens
+from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
+from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
 from modernbert_train.config.schema import InitConfig, ModelConfig, Recipe
+from modernbert_train.config.skip import check_skip
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # of phases and sources: parts of dotted keys and of paths
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -44,6 +46,9 @@ def _check_run(recipe: Recipe) -> Iterator[str]:
         for name in names:
             if not NAME.fullmatch(name):
                 yield f"{kind} has one called {name!r}: {characters}"
+    for name in RESERVED:
+        if name in recipe.data.sources:
+            yield f"data.sources has one called {name!r}, which means something else in a mixture; rename it"
     for field, value in (
         ("training.keep_checkpoints", recipe.training.keep_checkpoints),
         ("training.log_every_steps", recipe.training.log_every_steps),
@@ -145,6 +150,9 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
             f"data.canonical_nodes is {data.canonical_nodes}, which does not divide data.streams {data.streams}: each "
             f"serves an equal share of the streams; use {math.gcd(data.streams, max(0, data.canonical_nodes))}"
         )
+    if not data.warn_passes > 0:
+        yield f"data.warn_passes is {data.warn_passes}: make it a number above 0 (.inf: never warn)"
+    yield from check_skip(data.skip, list(data.sources))
     per_rank = max(1, data.streams // world_size)
     if not 0 <= data.num_workers <= per_rank:
         yield (
@@ -173,8 +181,7 @@ def _check_optimizer(recipe: Recipe) -> Iterator[str]:
             "such as [0.9, 0.98]"
         )
     yield from above_zero("optimizer", {"eps": optimizer.eps})
-    if not (optimizer.weight_decay >= 0 and math.isfinite(optimizer.weight_decay)):
-        yield f"optimizer.weight_decay is {optimizer.weight_decay}: make it a finite number, 0 or above"
+    yield from zero_or_above("optimizer.weight_decay", optimizer.weight_decay)
     clip = optimizer.gradient_clip_norm
     if clip is not None and not clip > 0:
         yield f"optimizer.gradient_clip_norm is {clip}: make it above 0, or null for no clipping"

@@ -13,6 +13,7 @@ import hashlib
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -27,6 +28,7 @@ from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import BlockReader, StreamReader
+from modernbert_train.data.skip import SkippedDocuments
 
 StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
 
@@ -74,6 +76,7 @@ class _Item(TypedDict):
 
     batch: PackedBatch
     positions: StreamPositions
+    source_tokens: dict[str, int]  # source -> content tokens of it in the batch
 
 
 class PlannedRows(IterableDataset[_Item]):
@@ -88,6 +91,8 @@ class PlannedRows(IterableDataset[_Item]):
         *,
         rank: int,
         world_size: int,
+        skipped_steps: Sequence[range] = (),
+        skipped_documents: SkippedDocuments | None = None,
     ) -> None:
         streams = {phase.plan.streams for phase in phases}
         assert len(streams) == 1
@@ -97,8 +102,17 @@ class PlannedRows(IterableDataset[_Item]):
         self._masking = masking
         self._reader = reader
         self.total_steps = sum(phase.num_steps for phase in phases)
+        self._rank = rank
+        self._skipped_steps = tuple(skipped_steps)
+        self._skipped_documents = skipped_documents
         self.step = 0
         self.positions: StreamPositions = {}
+        # Content tokens that the trainer has taken so far, by source; over the ranks they add up to those of the run.
+        self.source_tokens: Counter[str] = Counter()
+
+    def is_skipped(self, step: int) -> bool:
+        """Whether there is no batch for a step; the streams move on all the same."""
+        return any(step in part for part in self._skipped_steps)
 
     def __iter__(self) -> Iterator[_Item | ValueError]:
         """What a worker cannot read, it hands over: DataLoader would wrap it into the text of a traceback."""
@@ -108,7 +122,7 @@ class PlannedRows(IterableDataset[_Item]):
             return
         try:
             for item in self._items(worker.id, worker.num_workers):
-                yield _Item(batch=_to_arrays(item["batch"]), positions=item["positions"])
+                yield {**item, "batch": _to_arrays(item["batch"])}
         except ValueError as error:
             yield error
 
@@ -121,11 +135,13 @@ class PlannedRows(IterableDataset[_Item]):
             if step < last_step:
                 start = max(step, first_step)
                 resumed = start > first_step
-                yield from self._phase(phase, streams, start - first_step, positions if resumed else {})
+                yield from self._phase(
+                    phase, streams, first_step, start - first_step, positions if resumed else {}
+                )
             first_step = last_step
 
     def _phase(
-        self, phase: PhaseRows, streams: list[int], start: int, positions: StreamPositions
+        self, phase: PhaseRows, streams: list[int], first_step: int, start: int, positions: StreamPositions
     ) -> Iterator[_Item]:
         readers = [
             StreamReader(
@@ -136,25 +152,40 @@ class PlannedRows(IterableDataset[_Item]):
                 self._tokenizer,
                 self._masking,
                 phase.mask_rate,
+                self._skipped_documents,
             )
             for stream in streams
         ]
+        passed_over = 0  # rows of each stream, in the skipped steps since the last batch
         for step in range(start, phase.num_steps):
             rows_per_stream = phase.batch_rows(step) // phase.plan.streams
+            if self.is_skipped(first_step + step):
+                passed_over += rows_per_stream
+                continue
+            if passed_over:
+                for reader in readers:
+                    reader.pass_over(passed_over)
+                passed_over = 0
             rows = [row for reader in readers for row in reader.next_rows(rows_per_stream)]
+            tokens = np.sum([reader.take_source_tokens() for reader in readers], axis=0)
             yield _Item(
                 batch=collate(rows, phase.plan.context_tokens),
                 positions={reader.stream: reader.position for reader in readers},
+                source_tokens=dict(zip(phase.plan.sources, tokens.tolist(), strict=True)),
             )
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """The position of the whole run. Composer calls this on all ranks; its own count of samples is not needed."""
-        positions = dict(self.positions)
+        of_ranks: list[Any] = [(self.positions, self.source_tokens)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, positions)
-            positions = {stream: position for part in gathered for stream, position in part.items()}
-        return {"step": self.step, "positions": positions, "fingerprint": self._fingerprint(self.step)}
+            of_ranks = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(of_ranks, (self.positions, self.source_tokens))
+        return {
+            "step": self.step,
+            "positions": {stream: at for positions, _ in of_ranks for stream, at in positions.items()},
+            "source_tokens": dict(sum((tokens for _, tokens in of_ranks), Counter())),
+            "fingerprint": self._fingerprint(self.step),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Seek. ValueError if the phase at this position would now read other rows than when it was saved."""
@@ -165,13 +196,19 @@ class PlannedRows(IterableDataset[_Item]):
             )
         self.step = state["step"]
         self.positions = dict(state["positions"])
+        self.source_tokens = Counter(state["source_tokens"] if self._rank == 0 else {})
 
     def _fingerprint(self, step: int) -> str:
-        for phase in self._phases:
-            if step <= phase.num_steps:
-                return phase.fingerprint(self._masking)
-            step -= phase.num_steps
-        return self._phases[-1].fingerprint(self._masking)
+        return fingerprint_at(self._phases, step, self._masking)
+
+
+def fingerprint_at(phases: Sequence[PhaseRows], step: int, masking: Masking) -> str:
+    """That of the phase which the last of the first `step` steps of a run belongs to."""
+    for phase in phases:
+        if step <= phase.num_steps:
+            break
+        step -= phase.num_steps
+    return phase.fingerprint(masking)
 
 
 class PlannedLoader(DataLoader):
@@ -186,12 +223,16 @@ class PlannedLoader(DataLoader):
     def __iter__(self) -> Iterator[PackedBatch]:
         items = super().__iter__()
         for step in range(self.dataset.step, self.dataset.total_steps):
+            if self.dataset.is_skipped(step):
+                continue
             started = time.perf_counter()
             parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
             self.dataset.step = step + 1
             self.dataset.positions = {
                 stream: at for part in parts for stream, at in part["positions"].items()
             }
+            for part in parts:
+                self.dataset.source_tokens.update(part["source_tokens"])
             batch = _from_arrays([part["batch"] for part in parts]) if self.num_workers else parts[0]["batch"]
             self.wait_seconds += time.perf_counter() - started
             yield batch

@@ -4,6 +4,9 @@
     STORE/<source>/<split>/index.json shard.*.mds   a sample is a block of documents: `input_ids`, `lengths`
     STORE/<source>/<split>/lengths.npy blocks.npy shards.npy   what planning reads (split.py)
 
+Shards that others wrote (`data_prep index`) stay where they lie; the manifest then says where ("shards": a URL, or a
+path from the store's folder), and how they hold the documents ("samples").
+
 Content tokens carry no [CLS] and no [SEP]: these are added when a row is read, so one store serves every
 context length. MDS sample i is block i, and the documents of block 0 come first in `lengths.npy`. A split
 without documents is left out. manifest.json is written last, by a rename: a folder that has one is a finished
@@ -12,13 +15,16 @@ store. Nothing here imports torch or streaming, so that planning starts at once.
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from modernbert_train.data.foreign import Samples
 from modernbert_train.data.split import SIDECARS, Split, sha256, sidecar_shapes
 from modernbert_train.data.tokenizer_info import TokenizerInfo, load_tokenizer_info
 
@@ -35,6 +41,8 @@ SPLIT_NAMES = ("train", "valid")
 BLOCK_DOCUMENTS = 128  # a block is closed when it holds this many documents
 BLOCK_TOKENS = 65_536  # or at least this many tokens, whichever comes first
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_SUMMARY = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+_SUMMARY_DOCUMENTS = 1 << 24  # read at once
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ class Manifest:
     token_dtype: str  # of the ids in the shards: "uint16" or "uint32"
     sources: dict[str, dict[str, Split]]
     licences: dict[str, str]  # source -> note, where one was given
-    skipped_empty: dict[str, int]  # source -> documents without any token, which are not in the store
+    left_out: dict[
+        str, dict[str, int]
+    ]  # source -> reason ("empty", "duplicate", ...) -> documents not in the store
     command: str  # what made the store, without what does not change its bytes
 
 
@@ -61,7 +71,7 @@ def write_manifest(
     tokenizer: TokenizerInfo,
     sources: dict[str, dict[str, Split]],
     licences: dict[str, str],
-    skipped_empty: dict[str, int],
+    left_out: dict[str, dict[str, int]],
     command: str,
 ) -> None:
     """Finish a store whose shards, sidecars and tokenizer files are in place; its rename makes it valid."""
@@ -75,7 +85,7 @@ def write_manifest(
         "sources": {
             source: {
                 "licence": licences.get(source),
-                "skipped_empty": skipped_empty[source],
+                "left_out": left_out[source],
                 "splits": {name: _split_to_json(split) for name, split in splits.items()},
             }
             for source, splits in sources.items()
@@ -94,12 +104,27 @@ def _split_to_json(split: Split) -> dict[str, Any]:
         name: {"bytes": (split.path / name).stat().st_size, "sha256": sha256(split.path / name)}
         for name in ("index.json", *SIDECARS)
     }
-    return {
+    entry = {
         "num_documents": split.num_documents,
         "num_tokens": split.num_tokens,
         "num_blocks": split.num_blocks,
+        "lengths_tokens": length_summary(split.lengths()),
         "files": files,
     }
+    if split.samples is not None:
+        entry |= {"shards": split.remote, "samples": split.samples.to_json()}
+    return entry
+
+
+def length_summary(lengths: npt.NDArray[np.uint32]) -> dict[str, int]:
+    """Exact percentiles of the lengths of documents, in bounded memory: p5, p50, p95 and the longest."""
+    counts = np.zeros(1, np.int64)
+    for first in range(0, len(lengths), _SUMMARY_DOCUMENTS):
+        more = np.bincount(lengths[first : first + _SUMMARY_DOCUMENTS], minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    ranks = {name: math.ceil(len(lengths) * share) for name, share in _SUMMARY.items()}
+    return {name: int(np.searchsorted(np.cumsum(counts), rank)) for name, rank in ranks.items()}
 
 
 def load_manifest(store: str | Path) -> Manifest:
@@ -123,13 +148,13 @@ def load_manifest(store: str | Path) -> Manifest:
             token_dtype=str(content["token_dtype"]),
             sources={
                 source: {
-                    name: _split_from_json(store / source / name, entry)
+                    name: _split_from_json(store, store / source / name, entry)
                     for name, entry in body["splits"].items()
                 }
                 for source, body in bodies.items()
             },
             licences={source: body["licence"] for source, body in bodies.items() if body["licence"]},
-            skipped_empty={source: int(body["skipped_empty"]) for source, body in bodies.items()},
+            left_out={source: dict(body["left_out"]) for source, body in bodies.items()},
             command=str(content["command"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -166,11 +191,22 @@ def read_manifest_json(store: Path) -> dict[str, Any]:
     return content
 
 
-def _split_from_json(path: Path, entry: dict[str, Any]) -> Split:
+def _split_from_json(store: Path, path: Path, entry: dict[str, Any]) -> Split:
     files = entry["files"]
     digest = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
+    remote, samples = None, None
+    if "samples" in entry:
+        shards = str(entry["shards"])
+        remote = shards if "://" in shards else os.path.normpath(store.absolute() / shards)
+        samples = Samples.from_json(entry["samples"])
     split = Split(
-        path, int(entry["num_documents"]), int(entry["num_tokens"]), int(entry["num_blocks"]), digest
+        path,
+        int(entry["num_documents"]),
+        int(entry["num_tokens"]),
+        int(entry["num_blocks"]),
+        digest,
+        remote,
+        samples,
     )
     for name, stated in files.items():
         _check_size(path / name, stated["bytes"])

@@ -74,7 +74,7 @@ def cut_into_pieces(lengths: npt.NDArray[np.integer], piece_tokens: int) -> tupl
     """Cut documents into pieces of at most `piece_tokens` content tokens; nothing is dropped.
 
     Args:
-        lengths: [num_documents] content tokens, each at least 1.
+        lengths: [num_documents] content tokens; an empty document has no piece.
         piece_tokens: the most content tokens of a piece (the context less [CLS] and [SEP]).
 
     Returns:

@@ -11,7 +11,7 @@ workers, and a run resumes by a seek to C pairs (window, row).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,16 @@ class Window:
         """The pieces of a row."""
         return slice(int(self.row_first[row]), int(self.row_first[row + 1]))
 
+    def source_tokens(self, sources: Sequence[str], left_out: npt.NDArray[np.bool_] | None = None) -> Int64:
+        """Content tokens of each of the sources in each row, pieces left out not counted: int64 [num_rows, sources]."""
+        number = {source: index for index, source in enumerate(sources)}
+        of_block = np.array([number[source] for source, _ in self.blocks], dtype=np.int64)
+        row_of_piece = np.repeat(np.arange(self.num_rows), np.diff(self.row_first))
+        cell = row_of_piece * len(sources) + of_block[self.piece_block]
+        tokens = self.piece_tokens if left_out is None else np.where(left_out, 0, self.piece_tokens)
+        sums = np.bincount(cell, weights=tokens, minlength=self.num_rows * len(sources))
+        return sums.astype(np.int64).reshape(self.num_rows, len(sources))
+
     def slots_used(self) -> int:
         """Slots that hold a token, specials included."""
         return int(self.piece_tokens.sum()) + SPECIALS_PER_PIECE * len(self.piece_tokens)
@@ -73,7 +83,7 @@ class Plan:
         window_rows: rows of a window, about; less where the sources together hold less than that for each stream.
         context_tokens: most tokens of a piece, [CLS] and [SEP] included.
         row_tokens: slots of a row.
-        key: (seed, phase number), or anything else that tells this plan from others.
+        key: (seed, name of the phase), or anything else that tells this plan from others.
 
     """
 
@@ -94,6 +104,7 @@ class Plan:
         assert SPECIALS_PER_PIECE < context_tokens <= row_tokens
         assert streams % nodes == 0
         self.sources = {name: sources[name] for name in mixture}
+        self.mixture = dict(mixture)
         self.streams = streams
         self.nodes = nodes
         self.context_tokens = context_tokens
@@ -119,6 +130,15 @@ class Plan:
                 parts.append(_pieces_of_blocks(self.sources[name], chosen, piece_tokens, len(blocks)))
                 blocks += [(name, block) for block in chosen[:, BLOCK].tolist()]
         return _packed(blocks, parts, self.row_tokens, (*self.key, "rows", stream, index))
+
+
+def advance(plan: Plan, stream: int, position: tuple[int, int], rows: int) -> tuple[int, int]:
+    """The position `rows` rows further on in a stream. Windows are packed to count their rows, no token is read."""
+    window, row = position
+    row += rows
+    while row > (num_rows := plan.window(stream, window).num_rows):
+        window, row = window + 1, row - num_rows
+    return window, row
 
 
 def evaluation_window(name: str, split: Split, context_tokens: int, row_tokens: int, max_rows: int) -> Window:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from streaming import Stream, StreamingDataset
 from streaming.base.shared import memory
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
+from modernbert_train.data.foreign import layout_of, read_block
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Int32, Masking, mask_row
-from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, evaluation_window
+from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, advance, evaluation_window
+from modernbert_train.data.skip import SkippedDocuments, find_skipped, without_pieces
 from modernbert_train.data.split import Split
+
+READ_ATTEMPTS = 8  # at a shard that other processes may evict from the cache
 
 
 class BlockReader:
@@ -27,7 +34,7 @@ class BlockReader:
 
     def __init__(self, splits: Iterable[Split]) -> None:
         by_path = {split.path: split for split in splits}
-        streams = [Stream(local=str(path)) for path in by_path]
+        streams = [Stream(local=str(path), remote=split.remote) for path, split in by_path.items()]
         with _releases_of_shared_memory() as self._releases:
             atexit.register(self.close)
             try:
@@ -40,17 +47,38 @@ class BlockReader:
                 ) from error
         first_blocks = self._dataset.sample_offset_per_stream.tolist()
         self._first_block = dict(zip(by_path, first_blocks, strict=True))
+        self._first_shard = dict(zip(by_path, self._dataset.shard_offset_per_stream.tolist(), strict=True))
 
     def read(self, split: Split, block: int) -> np.ndarray:
         """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
         tokens = int(split.blocks(block, 1)[0, 1])
         try:
-            ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
+            if split.samples is None:
+                ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
+            else:
+                ids = self._read_foreign(split, block)
         except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
             raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
         if len(ids) != tokens:
             raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
         return ids
+
+    def _read_foreign(self, split: Split, block: int) -> np.ndarray:
+        """A block of shards that others wrote: read where they lie on this machine, else from Streaming's cache."""
+        number = self._first_shard[split.path] + split.shard_of(block)
+        shard = self._dataset.shards[number]
+        in_place = Path(split.remote or split.path, shard.raw_data.basename)
+        if in_place.is_file():
+            return _read_run(split, block, shard, in_place)
+        for _ in range(READ_ATTEMPTS):
+            self._dataset.prepare_shard(number)
+            try:
+                return _read_run(split, block, shard, Path(shard.dirname, shard.raw_data.basename))
+            except FileNotFoundError:  # evicted by another process in between
+                continue
+        raise ValueError(
+            f"removed from the cache {READ_ATTEMPTS} times before it was read; raise the cache's limit"
+        )
 
     def close(self) -> None:
         """Give back the shared memory. Nothing can be read afterwards; closing again does nothing."""
@@ -69,6 +97,16 @@ class BlockReader:
             f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
             f"run `python -m data_prep verify {split.path.parent.parent}`, then restore or prepare the store again"
         )
+
+
+def _read_run(split: Split, block: int, shard: Any, file: Path) -> np.ndarray:
+    """A block of a split that others wrote; `shard` is Streaming's reader of the shard, `file` where it lies."""
+    assert split.samples is not None
+    first_block, first_document = split.first_of_shards[split.shard_of(block)].tolist()
+    first_sample = int(split.blocks(first_block, block - first_block)[:, 0].sum())
+    lengths = split.lengths(first_document + first_sample, int(split.blocks(block, 1)[0, 0]))
+    layout = layout_of(shard.column_names, shard.column_encodings, shard.column_sizes, split.samples)
+    return read_block(file, layout, split.samples, first_sample, lengths)
 
 
 @contextmanager
@@ -151,6 +189,7 @@ class StreamReader:
         tokenizer: TokenizerInfo,
         masking: Masking,
         mask_rate: float,
+        skipped: SkippedDocuments | None = None,
     ) -> None:
         self.plan = plan
         self.stream = stream
@@ -159,11 +198,28 @@ class StreamReader:
         self._tokenizer = tokenizer
         self._masking = masking
         self._mask_rate = mask_rate
+        self._skipped = skipped or {}
+        self._taken = np.zeros(len(plan.sources), dtype=np.int64)  # see `take_source_tokens`
         self._window: WindowReader | None = None
+        # Of the window: which pieces are skipped, and the tokens of each source in each row.
+        self._gone: npt.NDArray[np.bool_] | None = None
+        self._source_tokens = np.empty((0, len(plan.sources)), dtype=np.int64)
 
     def next_rows(self, count: int) -> list[Row]:
         """The next `count` rows; moves the position behind them."""
         return [self._next_row() for _ in range(count)]
+
+    def take_source_tokens(self) -> npt.NDArray[np.int64]:
+        """Content tokens of each source of the plan in the rows that were read since the last call."""
+        taken, self._taken = self._taken, np.zeros_like(self._taken)
+        return taken
+
+    def pass_over(self, count: int) -> None:
+        """Move the position behind the next `count` rows without reading them."""
+        position = advance(self.plan, self.stream, self.position, count)
+        if position[0] != self.position[0]:
+            self._window = None
+        self.position = position
 
     def _next_row(self) -> Row:
         plan, (window, row) = self.plan, self.position
@@ -174,14 +230,19 @@ class StreamReader:
             self._window = self._open(window)
         self.position = window, row + 1
         key = (*plan.key, "mask", self.stream, window, row)
-        return self._window.masked_row(
+        self._taken += self._source_tokens[row]
+        masked = self._window.masked_row(
             row, plan.row_tokens, plan.context_tokens, self._mask_rate, self._masking, key
         )
+        if self._gone is None:
+            return masked
+        return without_pieces(masked, self._gone[self._window.window.pieces(row)], self._tokenizer.pad_id)
 
-    def _open(self, window: int) -> WindowReader:
-        return WindowReader(
-            self.plan.window(self.stream, window), self.plan.sources, self._reader, self._tokenizer
-        )
+    def _open(self, index: int) -> WindowReader:
+        window = self.plan.window(self.stream, index)
+        self._gone = find_skipped(window, self._skipped)
+        self._source_tokens = window.source_tokens(list(self.plan.sources), self._gone)
+        return WindowReader(window, self.plan.sources, self._reader, self._tokenizer)
 
 
 def evaluation_batches(

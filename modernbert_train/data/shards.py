@@ -1,10 +1,21 @@
-"""Reads MDS shards of token blocks with numpy alone, to tell whether they still are what was written."""
+"""Reads whole MDS shards with numpy alone, to tell whether they still are what was written."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from modernbert_train.data.foreign import (
+    Samples,
+    content_ids,
+    content_lengths,
+    layout_of,
+    sample_offsets,
+    spans_of,
+)
+from modernbert_train.data.shard_files import ShardFiles
+from modernbert_train.data.tokenizer_info import TokenizerInfo
 
 
 def shard_problem(
@@ -40,6 +51,70 @@ def shard_problem(
             return f"block {block} has id {ids.max()}, the vocabulary ends at {vocab_size}"
         first += num_documents
     return None
+
+
+def foreign_shard_problem(
+    files: ShardFiles, info: dict[str, Any], samples: Samples, lengths: np.ndarray, tokenizer: TokenizerInfo
+) -> str | None:
+    """The first thing wrong with one shard that others wrote, or None; as `shard_problem`.
+
+    `info` is its entry in index.json; hashes are compared where that states any.
+    """
+    from streaming.base.hashing import get_hash  # all that such a store may have; imports torch
+
+    try:
+        data = files.read_shard(info)
+        for algorithm, stated in info["raw_data"]["hashes"].items():
+            if get_hash(algorithm, bytes(data)) != stated:
+                return f"damaged ({algorithm} differs from index.json's)"
+        layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
+        spans = spans_of(layout, data, *sample_offsets(data, info["samples"], len(data)))
+        found = content_lengths(data, spans, samples, tokenizer)
+        if not np.array_equal(found, lengths):
+            document = int(np.flatnonzero(found != lengths)[0])
+            return f"document {document}: {found[document]} tokens, lengths.npy says {lengths[document]}"
+        content_ids(data, spans, samples, lengths)
+    except FileNotFoundError:
+        return "missing"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def shard_header_problem(files: ShardFiles, info: dict[str, Any]) -> str | None:
+    """What is wrong with a shard by its size and its header alone, or None: a few bytes of it are read."""
+    compressed = info["zip_data"]
+    raw, num_samples = info["raw_data"], info["samples"]
+    stored = raw if compressed is None or files.exists(raw["basename"]) else compressed
+    try:
+        found_bytes = files.size(stored["basename"])
+    except FileNotFoundError:
+        return "missing"
+    if found_bytes != stored["bytes"]:
+        return f"{found_bytes:,} bytes, index.json says {stored['bytes']:,} (truncated or damaged)"
+    if stored is raw and num_samples:
+        first = files.read(raw["basename"], 0, 4)
+        last = files.read(raw["basename"], 4 * (num_samples + 1), 4 * (num_samples + 2))
+        if [*first.view("<u4"), *last.view("<u4")] != [num_samples, found_bytes]:
+            return "its header is not that of the shard in index.json (damaged, or another shard)"
+    return None
+
+
+def read_document(
+    files: ShardFiles, info: dict[str, Any], samples: Samples, number: int, length: int
+) -> np.ndarray:
+    """Content ids [length] of one document of a shard that others wrote; no more is read than need be."""
+    layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
+    if info["zip_data"]:
+        data = files.read_shard(info)
+        starts, ends = sample_offsets(data, info["samples"], len(data))
+    else:
+        name = info["raw_data"]["basename"]
+        offsets = files.read(name, 4 * (number + 1), 4 * (number + 3)).view("<u4").astype(np.int64)
+        data = files.read(name, int(offsets[0]), int(offsets[1]))
+        starts, ends, number = offsets[:1] - offsets[0], offsets[1:] - offsets[0], 0
+    spans = spans_of(layout, data, starts[number : number + 1], ends[number : number + 1])
+    return content_ids(data, spans, samples, np.array([length]))
 
 
 def _decode_block(sample: bytes, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,9 @@
     blocks.npy   int64 [num_blocks, 2]    documents, tokens of every block
     shards.npy   int64 [num_shards, 3]    blocks, documents, tokens of every shard
 
+A sample of our own shards is a block. A split of shards that others wrote (`samples`, foreign.py) has one document a
+sample, and a block is a run of samples of one shard; a document may be empty there.
+
 All follow the order of the shards. At full size (3.3 billion documents) they hold 13 GB, 0.4 GB and 1.5 MB: the first
 two are mapped into memory and read in stretches, only the third is read whole.
 """
@@ -17,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from modernbert_train.data.foreign import Samples
 
 Int64 = npt.NDArray[np.int64]
 
@@ -34,7 +39,8 @@ class Split:
     digest: str = (
         ""  # changes with the documents, their lengths or their shards; empty before the manifest is written
     )
-    remote: str | None = None  # URL of the folder of the shards; None: they lie in `path`
+    remote: str | None = None  # URL or other folder of the shards; None: they lie in `path`
+    samples: Samples | None = None  # how the shards hold the documents, if others wrote them
 
     def lengths(self, first: int = 0, count: int | None = None) -> npt.NDArray[np.uint32]:
         """Content tokens of `count` documents (default: of all) from number `first` on: uint32 [count], not copied."""
@@ -95,6 +101,12 @@ def write_sidecars(
     np.save(folder / "blocks.npy", np.asarray(blocks, np.int64))
     np.save(folder / "shards.npy", np.column_stack([shard_blocks, per_shard]).astype(np.int64))
     return Split(folder, len(lengths), int(blocks[:, 1].sum()), len(blocks))
+
+
+def load_split(folder: Path) -> Split:
+    """The split whose sidecars are in `folder`, as `write_sidecars` returned it."""
+    documents, tokens = np.load(folder / "shards.npy")[:, 1:].sum(axis=0).tolist()
+    return Split(folder, documents, tokens, len(np.load(folder / "blocks.npy", mmap_mode="r")))
 
 
 def sidecar_shapes(split: Split) -> dict[str, tuple[str, tuple[int, ...]]]:

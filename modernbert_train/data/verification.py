@@ -1,13 +1,16 @@
 """Reads every byte of a store to tell whether it still is what was prepared."""
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
+from tqdm import tqdm
 
 from modernbert_train.data.manifest import TOKENIZER_FILES, Manifest, Split, read_manifest_json
-from modernbert_train.data.shards import shard_problem
+from modernbert_train.data.shard_files import ShardFiles
+from modernbert_train.data.shards import foreign_shard_problem, shard_problem
 from modernbert_train.data.split import sha256
-from modernbert_train.data.tokenizer_info import tokenizer_fingerprint
+from modernbert_train.data.tokenizer_info import load_tokenizer_info, tokenizer_fingerprint
 
 
 def verify_store(manifest: Manifest) -> list[str]:
@@ -28,9 +31,12 @@ def verify_store(manifest: Manifest) -> list[str]:
             for file, entry in files.items():
                 if sha256(split.path / file) != entry["sha256"]:
                     problems.append(f"{split.path / file}: damaged (sha256 differs from the manifest's)")
-            problems += _verify_counts(split) + _verify_shards(
-                split, manifest.token_dtype, manifest.vocab_size
-            )
+            problems += _verify_counts(split)
+            problems += [
+                f"{file}: {problem}"
+                for file, problem in _shard_problems(split, manifest)
+                if problem is not None
+            ]
     return problems
 
 
@@ -51,22 +57,32 @@ def _verify_counts(split: Split) -> list[str]:
     ]
 
 
-def _verify_shards(split: Split, dtype: str, vocab_size: int) -> list[str]:
+def _shard_problems(split: Split, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
+    """File of every shard, and what is wrong with it."""
+    index = split.path / "index.json"
     try:
-        shards = json.loads((split.path / "index.json").read_text(encoding="utf-8"))["shards"]
+        shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
     except (OSError, ValueError, KeyError) as error:
-        return [f"{split.path / 'index.json'}: cannot be read ({error})"]
-    indexed, stated = [shard["samples"] for shard in shards], split.shards[:, 0].tolist()
+        yield str(index), f"cannot be read ({error})"
+        return
+    unit, column = ("blocks", 0) if split.samples is None else ("documents", 1)  # what a sample is
+    indexed, stated = [shard["samples"] for shard in shards], split.shards[:, column].tolist()
     if indexed != stated:
-        return [f"{split.path / 'index.json'}: blocks per shard {indexed}, shards.npy says {stated}"]
-    problems = []
-    first_block, first_document = 0, 0
-    for shard, (num_blocks, num_documents, _) in zip(shards, split.shards.tolist(), strict=True):
-        blocks = split.blocks(first_block, num_blocks)
+        yield str(index), f"{unit} per shard {indexed}, shards.npy says {stated}"
+        return
+    files = ShardFiles(split.remote or str(split.path))
+    tokenizer = load_tokenizer_info(manifest.path) if split.samples else None
+    for number, info in enumerate(tqdm(shards, desc="/".join(split.path.parts[-2:]), unit=" shards")):
+        first_block, first_document = split.first_of_shards[number].tolist()
+        num_blocks, num_documents = split.shards[number, :2].tolist()
         lengths = split.lengths(first_document, num_documents)
-        file = split.path / shard["raw_data"]["basename"]
-        problem = shard_problem(file, shard["raw_data"], dtype, vocab_size, blocks, lengths)
-        if problem:
-            problems.append(f"{file}: {problem}")
-        first_block, first_document = first_block + num_blocks, first_document + num_documents
-    return problems
+        name = info["raw_data"]["basename"]
+        if split.samples and tokenizer:
+            yield (
+                f"{files.root}/{name}",
+                foreign_shard_problem(files, info, split.samples, lengths, tokenizer),
+            )
+        else:
+            blocks = split.blocks(first_block, num_blocks)
+            file, dtype, vocab_size = split.path / name, manifest.token_dtype, manifest.vocab_size
+            yield str(file), shard_problem(file, info["raw_data"], dtype, vocab_size, blocks, lengths)

@@ -1,4 +1,4 @@
-"""One picture of a run, drawn from metrics.jsonl: loss, learning rate, batch, context, speed over tokens."""
+"""One picture of a run, drawn from metrics.jsonl: loss, learning rate, batch, context, mixture, speed over tokens."""
 
 import json
 from dataclasses import dataclass
@@ -29,6 +29,15 @@ class Metrics:
     def column(self, name: str) -> np.ndarray:
         """Values of a training metric; NaN where a line lacks it."""
         return np.array([line.get(name, np.nan) for line in self.training], dtype=np.float64)
+
+    def source_shares(self) -> dict[str, np.ndarray]:
+        """Source -> its share of the content tokens since the line before. Empty for a run that does not tell."""
+        if not all(line.get("source_tokens") for line in self.training):
+            return {}
+        names = sorted(self.training[0]["source_tokens"])
+        so_far = np.array([[line["source_tokens"][name] for name in names] for line in self.training])
+        since = np.diff(so_far, axis=0, prepend=np.zeros((1, len(names)), dtype=np.int64))
+        return dict(zip(names, (since / np.maximum(since.sum(axis=1, keepdims=True), 1)).T, strict=True))
 
 
 def write_report(run: str | Path) -> Path:
@@ -67,23 +76,25 @@ def read_metrics(file: Path) -> Metrics:
 
 
 def draw_report(metrics: Metrics, title: str) -> Figure:
-    """The picture: five panels above each other over the same tokens, the phases as bands."""
-    figure = Figure(figsize=(11, 10), dpi=130, facecolor="white", layout="constrained")
-    axes = figure.subplots(5, 1, sharex=True, height_ratios=[3.6, 1, 1, 1, 1])
+    """The picture: panels above each other over the same tokens, the phases as bands."""
+    figure = Figure(figsize=(11, 11), dpi=130, facecolor="white", layout="constrained")
+    axes = figure.subplots(6, 1, sharex=True, height_ratios=[3.6, 1, 1, 1, 1, 1])
     tokens = metrics.column("tokens")
     _draw_loss(axes[0], tokens, metrics)
     _draw_steps(axes[1], tokens, metrics.column("lr"), "learning rate", "#d55e00")
     _draw_steps(axes[2], tokens, metrics.column("batch_tokens"), "tokens a batch", "#0072b2")
     _draw_steps(axes[3], tokens, metrics.column("context_tokens"), "context (tokens)", "#009e73")
     _draw_speed(axes[4], tokens, metrics.column("tokens_per_s"))
+    _draw_mixture(axes[5], tokens, metrics)
     for axis in axes:
         _draw_phases(axis, metrics, labelled=axis is axes[0])
         _style(axis)
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes[3].set_yticks(sorted(set(metrics.column("context_tokens"))))
     axes[3].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes[4].set_xlabel("tokens of training", color=_INK)
-    axes[4].xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes[5].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes[5].set_xlabel("tokens of training", color=_INK)
+    axes[5].xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     figure.suptitle(_title(metrics, title), x=0.012, ha="left", color=_INK, fontsize=13)
     return figure
 
@@ -148,6 +159,27 @@ def _draw_speed(axis: Axes, tokens: np.ndarray, speed: np.ndarray) -> None:
             0.995, median, f"median {short_number(median)} ", transform=axis.get_yaxis_transform(),
             ha="right", va="bottom", fontsize=8, color=_INK, bbox={"facecolor": "#ffffffb0", "lw": 0, "pad": 1},
         )  # fmt: skip
+
+
+def _draw_mixture(axis: Axes, tokens: np.ndarray, metrics: Metrics) -> None:
+    """What the text since the line before was made of, as bands that add up to 1."""
+    shares = metrics.source_shares()
+    held = {name: np.concatenate([share[:1], share]) for name, share in shares.items()}
+    seen = metrics.training[-1].get("source_tokens", {})
+    for number, (name, bottom) in enumerate(zip(held, _stacked(list(held.values())), strict=True)):
+        axis.fill_between(
+            np.concatenate([[0.0], tokens]), bottom, bottom + held[name], step="pre", linewidth=0, alpha=0.7,
+            color=_SOURCE_COLOURS[number % len(_SOURCE_COLOURS)], label=f"{name} {short_number(seen[name])}",
+        )  # fmt: skip
+    axis.set_ylabel("mixture", color=_INK)
+    axis.set_ylim(0, 1)
+    if held:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, labelcolor=_INK)
+
+
+def _stacked(shares: list[np.ndarray]) -> list[np.ndarray]:
+    """Where each band begins: the sum of those below it."""
+    return [sum(shares[:number], np.zeros_like(share)) for number, share in enumerate(shares)]
 
 
 def _draw_phases(axis: Axes, metrics: Metrics, labelled: bool) -> None:

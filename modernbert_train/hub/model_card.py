@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.mixture import in_words
 from modernbert_train.formats.hf_config import hf_class
 from modernbert_train.training.model_size import MLP_NAMES, describe_switches
 from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
@@ -108,8 +109,6 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
     names = [phase_name for phase_name, _ in phases]
     done = phases[: names.index(marker["phase"]) + 1] if marker["phase"] in names else phases
     for phase_name, phase in done:
-        total = sum(phase["mixture"].values())
-        shares = ", ".join(f"{source} {share / total:.0%}" for source, share in phase["mixture"].items())
         rows.append(
             (
                 phase_name,
@@ -118,7 +117,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
                 f"{phase['global_rope_theta']:,.0f}",
                 f"{phase['mask_rate']:.0%}",
                 f"{phase['learning_rate']:g}",
-                shares,
+                in_words(phase["mixture"]),
             )
         )
     columns = (
@@ -128,7 +127,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
         "global theta",
         "masked",
         "learning rate",
-        "data, shares of tokens",
+        "data",
     )
     sources = "".join(
         f"- `{source}`: {spec['store']}\n" for source, spec in recipe["data"]["sources"].items()

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from modernbert_train.config import PhaseConfig, Recipe
+from modernbert_train.config.skip import skipped_steps
 
 
 def learning_rate(phase: PhaseConfig, tokens: float) -> float:
@@ -94,11 +95,17 @@ class PhasePlan:
     segments: tuple[Segment, ...]
     first_step: int
     first_tokens: int
+    weight_decay: float
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the phase."""
         return sum(segment.num_steps for segment in self.segments)
+
+    @property
+    def last_step(self) -> int:
+        """The run's step that ends the phase."""
+        return self.first_step + self.num_steps - 1
 
     @property
     def num_tokens(self) -> int:
@@ -137,9 +144,13 @@ class PhasePlan:
 class RunPlan:
     """All steps of a run; `step` counts from 0 over all phases. Every answer takes time in the number of
     segments, not of steps.
+
+    A skipped step keeps its number, its batch and its place in all schedules, and is not trained. What is due at it
+    (a checkpoint, a line of the log) is done after the next step that is.
     """
 
     phases: tuple[PhasePlan, ...]
+    skipped: tuple[range, ...] = ()  # ascending, with gaps between them; none holds the last step of a phase
 
     @property
     def total_steps(self) -> int:
@@ -179,32 +190,65 @@ class RunPlan:
 
     def is_logged(self, step: int, every_steps: int) -> bool:
         """Whether the `step`-th step, counted from 1, is one of every so many, or the last."""
-        return step % every_steps == 0 or step == self.total_steps
+        return _reaches_multiple(self._since(step - 1), step, every_steps) or step == self.total_steps
 
     def is_due(self, step: int, every_tokens: int) -> bool:
-        """Whether something done every so many tokens is done at the end of `step`: the step reaches a
-        multiple of `every_tokens` (0: never), or is the last of its phase.
+        """Whether something done every so many tokens is done at the end of `step`: the step, or a skipped one
+        right before it, reaches a multiple of `every_tokens` (0: never), or it is the last of its phase.
         """
         phase = self.phase_of(step)
-        if step == phase.first_step + phase.num_steps - 1:
+        if step == phase.last_step:
             return True
-        return _reaches_multiple(self.tokens_before(step), self.tokens_before(step + 1), every_tokens)
+        before = self.tokens_before(self._since(step))
+        return _reaches_multiple(before, self.tokens_before(step + 1), every_tokens)
+
+    def _since(self, step: int) -> int:
+        """The first of the skipped steps right before `step`; itself where there is none."""
+        return next((part.start for part in self.skipped if part.stop == step), step)
 
     def num_due(self, every_tokens: int) -> int:
         """Returns how many steps of the run are due (`is_due`)."""
         due = 0
         for phase in self.phases:
-            tokens = phase.first_tokens
-            for segment in phase.segments:
-                batch_tokens = segment.batch_rows * phase.config.row_tokens
-                before, tokens = tokens, tokens + segment.num_steps * batch_tokens
-                if every_tokens > batch_tokens:
-                    due += tokens // every_tokens - before // every_tokens
-                elif every_tokens > 0:
-                    due += segment.num_steps
-            if not _reaches_multiple(tokens - batch_tokens, tokens, every_tokens):
-                due += 1  # the last step of the phase
+            due += 1 + self._num_reaching(phase.first_step, phase.last_step, every_tokens)
+        for part in self.skipped:
+            # What these steps and the next one reach is done once, after the next one.
+            is_last = part.stop == self.phase_of(part.stop).last_step
+            due -= self._num_reaching(part.start, part.stop if is_last else part.stop + 1, every_tokens)
+            due += 0 if is_last else self.is_due(part.stop, every_tokens)
         return due
+
+    def _num_reaching(self, start: int, stop: int, every_tokens: int) -> int:
+        """How many of some steps of one phase reach a multiple by themselves, without the skipped ones before."""
+        if every_tokens == 0:
+            return 0
+        reaching, first = 0, self.phase_of(start).first_step
+        for segment in self.phase_of(start).segments:
+            last = first + segment.num_steps
+            begin, end = max(start, first), min(stop, last)
+            if begin < end:
+                before, after = self.tokens_before(begin), self.tokens_before(end)
+                multiples = after // every_tokens - before // every_tokens
+                reaching += min(
+                    end - begin, multiples
+                )  # each step reaches one: batches are larger than the interval
+            first = last
+        return reaching
+
+    def problems(self) -> list[str]:
+        """What is wrong with the steps that a recipe skips."""
+        found = [
+            f"data.skip.steps has {self.total_steps + 1 if part.start < self.total_steps else part.start + 1}, and "
+            f"the run has {self.total_steps:,} steps; steps count from 1, as in the logs"
+            for part in self.skipped
+            if part.stop > self.total_steps
+        ]
+        return found + [
+            f"data.skip.steps has {phase.last_step + 1}, the last of the phase {phase.name}, which ends with a "
+            f"checkpoint: it must be trained; skip up to {phase.last_step}, or shorten the phase"
+            for phase in self.phases
+            if any(phase.last_step in part for part in self.skipped)
+        ]
 
 
 def _reaches_multiple(before: int, after: int, every_tokens: int) -> bool:
@@ -212,12 +256,17 @@ def _reaches_multiple(before: int, after: int, every_tokens: int) -> bool:
 
 
 def plan_run(recipe: Recipe) -> RunPlan:
-    """Returns the plan of a valid recipe."""
+    """Returns the plan of a valid recipe. ValueError: it skips steps that the run does not have, or cannot miss."""
     phases: list[PhasePlan] = []
     step = tokens = 0
     for index, (name, config) in enumerate(recipe.phases.items()):
-        plan = PhasePlan(name, index, config, plan_steps(config, recipe.data.streams), step, tokens)
-        phases.append(plan)
-        step += plan.num_steps
-        tokens += plan.num_tokens
-    return RunPlan(tuple(phases))
+        segments = plan_steps(config, recipe.data.streams)
+        weight_decay = recipe.optimizer.weight_decay if config.weight_decay is None else config.weight_decay
+        phase = PhasePlan(name, index, config, segments, step, tokens, weight_decay)
+        phases.append(phase)
+        step += phase.num_steps
+        tokens += phase.num_tokens
+    plan = RunPlan(tuple(phases), skipped_steps(recipe.data.skip))
+    if problems := plan.problems():
+        raise ValueError("\n".join(problems))
+    return plan

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.devices import DeviceGPU
-from composer.loggers import LoggerDestination, WandBLogger
 from composer.utils import dist
 
 from modernbert_train.config import Recipe, validate
@@ -21,49 +20,67 @@ from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.optim.schedule import RunPlan, plan_run
+from modernbert_train.training.agreement import agree, check_run_folder
 from modernbert_train.training.averaging import WeightAverage
 from modernbert_train.training.callbacks import (
     Evaluate,
     GradientNorm,
     SaveCheckpoints,
     Schedule,
+    SkipSteps,
     StopOnNonFinite,
 )
 from modernbert_train.training.checkpoint import find_latest, read_marker
-from modernbert_train.training.composer_fixes import fix_wandb
+from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.first_weights import set_first_weights
 from modernbert_train.training.flops import peak_flops
-from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows
+from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
+from modernbert_train.training.loggers import loggers
+from modernbert_train.training.meeting import TIMEOUT_SECONDS, join
 from modernbert_train.training.metrics import Metrics
 from modernbert_train.training.mlm import MaskedLanguageModel, data_spec
-from modernbert_train.training.provenance import check_unchanged, prepare_run_folder, wandb_id
+from modernbert_train.training.preemption import (
+    Preempted,
+    StopSignals,
+    StopWhenAsked,
+    end_with_launcher,
+    shield_workers,
+)
+from modernbert_train.training.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.training.ranks import on_rank_zero
 
 log = logging.getLogger(__name__)
-
-DIST_TIMEOUT_SECONDS = 1_800.0  # Composer's 300 s end a run whose first compilation or checkpoint is slow
 
 
 def train(recipe: Recipe) -> Path:
     """Carry out a recipe, from its newest good checkpoint if there is one. Returns the run folder.
 
     ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe.
+    Preempted if it was asked to end by a signal, and has saved.
     """
+    end_with_launcher()
+    with StopSignals() as signals:
+        return _train(recipe, signals)
+
+
+def _train(recipe: Recipe, signals: StopSignals) -> Path:
     device = resolve_device(recipe)
-    dist.initialize_dist(device, timeout=DIST_TIMEOUT_SECONDS)
+    join(device)
     if device == "cpu" and dist.get_local_world_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
         # Ranks that each take all cores keep one another waiting.
         torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
     if problems := validate(recipe, dist.get_world_size()):
         raise ValueError("\n".join(problems))
+    agree(recipe, device)
     inputs = open_inputs(recipe)
     with closing(inputs.reader):
-        return _run(recipe, inputs, device)
+        return _run(recipe, inputs, device, signals)
 
 
-def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
+def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> Path:
     plan = plan_run(recipe)
     run = Path(recipe.run_folder)
+    check_run_folder(run)
     checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
     if checkpoint is not None:
         log.info("going on from %s", checkpoint["path"])
@@ -78,12 +95,19 @@ def _run(recipe: Recipe, inputs: Inputs, device: str) -> Path:
         set_first_weights(model, recipe, inputs.tokenizer)
     loader = build_loader(recipe, plan, inputs)
     trainer = build_trainer(
-        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None
+        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
     )
     # Last, so that a start that is refused leaves the folder as it was.
-    on_rank_zero(lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh))
+    skipped = skipped_text(plan, inputs)
+    on_rank_zero(
+        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
+    )
     trainer.fit()
     trainer.close()
+    if signals.stopped_after is not None:
+        raise Preempted(
+            f"stopped after step {signals.stopped_after}, and saved; the same command goes on from there"
+        )
     return run
 
 
@@ -117,15 +141,22 @@ def build_model(recipe: Recipe, device: str) -> ModernBertForMaskedLM:
 
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
+    phases = plan_rows(recipe, plan, inputs)
+    if dist.get_global_rank() == 0:
+        log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(
-        plan_rows(recipe, plan, inputs),
+        phases,
         inputs.reader,
         inputs.tokenizer,
         inputs.masking,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
+        skipped_steps=plan.skipped,
+        skipped_documents=inputs.skipped_documents,
     )
-    return PlannedLoader(rows, num_workers=recipe.data.num_workers)
+    loader = PlannedLoader(rows, num_workers=recipe.data.num_workers)
+    shield_workers(loader)
+    return loader
 
 
 def build_trainer(
@@ -136,6 +167,7 @@ def build_trainer(
     loader: PlannedLoader,
     device: str,
     checkpoint: str | None,
+    signals: StopSignals,
 ) -> Trainer:
     """Composer's Trainer over one epoch that is the whole run; phases are a matter of the plan."""
     training, run = recipe.training, Path(recipe.run_folder)
@@ -153,12 +185,15 @@ def build_trainer(
         progress_bar=training.progress_bar,
         peak_flops=peak_flops(),
         model=recipe.model,
+        sources=list(inputs.train),
     )
     description = {
         "model": dataclasses.asdict(recipe.model),
         "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
     }
-    save = SaveCheckpoints(plan, run, training.save_every_tokens, training.keep_checkpoints, description)
+    save = SaveCheckpoints(
+        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+    )
     half_life = training.ema_half_life_tokens
     averages = [WeightAverage(plan, model, half_life)] if half_life else []
     module = MaskedLanguageModel(model, precision, training.compile)
@@ -169,8 +204,10 @@ def build_trainer(
         train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
         max_duration=f"{plan.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what is measured, then what may stop the run, then what looks at weights and keeps them.
+        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
+        # keeps them.
         callbacks=[
+            SkipSteps(loader),
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),
@@ -178,8 +215,9 @@ def build_trainer(
             evaluate,
             metrics,
             save,
+            StopWhenAsked(plan, signals, save),
         ],
-        loggers=_loggers(recipe, run),
+        loggers=loggers(recipe, run),
         device=DeviceGPU(allow_tf32=precision == "bf16") if device == "gpu" else device,
         precision="fp32",  # of weights and gradients; the forward pass does its own autocast
         device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
@@ -189,7 +227,7 @@ def build_trainer(
         progress_bar=False,  # ours speaks of tokens and phases
         load_path=checkpoint,
         spin_dataloaders=False,
-        dist_timeout=DIST_TIMEOUT_SECONDS,
+        dist_timeout=TIMEOUT_SECONDS,
         auto_log_hparams=False,
     )
 
@@ -209,26 +247,3 @@ def _check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
             f"made after {tokens:,}: tokens, batch_tokens, batch_ramp or row_tokens of a phase that has begun were "
             "changed; restore them, or start a new run from its weights with init.from"
         )
-
-
-def _loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
-    wandb = recipe.wandb
-    if wandb.project is None:
-        return []
-    fix_wandb()
-    return [
-        WandBLogger(
-            project=wandb.project,
-            entity=wandb.entity,
-            name=recipe.name,
-            tags=list(wandb.tags),
-            rank_zero_only=True,
-            init_kwargs={
-                "mode": wandb.mode,
-                "dir": str(run),
-                "id": on_rank_zero(lambda: wandb_id(run)),
-                "resume": "allow",
-                "config": dataclasses.asdict(recipe),
-            },
-        )
-    ]

@@ -5,8 +5,10 @@ State lives in the plan and the step; none of these has any to save.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from modernbert_train.config import EvaluationConfig, OptimizerConfig
 from modernbert_train.config.schema import Precision
+from modernbert_train.config.skip import range_text
 from modernbert_train.data.batch import MicroBatch
+from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.data.manifest import Split
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.model import ModernBertForMaskedLM
@@ -26,8 +30,12 @@ from modernbert_train.optim.optimizer import apply_settings, set_learning_rate
 from modernbert_train.optim.schedule import PhasePlan, RunPlan
 from modernbert_train.training.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
 from modernbert_train.training.inputs import Inputs
+from modernbert_train.training.jsonl import append_line, drop_after
 from modernbert_train.training.mlm import autocast, model_inputs
 from modernbert_train.training.ranks import on_rank_zero
+from modernbert_train.training.run_files import POSITIONS_FILE
+
+log = logging.getLogger(__name__)
 
 
 def step_of(state: State) -> int:
@@ -36,7 +44,7 @@ def step_of(state: State) -> int:
 
 
 class Schedule(Callback):
-    """Sets learning rate, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
+    """Sets the optimizer, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
 
     Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """
@@ -49,14 +57,18 @@ class Schedule(Callback):
         self._optimizer = optimizer
         self._seed = seed
         self._thetas: tuple[float, float] | None = None
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        for optimizer in state.optimizers:
-            apply_settings(optimizer, self._optimizer)  # a checkpoint brings those it was saved with
+        self._phase: str | None = None
 
     def batch_start(self, state: State, logger: Logger) -> None:
         step = step_of(state)
         phase = self._plan.phase_of(step)
+        if (
+            phase.name != self._phase
+        ):  # also the first step after a restart: a checkpoint brings what it was saved with
+            settings = replace(self._optimizer, weight_decay=phase.weight_decay)
+            for optimizer in state.optimizers:
+                apply_settings(optimizer, settings)
+            self._phase = phase.name
         for optimizer in state.optimizers:
             set_learning_rate(optimizer, self._plan.learning_rate(step), phase.config.learning_rate)
         state.device_train_microbatch_size = phase.config.micro_batch_tokens // phase.config.row_tokens
@@ -66,6 +78,23 @@ class Schedule(Callback):
             self._thetas = thetas
         # A million ranks, and then the next step: no two (seed, step, rank) of real runs share a state.
         torch.manual_seed((self._seed * 10**12 + step * 10**6 + dist.get_global_rank()) % 2**63)
+
+
+class SkipSteps(Callback):
+    """Moves the clock over the steps that the loader has left out, so that every step keeps its number.
+
+    Before all other callbacks, and as soon as a batch is there: what they do follows from the clock.
+    """
+
+    def __init__(self, loader: PlannedLoader) -> None:
+        self._rows = loader.dataset
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        first, step = step_of(state), self._rows.step - 1  # the batch is that of the latter
+        if first < step and dist.get_global_rank() == 0:
+            log.info("skipped by data.skip.steps: %s", range_text(range(first + 1, step + 1)))
+        while step_of(state) < step:
+            state.timestamp = state.timestamp.to_next_batch()
 
 
 class GradientNorm(Callback):
@@ -103,21 +132,35 @@ class SaveCheckpoints(Callback):
     """Write a checkpoint every so many tokens and at the end of each phase, whole or not at all; remove old ones."""
 
     def __init__(
-        self, plan: RunPlan, run: Path, every_tokens: int, keep: int, description: Mapping[str, Any]
+        self,
+        plan: RunPlan,
+        run: Path,
+        loader: PlannedLoader,
+        every_tokens: int,
+        keep: int,
+        description: Mapping[str, Any],
     ) -> None:
         self._plan = plan
         self._run = run
+        self._rows = loader.dataset
         self._every_tokens = every_tokens
         self._keep = keep
         self._description = dict(description)  # goes into every marker: architecture, tokenizer
+        self._saved = -1  # steps at the last save
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if dist.get_global_rank() == 0:
+            drop_after(self._run / POSITIONS_FILE, step_of(state))
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self._plan.is_due(step_of(state) - 1, self._every_tokens):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now, on all ranks together."""
+        """Save now, on all ranks together; nothing to do where this step was saved already."""
         step = step_of(state)
+        if step == self._saved:
+            return
         path = checkpoint_path(self._run, step)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
             raise FloatingPointError(
@@ -126,9 +169,14 @@ class SaveCheckpoints(Callback):
             )
         # Collective: every rank contributes its position in the data; rank 0 writes.
         save_checkpoint(state, str(unfinished_path(path)))
-        on_rank_zero(lambda: self._finish(path, step))
+        rows = self._rows.state_dict(num_samples=0, from_beginning=False)
+        on_rank_zero(lambda: self._finish(path, step, rows))
+        self._saved = step
 
-    def _finish(self, path: Path, step: int) -> None:
+    def _finish(self, path: Path, step: int, rows: dict[str, Any]) -> None:
+        positions = [position for _, position in sorted(rows["positions"].items())]
+        line = {"step": step, "fingerprint": rows["fingerprint"], "positions": positions}
+        append_line(self._run / POSITIONS_FILE, line)  # first: then every checkpoint has its line
         finish_checkpoint(path, {**position(self._plan, step), **self._description})
         prune(self._run, self._keep, step)
 

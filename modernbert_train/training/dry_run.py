@@ -5,10 +5,11 @@ tell (passes over each source, how full the rows are) is shown where the caller 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from modernbert_train.config import InitConfig, PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
+from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
+from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
 from modernbert_train.training.model_size import describe_model, num_parameters
 
 WIDTH = 80
@@ -21,52 +22,58 @@ BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
 
-@dataclass(frozen=True)
-class PhaseData:
-    """What a phase reads, as the stores tell it."""
-
-    passes: dict[str, float]  # source -> how many times its text is gone through
-    fill: float  # share of the slots of the rows that hold a token
-
-
 def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
     """Returns the figures of a run as text. `data`: one entry for each phase, where the stores were read."""
+    alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
-        f"{recipe.name}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
+        f"{recipe.name}{alone}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
         "",
         *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
         "",
         *_tables(recipe, plan, data),
+        *(_sources(recipe, plan, data) if data else ()),
         *_picture(plan, has_thetas=recipe.model.positions == "rope"),
+        *(_warnings(recipe, data) if data else ()),
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """Returns the size of a checkpoint."""
+    average = BYTES_OF_AVERAGE if recipe.training.ema_half_life_tokens else 0
+    return num_parameters(recipe.model) * (BYTES_PER_PARAMETER + average)
+
+
+def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
+    """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
+    saves = plan.num_due(recipe.training.save_every_tokens)
+    on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
+    return on_disk * checkpoint_bytes(recipe)
 
 
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
-    # The newest, the end of each phase, and one that is being written.
-    on_disk = min(saves, training.keep_checkpoints + len(plan.phases)) + 1
-    has_average = training.ema_half_life_tokens > 0
-    checkpoint_bytes = num_parameters(model) * (BYTES_PER_PARAMETER + BYTES_OF_AVERAGE * has_average)
     return {
         "model": describe_model(model),
         "start": _start(recipe.init),
         "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
-        f"{optimizer.eps:g}, weight decay {optimizer.weight_decay:g}, "
+        f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
         f"{_count(data.window_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
+        **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{recipe.masking.keep_fraction:.0%} kept",
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
         "each source",
-        "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
+        "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes(recipe))} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{_bytes(on_disk * checkpoint_bytes)} on disk"
-        + (", with a moving average of the weights" if has_average else ""),
+        f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk"
+        + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
+        "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
@@ -78,6 +85,18 @@ def _start(init: InitConfig) -> str:
     steps += ["transplanted onto this tokenizer"] * init.transplant
     steps += [f"made larger by {init.method}"] * (init.method != "copy")
     return ", ".join(steps)
+
+
+def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+    """What of the data is not trained on; nothing to say for most runs."""
+    skip = recipe.data.skip
+    documents = [*skip.documents, *([f"those in {skip.documents_file}"] if skip.documents_file else [])]
+    said = []
+    if plan.skipped:
+        said.append(f"{_count(sum(map(len, plan.skipped)), 'step')} ({', '.join(skip.steps)})")
+    if documents:
+        said.append(f"documents {', '.join(documents)}")
+    return {"skipped": "; ".join(said)} if said else {}
 
 
 def _entry(label: str, text: str) -> Iterator[str]:
@@ -102,7 +121,10 @@ def _bytes(number: int) -> str:
 def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iterator[str]:
     """Yields a column of figures for each phase, a few phases side by side."""
     sources = list(recipe.data.sources)
-    columns = [_figures(phase, sources, data[phase.index] if data else None) for phase in plan.phases]
+    columns = [
+        _figures(phase, tokens_per_s(recipe.model, phase), sources, data[phase.index] if data else None)
+        for phase in plan.phases
+    ]
     if recipe.model.positions != "rope":
         columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
     width = (WIDTH - LABEL_WIDTH) // min(len(columns), PHASES_IN_A_TABLE)
@@ -122,7 +144,9 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> list[tuple[str, str]]:
+def _figures(
+    phase: PhasePlan, speed: float, sources: list[str], data: PhaseData | None
+) -> list[tuple[str, str]]:
     """Returns the labels and figures of one phase; `-` for what it does not have."""
     config = phase.config
     rows = phase.rows_before(phase.num_steps)
@@ -132,6 +156,9 @@ def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> li
         ("phase", phase.name),
         ("tokens", format_tokens(phase.num_tokens)),
         ("steps", f"{phase.num_steps:,}"),
+        ("tokens/s a GPU", f"{speed:,.0f}"),
+        ("GPU-hours", format_hours(gpu_hours(phase, speed))),
+        ("last checkpoint", f"step-{phase.first_step + phase.num_steps:08d}"),
         ("rows", f"{rows:,}"),
         ("context tokens", f"{config.context_tokens:,}"),
         ("row tokens", f"{config.row_tokens:,}"),
@@ -143,19 +170,55 @@ def _figures(phase: PhasePlan, sources: list[str], data: PhaseData | None) -> li
         ("  warmup tokens", _tokens(config.warmup_tokens)),
         ("  decay tokens", _tokens(config.decay_tokens)),
         ("  decay to", _decay(config)),
+        ("weight decay", f"{phase.weight_decay:g}"),
         ("mask rate", f"{config.mask_rate:.1%}"),
         (THETAS[0], f"{config.global_rope_theta:,.0f}"),
         (THETAS[1], f"{config.local_rope_theta:,.0f}"),
-        *((f"share {source}", _or_dash(config.mixture.get(source), ".2%")) for source in sources),
     ]
-    if data is not None:
-        figures += [(f"passes {source}", _or_dash(data.passes.get(source), ".3g")) for source in sources]
-        figures.append(("fill of the rows", f"{data.fill:.3%}"))
-    return figures
+    if data is not None:  # the sources have a table of their own
+        return [*figures, ("fill of the rows", f"{data.fill:.3%}")]
+    return figures + [(f"share {source}", _share(config.mixture, source)) for source in sources]
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _share(mixture: MixtureConfig, source: str) -> str:
+    """What a recipe says of a source; its stores turn passes and temperatures into shares."""
+    if source in mixture.shares:
+        return f"{mixture.shares[source]:.2%}"
+    if source in mixture.passes:
+        return f"{mixture.passes[source]:g} x tokens"
+    in_all = mixture.temperature is not None and mixture.sources is None
+    if in_all or source in (mixture.sources or ()):
+        return f"tokens^{mixture.temperature:g}"
+    return "-"
+
+
+def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[str]:
+    """Yields the table of what each source contributes to each phase, and to the run."""
+    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'passes':>9}{'documents':>13}"
+    yield "─" * WIDTH
+    for source, whole in whole_run(data).items():
+        label = source
+        for phase, of_phase in zip(plan.phases, data, strict=True):
+            if source in of_phase.sources:
+                yield _contribution(label, phase.name, of_phase.sources[source])
+                label = ""
+        if len(data) > 1:
+            yield _contribution("", "whole run", whole)
+    for source in recipe.data.sources:
+        if all(source not in of_phase.sources for of_phase in data):
+            yield f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
+    yield ""
+
+
+def _contribution(source: str, phase: str, part: Contribution) -> str:
+    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.passes:>9.3g}{part.documents:>13,}"
+    return f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{_cut(phase, 19):<20}{figures}"
+
+
+def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
+    for warning in repetitions(data, recipe.data.warn_passes):
+        yield ""
+        yield from _entry("WARNING", warning)
 
 
 def _tokens(tokens: int) -> str:

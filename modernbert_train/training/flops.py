@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from modernbert_train.config import ModelConfig
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
+H100_PEAK_FLOPS = 989e12
 _PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
-    "H100": 989e12,
+    "H100": H100_PEAK_FLOPS,
     "H200": 989e12,
     "A100": 312e12,
     "B200": 2_250e12,
@@ -45,6 +45,8 @@ def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_ra
 
 def peak_flops() -> float | None:
     """Dense bf16 peak of the CUDA device; None without one, or for one not in the table."""
+    import torch  # here, since a dry run computes hours without it
+
     if not torch.cuda.is_available():
         return None
     device = torch.cuda.get_device_name()

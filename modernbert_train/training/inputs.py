@@ -6,11 +6,14 @@ import difflib
 from dataclasses import dataclass
 
 from modernbert_train.config import Recipe
+from modernbert_train.config.skip import range_text
 from modernbert_train.data.loader import PhaseRows
 from modernbert_train.data.manifest import Manifest, Split, TokenizerInfo, load_manifest, load_tokenizer_info
 from modernbert_train.data.masking import Masking
+from modernbert_train.data.mixture import resolve_shares
 from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import BlockReader
+from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
 from modernbert_train.optim.schedule import RunPlan
 
 
@@ -23,6 +26,7 @@ class Inputs:
     train: dict[str, Split]  # source -> training split
     valid: dict[str, Split]  # source -> held-out split, of the sources that have one
     reader: BlockReader
+    skipped_documents: SkippedDocuments  # of the training splits
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
@@ -50,29 +54,43 @@ def open_inputs(recipe: Recipe) -> Inputs:
     if problems:
         raise ValueError("\n".join(problems))
     masking = Masking.of(tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
+    skipped_documents = load_skipped_documents(recipe.data.skip, train)
     reader = BlockReader([*train.values(), *valid.values()])
-    return Inputs(tokenizer, masking, train, valid, reader)
+    return Inputs(tokenizer, masking, train, valid, reader, skipped_documents)
 
 
 def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRows]:
     """What every phase of the run reads."""
+    tokens = {name: split.num_tokens for name, split in inputs.train.items()}
     return [
         PhaseRows(
             plan=Plan(
                 inputs.train,
-                phase.config.mixture,
+                resolve_shares(phase.config.mixture, tokens),
                 streams=recipe.data.streams,
                 nodes=recipe.data.canonical_nodes,
                 window_rows=recipe.data.window_rows,
                 context_tokens=phase.config.context_tokens,
                 row_tokens=phase.config.row_tokens,
-                key=(recipe.seed, phase.index),
+                # By name: a phase run alone reads what it would read in the whole run.
+                key=(recipe.seed, phase.name),
             ),
             mask_rate=phase.config.mask_rate,
             steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.segments),
         )
         for phase in run_plan.phases
     ]
+
+
+def skipped_text(run_plan: RunPlan, inputs: Inputs) -> dict[str, list[str]]:
+    """What is skipped, in full, as a recipe would write it."""
+    steps = [range_text(range(part.start + 1, part.stop + 1)) for part in run_plan.skipped]
+    documents = [
+        f"{source}:{range_text(range(first, stop))}"
+        for source, ranges in inputs.skipped_documents.items()
+        for first, stop in ranges.tolist()
+    ]
+    return {"steps": steps, "documents": documents}
 
 
 def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str) -> list[str]:

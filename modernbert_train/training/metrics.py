@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.optim.schedule import RunPlan
 from modernbert_train.training.callbacks import Evaluate, GradientNorm, step_of
 from modernbert_train.training.flops import training_flops_per_token
+from modernbert_train.training.jsonl import drop_after
 from modernbert_train.training.run_files import METRICS_FILE
 
 
@@ -39,6 +40,7 @@ class Metrics(Callback):
         progress_bar: bool,
         peak_flops: float | None,
         model: ModelConfig,
+        sources: Sequence[str],
     ) -> None:
         self._plan = plan
         self._path = run / METRICS_FILE
@@ -49,6 +51,7 @@ class Metrics(Callback):
         self._show = progress_bar and dist.get_global_rank() == 0
         self._peak_flops = peak_flops
         self._model = model
+        self._sources = sources  # whose tokens are counted
         self._flops_per_token = 0.0  # of the batch of the step that is logged
         self._bar: tqdm | None = None
         self._waited = 0.0  # the loader's wait_seconds at the end of the last step
@@ -64,7 +67,7 @@ class Metrics(Callback):
     def fit_start(self, state: State, logger: Logger) -> None:
         self._consumed = int(state.timestamp.token)
         if dist.get_global_rank() == 0:
-            _drop_after(self._path, step_of(state))
+            drop_after(self._path, step_of(state))
         if self._show and sys.stderr.isatty():
             done = self._plan.tokens_before(step_of(state))
             self._bar = tqdm(total=self._plan.total_tokens, initial=done, unit=" tok", unit_scale=True)
@@ -90,8 +93,9 @@ class Metrics(Callback):
             return
         record = self._record(state, step)
         self._write(record)
-        names = set(record) - {"step", "phase", "batch_crc32"}
+        names = set(record) - {"step", "phase", "batch_crc32", "source_tokens"}
         logger.log_metrics({f"train/{name}": record[name] for name in names})
+        logger.log_metrics({f"source_tokens/{name}": n for name, n in record["source_tokens"].items()})
         self._display(record)
         self._reset()
 
@@ -119,8 +123,11 @@ class Metrics(Callback):
         phase = self._plan.phase_of(step - 1)
         assert state.total_loss_dict is not None
         world_size = dist.get_world_size()
-        crc = state.device.tensor_to_device(self._crc)
-        dist.all_reduce(crc)
+        of_rank = self._loader.dataset.source_tokens
+        sums = torch.tensor([int(self._crc), *(of_rank[source] for source in self._sources)])
+        sums = state.device.tensor_to_device(sums)
+        dist.all_reduce(sums)
+        crc, *source_tokens = sums.tolist()
         record = {
             "step": step,
             "tokens": self._plan.tokens_before(step),
@@ -136,7 +143,8 @@ class Metrics(Callback):
             "tokens_per_s": self._tokens / self._seconds,
             "tokens_per_s_per_device": self._tokens / self._seconds / world_size,
             "data_wait_share": self._wait / self._seconds,
-            "batch_crc32": int(crc) % 2**32,
+            "batch_crc32": crc % 2**32,
+            "source_tokens": dict(zip(self._sources, source_tokens, strict=True)),
         }
         record["peak_memory_gib"] = _peak_memory_bytes() / 2**30
         if self._peak_flops is not None:
@@ -173,23 +181,6 @@ class Metrics(Callback):
             self._bar.write(line, file=sys.stderr)
         elif self._show:
             print(line, file=sys.stderr, flush=True)
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Take out what a run that was cut off had written beyond the checkpoint it now goes on from."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:  # the last line may be cut
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _peak_memory_bytes() -> int:

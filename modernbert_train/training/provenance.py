@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,18 @@ _PACKAGES = (
 
 
 def prepare_run_folder(
-    run: Path, recipe: Recipe, tokenizer: TokenizerInfo, world_size: int, fresh: bool
+    run: Path,
+    recipe: Recipe,
+    tokenizer: TokenizerInfo,
+    world_size: int,
+    fresh: bool,
+    skipped: Mapping[str, list[str]] | None = None,
 ) -> None:
-    """Write resolved recipe, provenance and tokenizer into the run folder.
+    """Write resolved recipe, provenance and tokenizer into the run folder. `skipped`: steps and documents, in full.
 
     A `fresh` run that finds the metrics of an earlier one, whose checkpoints are gone, says so and puts them aside.
     """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"run_folder is {run}, which cannot be made ({error.strerror}); name a folder that you may write to"
-        ) from error
+    make_run_folder(run)
     if fresh and (run / METRICS_FILE).exists():
         log.warning(
             "%s was begun before and has no checkpoint: it begins anew; the metrics so far are now %s.old",
@@ -73,26 +74,41 @@ def prepare_run_folder(
         (run / METRICS_FILE).replace(run / f"{METRICS_FILE}.old")
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
     launches = _previous_launches(run)
-    launches.append(provenance(world_size))
+    launches.append(provenance(world_size) | ({"skipped": dict(skipped)} if skipped else {}))
     write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
     for name in TOKENIZER_FILES:
         if (tokenizer.path / name).exists() and tokenizer.path.resolve() != run.resolve():
             shutil.copyfile(tokenizer.path / name, run / name)
 
 
-def provenance(world_size: int) -> dict[str, Any]:
-    """Code version, package versions and command of this launch."""
+def make_run_folder(run: Path) -> None:
+    """ValueError if it cannot be made."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"run_folder is {run}, which cannot be made ({error.strerror}); name a folder that you may write to"
+        ) from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what is computed, of those that are installed."""
     versions = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return versions
+
+
+def provenance(world_size: int) -> dict[str, Any]:
+    """Code version, package versions and command of this launch."""
     return {
         "command": sys.argv,
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": package_versions(),
         "world_size": world_size,
     }
 
@@ -135,8 +151,8 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
 def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
     """Compare the recipe with that of the last start of the run.
 
-    ValueError for another architecture or tokenizer: the checkpoints would not fit. Other changes (a longer phase,
-    another interval) are allowed, and listed in the log.
+    ValueError for another architecture or tokenizer: the checkpoints would not fit; and for a run of another phase
+    alone, or of all. Other changes (a longer phase, another interval) are allowed, and listed in the log.
     """
     if not (run / RECIPE_FILE).exists():
         return
@@ -146,10 +162,18 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
             "restore it and the stores made with it, or name another run_folder"
         )
     # A run of an older version has not written down the switches added since, whose defaults are what it did.
-    older = _flat({"model": dataclasses.asdict(ModelConfig())})
-    before = older | _flat(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
-    now = _flat(yaml.safe_load(dump_recipe(recipe)))
+    older = flatten({"model": dataclasses.asdict(ModelConfig())})
+    before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
+    now = flatten(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if "phase" in changed:
+        of = [
+            f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases"
+            for side in (before, now)
+        ]
+        raise ValueError(
+            f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
+        )
     has_table = recipe.model.positions == "learned"
     architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
     fatal = [key for key in changed if key in architecture]
@@ -165,10 +189,11 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, under dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from composer.utils import dist
@@ -28,3 +28,14 @@ def on_rank_zero(function: Callable[[], Result]) -> Result:
     if error is not None:
         raise error
     return result
+
+
+def numbers(ranks: Iterable[int]) -> str:
+    """Numbers of ranks for a message, runs of them as one: 0, 2-5."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -3,6 +3,7 @@
 RECIPE_FILE = "recipe.yaml"  # resolved
 PROVENANCE_FILE = "provenance.json"
 METRICS_FILE = "metrics.jsonl"
+POSITIONS_FILE = "positions.jsonl"  # of the streams, at every checkpoint: where `modernbert plan` starts from
 REPORT_FILE = "report.png"
 WANDB_ID_FILE = "wandb_id"
 CHECKPOINT_FOLDER = "checkpoints"

@@ -5,10 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 COMPOSER = Path(sys.executable).with_name("composer")
+TORCHRUN = Path(sys.executable).with_name("torchrun")
+LAUNCH = Path(__file__).parents[2] / "docker/launch.sh"  # composer, deaf to the signals that its ranks hear
+TRAIN = ("-m", "modernbert_train", "train")
 
 
 def launch(
@@ -18,25 +23,44 @@ def launch(
 
     subprocess.TimeoutExpired after so many seconds: a launch that should have ended hangs.
     """
-    command = [COMPOSER, "-n", str(num_processes), "-m", "modernbert_train", *arguments]
-    process = subprocess.Popen(
+    command = [COMPOSER, "-n", num_processes, "-m", "modernbert_train", *arguments]
+    return finish(start(command), seconds)
+
+
+def start(command: Sequence[Any], **environment: str) -> subprocess.Popen[str]:
+    """Start a launcher, as the head of a process group."""
+    path = f"{COMPOSER.parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
         [str(word) for word in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, **environment},
         start_new_session=True,
     )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> subprocess.CompletedProcess[str]:
+    """Its end and output. subprocess.TimeoutExpired, and nothing of it left, if it has not ended by then."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the launcher and its ranks
         process.wait()
         raise
-    return subprocess.CompletedProcess(command, process.returncode, output)
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+
+def wait_for_steps(run: Path, num_steps: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Until so many steps are logged."""
+    deadline = time.monotonic() + seconds
+    while not (run / "metrics.jsonl").exists() or len(read_steps(run)) < num_steps:
+        assert process.poll() is None, finish(process).stdout
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def read_steps(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that tell of a step."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    *lines, _ = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")  # whole ones
     return [line for line in map(json.loads, lines) if "loss" in line]

@@ -83,6 +83,12 @@ def the_error(capture) -> str:
         ("row_tokens: 256", "row_tokens: 128", r"context_tokens is 256, more than row_tokens \(128\): .*raise"),
         ("batch_tokens: 2048", "batch_tokens: 2000", r"batch_tokens is 2000, not a multiple of 1024, .*; use 2048"),
         ("micro_batch_tokens: 512", "micro_batch_tokens: 300", r"micro_batch_tokens is 300, not .*; use 512"),
+        ("{web: 2, code: 1}", "{web: 2, code: 0}", r"mixture\.code is 0\.0: make the share .* above 0, or null"),
+        ("{web: 2, code: 1}", "{web: 2, cod: 1}", r"mixture names 'cod', which is not in .*; did you mean code\?"),
+        ("{web: 2, code: 1}", "{passes: {web: -1}}", r"passes\.web is -1\.0: make the number of passes .* above 0"),
+        ("{web: 2, code: 1}", "{web: 2, temperature: 1}", r"mixture has shares and temperature: .*; keep one"),
+        ("{web: 2, code: 1}", "{temperature: 5}", r"temperature is 5\.0: it is the exponent .* write 1/T"),
+        ("streams: 4", "streams: 4\n  skip: {steps: [14]}", r"skip\.steps has 14, the last of the phase .*; skip up"),
     ],
 )  # fmt: skip
 def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
@@ -94,6 +100,19 @@ def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
     assert "Traceback" not in error
     assert all(line.startswith("error: ") for line in error.splitlines())
     assert re.search(message, error)
+
+
+def test_two_stores_with_different_tokenizers(tiny, tmp_path, capsys):
+    """Each that does not fit is named, with the fingerprints, before anything is computed."""
+    other = make_tokenizer(tmp_path / "other", num_words=100)
+    make_store(tmp_path / "second", other, {"code": {"train": [[5, 6, 7]] * 9}})
+    assert main(["train", str(tiny), f"data.sources.code.store={tmp_path}/second", "run_folder=run"]) == 2
+    assert re.fullmatch(
+        rf"data\.tokenizer is .* \(fingerprint .*\), but the store {tmp_path}/second was made with another tokenizer "
+        rf"\(fingerprint {other.fingerprint[:12]}\), .*; use that one, or tokenize again with yours",
+        the_error(capsys),
+    )
+    assert not Path("run").exists()
 
 
 def test_overrides_stand_before_and_behind_options(tiny, capsys):
@@ -220,7 +239,7 @@ def tokenized(texts: list[str], tokenizer: Path, store: Path) -> Path:
 def test_a_corpus_of_one_token_trains(tiny, tmp_path):
     store = tokenized(["", "w7", ""], tiny.parent / "tokenizer", tmp_path / "store")
     manifest = json.loads((store / "manifest.json").read_text())["sources"]["web"]
-    assert (manifest["skipped_empty"], manifest["splits"]["train"]["num_tokens"]) == (2, 1)
+    assert (manifest["left_out"], manifest["splits"]["train"]["num_tokens"]) == ({"empty": 2}, 1)
     overrides = [f"run_folder={tmp_path}/run", f"data.sources.web.store={store}"]
     overrides += ["data.sources.code=null", "phases.pretrain.mixture.code=null"]
     assert main(["train", str(tiny), *overrides]) == 0

@@ -13,17 +13,17 @@ from modernbert_train import cli
 from modernbert_train.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docker/README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-LAUNCHER = re.compile(r"composer -n \d+ -m modernbert_train")
+LAUNCHER = re.compile(r"^(srun|composer|torchrun) .*?(-m modernbert_train|modernbert(?= ))")
 
 
 def commands_of(page: Path) -> list[str]:
     """Every command of ours on a page: in its blocks of code, and whole ones in its lines."""
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")  # a command may go on in the next line
     blocks = CODE_BLOCK.findall(text)
     lines = [line for kind, block in blocks if kind == "bash" for line in block.splitlines()]
     prose = CODE_BLOCK.sub("", text)
@@ -40,13 +40,16 @@ def commands_of(page: Path) -> list[str]:
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
+def recipes_of_readme() -> list[str]:
+    """The whole one, then what may stand in one: mixtures of a phase, line by line, and a list of what is skipped."""
+    return [block for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"]
+
+
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
     """A folder with our recipes, and the README's recipe where the README has it."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
-    ((recipe,),) = [
-        [block] for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"
-    ]
+    recipe, *_ = recipes_of_readme()
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
     monkeypatch.chdir(tmp_path)
@@ -84,6 +87,18 @@ def test_commands_are_understood(newcomer, command):
     options = cli._parse(words[1:])
     if words[1] == "train":
         load_recipe(options.recipe, options.overrides)
+
+
+def test_parts_of_a_recipe_are_understood(newcomer):
+    _, mixtures, skipped = recipes_of_readme()
+    parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()] + [skipped]
+    loaded = []
+    for part in parts:
+        (newcomer / "my/variant.yaml").write_text(f"include: recipe.yaml\n{part}")
+        loaded.append(load_recipe("my/variant.yaml"))
+    assert loaded[0] == load_recipe("my/recipe.yaml")
+    assert all(recipe != other for number, recipe in enumerate(loaded) for other in loaded[:number])
+    assert len(loaded) == 5
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))

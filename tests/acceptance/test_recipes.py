@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-import yaml
+import torch
 
 from modernbert_train.cli import main
 from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.data.manifest import TokenizerInfo
+from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
 from tests.acceptance.launching import read_steps
-from tests.recipes import skewed_documents
+from tests.acceptance.published import PUBLISHED
+from tests.recipes import shipped_recipes, skewed_documents
 from tests.stores import make_store, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(
-    path for path in (ROOT / "yamls").rglob("*.yaml") if "phases" in yaml.safe_load(path.read_text())
-)
-each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "yamls")))
+RECIPES = shipped_recipes()
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 ROW, STREAMS, BATCH, PHASE = 256, 2, 1_024, 4_096  # tokens, and streams
 TINY_MODEL = {
@@ -36,11 +37,11 @@ TINY_MODEL = {
 }
 
 
-def tiny_overrides(recipe: Recipe, folder: Path) -> list[str]:
+def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> list[str]:
     """What makes any recipe tiny: other sizes, the same phases with the same parts."""
     overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
-    overrides += [f"data.tokenizer={folder}/tokenizer", f"data.streams={STREAMS}", "data.canonical_nodes=2"]
-    overrides += ["data.window_rows=16", "data.num_workers=1", f"run_folder={folder}/run"]
+    overrides += [f"data.tokenizer={tokenizer.path}", f"data.streams={STREAMS}", "data.canonical_nodes=2"]
+    overrides += ["data.window_rows=16", "data.num_workers=0", f"run_folder={folder}/run"]
     overrides += ["training.device=cpu", "training.compile=false", "training.log_every_steps=1"]
     overrides += ["evaluation.max_rows=2", "wandb.project=null", "init.from=null"]
     overrides += [f"data.sources.{source}.store={folder}/store" for source in recipe.data.sources]
@@ -65,41 +66,65 @@ def tiny_overrides(recipe: Recipe, folder: Path) -> list[str]:
     return overrides
 
 
-def make_sources(recipe: Recipe, folder: Path) -> None:
-    """A tokenizer, and a store with all sources of the recipe under the names it knows them by."""
+def make_sources(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> None:
+    """A store with all sources of the recipe under the names it knows them by."""
     names = [source.source or key for key, source in recipe.data.sources.items()]
     splits = {
         name: {"train": skewed_documents(200, seed), "valid": skewed_documents(10, 100 + seed)}
         for seed, name in enumerate(names)
     }
-    make_store(folder / "store", make_tokenizer(folder / "tokenizer"), splits)
+    make_store(folder / "store", tokenizer, splits)
 
 
-def test_there_are_recipes():
-    assert {path.name for path in RECIPES} >= {
-        "quickstart.yaml",
-        "modernbert-base.yaml",
-        "modernbert-large.yaml",
-    }
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-@each_recipe
-def test_dry_run_as_it_stands(path, capsys):
+def dry_run(path: Path, capsys) -> tuple[str, dict[str, list[str]]]:
+    """What the command prints: the text, and of its table the line of each label, a text for each phase."""
     assert main(["train", str(path), "--dry-run"]) == 0
     text = capsys.readouterr().out
-    recipe = load_recipe(path)
-    assert text.startswith(f"{recipe.name}: ")
-    (parameters,) = re.findall(r"([\d,]+) parameters", text)
-    expected = {"modernbert-base": 149_655_232, "modernbert-large": 395_881_664}.get(recipe.name)
-    assert expected in (None, int(parameters.replace(",", "")))
-    assert all(phase in text for phase in recipe.phases)
+    table = text[text.index("\nphase  ") :].split("\n\n")[0]
+    return text, {line[:20].strip(): line[20:].split() for line in table.splitlines()}
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", "").replace("<", ""))
 
 
 @each_recipe
-def test_a_few_steps_of_every_phase(path, tmp_path):
+def test_dry_run_agrees_with_what_is_published(path, capsys):
     recipe = load_recipe(path)
-    make_sources(recipe, tmp_path)
-    assert main(["train", str(path), *tiny_overrides(recipe, tmp_path)]) == 0
+    text, table = dry_run(path, capsys)
+    assert text.startswith(f"{recipe.name}: ")
+    assert table["phase"] == list(recipe.phases)
+    hours = dict(zip(table["phase"], map(number, table["GPU-hours"]), strict=True))
+    (total,) = re.findall(r"^hours +([\d,.<]+) GPU-hours", text, re.MULTILINE)
+    assert sum(hours.values()) == pytest.approx(number(total), abs=0.3)
+    published = PUBLISHED[recipe.name]  # a new recipe has its figures there
+    if published is None:
+        return
+    (parameters,) = re.findall(r"([\d,]+) parameters", text)
+    assert int(number(parameters) / 1e6) == published.parameters_millions
+    assert dict(zip(table["phase"], table["tokens"], strict=True)) == published.tokens
+    steps = dict(zip(table["phase"], map(number, table["steps"]), strict=True))
+    assert {phase: steps[phase] for phase in published.steps} == pytest.approx(published.steps, rel=3e-4)
+    for phases, expected in published.gpu_hours.items():
+        assert sum(hours[phase] for phase in phases) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_budget_of_a_day_is_kept(capsys):
+    (path,) = [path for path in RECIPES if path.stem == "one-gpu-one-day"]
+    _, table = dry_run(path, capsys)
+    assert 23 < sum(map(number, table["GPU-hours"])) < 24
+
+
+@each_recipe
+def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
+    recipe = load_recipe(path)
+    make_sources(recipe, tokenizer, tmp_path)
+    assert main(["train", str(path), *tiny_overrides(recipe, tokenizer, tmp_path)]) == 0
     steps = read_steps(tmp_path / "run")
     assert [phase for phase, _ in groupby(steps, key=lambda step: step["phase"])] == list(recipe.phases)
     assert all(math.isfinite(step["loss"]) for step in steps)
@@ -113,8 +138,12 @@ def test_a_few_steps_of_every_phase(path, tmp_path):
         assert (of_phase[-1]["lr"] < of_phase[0]["lr"]) == bool(
             phase.decay_tokens and not phase.warmup_tokens
         )
-    ends = [read_marker(path) for path in list_checkpoints(tmp_path / "run")]
-    assert [marker["phase"] for marker in ends if marker["keep"]] == list(recipe.phases)
+    ends = [path for path in list_checkpoints(tmp_path / "run") if read_marker(path)["keep"]]
+    assert [read_marker(path)["phase"] for path in ends] == list(recipe.phases)
+    for path, phase in zip(ends, plan_run(recipe).phases, strict=True):
+        (optimizer,) = torch.load(path, weights_only=False)["state"]["optimizers"].values()
+        assert {group["weight_decay"] for group in optimizer["param_groups"]} == {phase.weight_decay, 0.0}
+        assert read_marker(path)["local_rope_theta"] == phase.config.local_rope_theta
 
 
 def test_no_field_is_read_by_nobody():

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modernbert_train.config import DataConfig, ModelConfig, PhaseConfig, Recipe, SourceConfig
+from modernbert_train.config import DataConfig, MixtureConfig, ModelConfig, PhaseConfig, Recipe, SourceConfig
 
 YAML = """
 name: little
@@ -43,7 +43,7 @@ def a_phase(**fields: Any) -> PhaseConfig:
         tokens=4_096,
         batch_tokens=128,
         learning_rate=1e-3,
-        mixture={"web": 0.75, "code": 0.25},
+        mixture=MixtureConfig({"web": 0.75, "code": 0.25}),
         context_tokens=16,
         row_tokens=32,
         micro_batch_tokens=64,

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from modernbert_train.config import BatchRampConfig, PhaseConfig, dump_recipe, load_recipe
+from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, dump_recipe, load_recipe
 from tests.config.recipes import YAML, write
 
 
@@ -47,7 +47,7 @@ def test_a_phase_inherits_and_the_first_one_has_defaults(tmp_path):
         0.3,
         10_000.0,
     )
-    assert pretrain.mixture == {"web": 0.75, "code": 0.25}
+    assert pretrain.mixture == MixtureConfig({"web": 0.75, "code": 0.25})
     own = {"tokens": 1_280, "context_tokens": 32, "global_rope_theta": 160_000.0}
     assert extension == dataclasses.replace(pretrain, **own)
 
@@ -118,7 +118,7 @@ def test_null_takes_an_entry_out(tmp_path):
         path, ["phases.extension=null", "phases.pretrain.mixture.code=null", "data.sources.code=null"]
     )
     assert list(recipe.phases) == ["pretrain"]
-    assert recipe.phases["pretrain"].mixture == {"web": 1.0}
+    assert recipe.phases["pretrain"].mixture == MixtureConfig({"web": 1.0})
     assert list(recipe.data.sources) == ["web"]
 
 

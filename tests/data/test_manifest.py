@@ -27,7 +27,9 @@ def write_store(store, sources, shard_bytes=1 << 26):
             for document in documents:
                 writer.add(np.array(document, np.uint16))
             splits[source][name] = writer.finish()
-    write_manifest(store, info, splits, {"web": "CC0"}, dict.fromkeys(sources, 2), "a command")
+    write_manifest(
+        store, info, splits, {"web": "CC0"}, {source: {"empty": 2} for source in sources}, "a command"
+    )
     return load_manifest(store)
 
 
@@ -60,7 +62,8 @@ def test_a_manifest_written_is_read_back(store):
     assert isinstance(lengths, np.memmap)
     assert (manifest.token_dtype, manifest.vocab_size) == ("uint16", 256)
     assert manifest.tokenizer_fingerprint == load_tokenizer_info(store).fingerprint
-    assert (manifest.licences, manifest.skipped_empty) == ({"web": "CC0"}, {"web": 2, "code": 2})
+    assert manifest.licences == {"web": "CC0"}
+    assert manifest.left_out == {"web": {"empty": 2}, "code": {"empty": 2}}
     assert (manifest.path, manifest.command) == (store, "a command")
     assert not list(store.glob("*.tmp"))
 

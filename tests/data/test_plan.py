@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modernbert_train.data.plan import Plan, evaluation_window
-from modernbert_train.data.split import Split
+from modernbert_train.data.split import Split, write_sidecars
 from tests.stores import make_store, make_tokenizer, random_documents
 
 
@@ -136,3 +136,21 @@ def test_evaluation_rows_are_fixed_and_limited(splits):
     assert 10 <= window.num_rows < 25
     everything = evaluation_window("web", splits["web"], 64, 256, max_rows=10**6)
     assert len(everything.blocks) == splits["web"].num_blocks
+
+
+def test_empty_documents_and_blocks_of_them_alone(tmp_path):
+    """As in stores of others: they take no place, and no window consists of nothing else."""
+    lengths = np.array([0] * 300 + [9, 0, 30] + [0] * 500, np.uint32)
+    blocks = np.array([[128, 0], [128, 0], [47, 39], [128, 0], [128, 0], [128, 0], [116, 0]], np.int64)
+    split = write_sidecars(tmp_path, lengths, blocks, np.array([3, 4]))
+    plan = make_plan({"web": split}, streams=1, window_rows=1, context_tokens=16, row_tokens=16)
+    windows = [plan.window(0, index) for index in range(20)]
+    trained = Counter()
+    for window in windows:
+        for document, tokens in zip(
+            window.piece_document.tolist(), window.piece_tokens.tolist(), strict=True
+        ):
+            trained[document] += tokens
+    assert set(trained) == {300, 302}
+    assert all(len(window.piece_tokens) > 0 for window in windows if window.blocks)
+    assert evaluation_window("web", split, 16, 16, max_rows=10).num_rows == 3

@@ -11,7 +11,7 @@ from modernbert_train.data.manifest import load_manifest
 from tests.data_prep.documents import numbered_texts, run_tokenize, write_json_lines
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("corpus", "tokenizer", "tokenize", "verify", "inspect")
+COMMANDS = ("corpus", "tokenizer", "tokenize", "index", "verify", "inspect")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_inspect(store, capsys):
     assert row[4] == f"{int(np.median(lengths)):,}"
     assert row[6] == f"{lengths.max():,}"
     assert row[7] == row[8] == f"{1 / split.num_documents:.1%}"
-    assert "web: licence CC0; 0 empty documents were skipped" in out
+    assert "web: licence CC0; left out nothing" in out
     assert out.count("--- web/train, document ") == 2
     assert "document 0, " in out
     assert "\ndocument 0 \n" in out

@@ -1,4 +1,6 @@
+import csv
 import gzip
+import io
 import json
 
 import datasets
@@ -6,12 +8,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_prep.readers import read_texts, resolve_inputs
+from data_prep.parts import resolve_inputs
+from data_prep.readers import LeftOut, read_texts
+from data_prep.rows import Span
 from tests.data_prep.documents import TRICKY_TEXTS, write_json_lines
 
 
 def read(path, text_field="text"):
-    return list(read_texts(str(path), text_field))
+    return list(read_texts(Span(str(path)), text_field))
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json.gz"])
@@ -80,15 +84,15 @@ def test_patterns(tmp_path):
 
 
 def test_pattern_errors(tmp_path):
-    (tmp_path / "x.csv").touch()
+    (tmp_path / "x.doc").touch()
     (tmp_path / "folder").mkdir()
     datasets.DatasetDict({"dev": datasets.Dataset.from_dict({"text": ["x"]})}).save_to_disk(
         tmp_path / "saved"
     )
     for pattern, message in {
         "nothing*": "no file matches .*nothing",
-        "x.csv": r"x\.csv has an unknown ending; allowed: \.jsonl,",
-        "folder": r"folder is a folder, but not one that datasets\.save_to_disk wrote",
+        "x.doc": r"x\.doc has an unknown ending; allowed: \.jsonl,",
+        "folder": r"folder is a folder without \.txt files, and not one that datasets\.save_to_disk",
         "saved": "holds the splits dev; name one: .*saved/dev",
     }.items():
         with pytest.raises(ValueError, match=message):
@@ -167,3 +171,76 @@ def test_gzip_of_several_members(tmp_path):
     member = gzip.compress(b'{"text": "a"}\n')
     (tmp_path / "x.jsonl.gz").write_bytes(member + member)
     assert read(tmp_path / "x.jsonl.gz") == ["a", "a"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".csv.zst"])
+def test_csv(tmp_path, ending):
+    file = io.StringIO(newline="")
+    rows = csv.writer(file)
+    rows.writerow(["id", "text"])
+    rows.writerows(enumerate(TRICKY_TEXTS))
+    data = ("\ufeff" + file.getvalue()).encode()
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(ending[4:])
+    with pyarrow.output_stream(str(tmp_path / f"x{ending}"), compression=codec) as out:
+        out.write(data)
+    assert read(tmp_path / f"x{ending}") == TRICKY_TEXTS
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"id,text\n1,a\n2\n", r"x\.csv, row 2: has 1 fields, the header 2"),
+        (b"id,text\n1,a\n2,b,c\n", r"x\.csv, row 2: has 3 fields, the header 2"),
+        (b"id,body\n1,a\n", r"x\.csv, row 1: has no field 'text'; fields: id, body"),
+        (b'id,text\n1,"a\n', r"x\.csv: cannot be read after row 0 \(unexpected end of data\)"),
+        (
+            b"id,text\n1,a\n2,\xff\n",
+            r"x\.csv: cannot be read after row 0 \('utf-8' codec can't decode byte 0xff",
+        ),
+    ],
+)
+def test_bad_csv_is_named(tmp_path, data, message):
+    (tmp_path / "x.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "x.csv")
+
+
+def test_csv_of_long_fields_and_empty_lines(tmp_path):
+    (tmp_path / "x.csv").write_text("text\r\n" + "x" * 200_000 + "\r\n\r\ny\r\n", newline="")
+    assert read(tmp_path / "x.csv") == ["x" * 200_000, "y"]
+
+
+def test_what_cannot_be_read_is_left_out_on_request(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n{\n{"text": 7}\n{"text": "\xff"}\n{"text": "b"}\n')
+    whole = gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(50_000)), mtime=0)
+    (tmp_path / "y.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    left_out = LeftOut(skip_unreadable=True)
+    texts = list(read_texts(Span(str(tmp_path / "x.jsonl")), "text", (), left_out))
+    assert texts == ["a", "b"]
+    before_the_damage = list(read_texts(Span(str(tmp_path / "y.jsonl.gz")), "text", (), left_out))
+    assert before_the_damage == [str(n) for n in range(len(before_the_damage))]
+    assert left_out.counts == {"unreadable_documents": 3, "unreadable_files": 1}
+    assert [message.split(": ")[0].rpartition("/")[2] for message in left_out.unreadable[:3]] == [
+        "x.jsonl:2", "x.jsonl:3", "x.jsonl:4",
+    ]  # fmt: skip
+    assert "y.jsonl.gz:" in left_out.unreadable[3]
+
+
+def test_a_folder_of_text(tmp_path):
+    for name in ("b.txt", "deep/a.txt", "deep/x.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = resolve_inputs([str(tmp_path)])
+    assert [text for item in found for text in read(item)] == ["b.txt", "deep/a.txt"]
+
+
+def test_a_revision_of_a_hub_dataset(monkeypatch):
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((*args, kwargs))
+        return [{"text": "a"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert read("hf:some/name@1a2b:config:test") == ["a"]
+    assert asked == [("some/name", "config", {"split": "test", "streaming": True, "revision": "1a2b"})]

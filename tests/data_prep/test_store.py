@@ -146,11 +146,11 @@ def test_empty_documents_are_skipped_and_counted(tokenizer_folder, tmp_path, cap
     options = ("--workers", "1", "--valid-fraction", "0")
     assert run_tokenize(tmp_path / "store", tokenizer_folder, f"web={file}", options=options) == 0
     manifest = load_manifest(tmp_path / "store")
-    assert manifest.skipped_empty == {"web": 3}
+    assert manifest.left_out == {"web": {"empty": 3}}
     assert manifest.sources["web"]["train"].num_documents == 2
     assert manifest.sources["web"]["train"].lengths()[0] == 1  # one token is a document
     out = capsys.readouterr().out
-    assert "web: 3 documents without text were skipped" in out
+    assert "web: left out 3 empty" in out
     assert "web: no document is held out" in out
 
 

@@ -13,21 +13,22 @@ from tests.data_prep.documents import files_of, numbered_texts, run_tokenize, wr
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_a_failed_run_leaves_no_store_and_the_next_one_starts_afresh(tokenizer_folder, tmp_path, capsys):
+def test_a_failed_run_leaves_no_store_and_the_next_one_goes_on(tokenizer_folder, tmp_path, capsys):
     good = write_json_lines(tmp_path / "a.jsonl", numbered_texts(10))
-    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{"text": \n')
+    bad = tmp_path / "b.jsonl"
+    bad.write_text('{"text": "x"}\n{"text": \n')
     store = tmp_path / "store"
-    assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={tmp_path / 'b.jsonl'}") == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path / 'b.jsonl'}:2: broken JSON")
-    )
-    assert (store / "a/train/index.json").is_file()  # as far as it went
+    assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={bad}") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {bad}:2: broken JSON")
     with pytest.raises(ValueError, match="preparation did not finish"):
         load_manifest(store)
-    assert run_tokenize(store, tokenizer_folder, f"web={good}") == 0
-    assert list(load_manifest(store).sources) == ["web"]
-    assert not (store / "a").exists()
-    assert not (store / "UNFINISHED").exists()
+    options = ("--workers", "1", "--skip-unreadable", "--valid-fraction", "0")
+    assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={bad}", options=options) == 2
+    assert "is the unfinished one of another command" in capsys.readouterr().err
+    options = (*options, "--overwrite")
+    assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={bad}", options=options) == 0
+    assert list(load_manifest(store).sources) == ["a", "b"]
+    assert not (store / ".work").exists()
 
 
 def test_a_killed_run_leaves_no_store_and_no_process(tokenizer_folder, tmp_path):
@@ -45,7 +46,7 @@ def test_a_killed_run_leaves_no_store_and_no_process(tokenizer_folder, tmp_path)
     ]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     children: set[int] = set()
-    while not list((tmp_path / "store").glob("web/train/shard.*")):  # in the midst of writing
+    while not list((tmp_path / "store").glob(".work/tokens/*.tmp/train/shard.*")):  # in the midst of writing
         assert process.poll() is None
         children |= _children(process.pid)
         time.sleep(0.05)
@@ -120,15 +121,15 @@ def test_a_store_that_is_replaced_is_not_read(tokenizer_folder, tmp_path, capsys
         (["=x.jsonl"], [], "input: '=x.jsonl' must be SOURCE=GLOB[,GLOB]"),
         (["a/b=x.jsonl"], [], "input: source 'a/b' must be letters, digits, '_', '-' and '.'"),
         (["web=none.jsonl"], [], "input: no file matches 'none.jsonl'"),
-        (["web=x.csv"], [], "input: x.csv has an unknown ending; allowed: .jsonl"),
+        (["web=x.doc"], [], "input: x.doc has an unknown ending; allowed: .jsonl"),
         (["web=x.jsonl"], ["--valid-fraction", "1"], "valid-fraction: 1.0 must be at least 0 and below 1"),
         (["web=x.jsonl"], ["--workers", "0"], "workers: 0 must be at least 1"),
         (["web=x.jsonl"], ["--shard-megabytes", "4096"], "shard-megabytes: 4096 must be from 1 to 4095"),
         (["web=x.jsonl"], ["--licence", "CC0"], "licence: 'CC0' must be SOURCE=TEXT"),
         (["web=x.jsonl"], ["--licence", "code=CC0"], "licence: no input is named 'code'; sources: web"),
         (["web=x.jsonl"], ["--text-field", "body"], "x.jsonl:1: has no field 'body'"),
-        (["web=empty.jsonl"], [], "source web: no document with text (0 empty ones); check its input"),
-        (["web=blank.jsonl"], [], "source web: no document with text (2 empty ones); check its input"),
+        (["web=empty.jsonl"], [], "source web: no document with text (0 read); check its input"),
+        (["web=blank.jsonl"], [], "source web: no document with text (2 empty); check its input"),
         (["web=x.jsonl"], ["--valid-fraction", "0.9999999"], "source web: all 3 documents are held out"),
         (["web=x.jsonl"], ["--tokenizer", "nowhere"], "tokenizer: nowhere does not exist"),
     ],
@@ -137,7 +138,7 @@ def test_errors_are_one_line(tokenizer_folder, tmp_path, capfd, inputs, options,
     write_json_lines(tmp_path / "x.jsonl", numbered_texts(3))
     write_json_lines(tmp_path / "blank.jsonl", ["", ""])
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "x.csv").touch()
+    (tmp_path / "x.doc").touch()
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=("--workers", "1", *options)) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {message}")
@@ -151,12 +152,13 @@ def test_an_error_in_a_worker_is_one_line_too(tokenizer_folder, tmp_path, capfd)
 
 
 def test_a_killed_worker_is_an_error_not_a_hang(tokenizer_folder, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("data_prep.encoding._encode_in_worker", _die)
+    monkeypatch.setattr("data_prep.pool._run_in_worker", _die)
     write_json_lines(tmp_path / "x.jsonl", numbered_texts(3))
-    assert run_tokenize(Path("store"), tokenizer_folder, "web=x.jsonl", options=("--workers", "2")) == 2
+    inputs = ("web=x.jsonl", "code=x.jsonl")
+    assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=("--workers", "2")) == 2
     assert "error: a worker process was killed" in capfd.readouterr().err
     assert not (tmp_path / "store/manifest.json").exists()
 
 
-def _die(texts):
+def _die(number):
     os.kill(os.getpid(), signal.SIGKILL)

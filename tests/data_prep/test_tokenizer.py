@@ -1,10 +1,11 @@
 import json
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from data_prep.cli import main
@@ -13,6 +14,7 @@ from data_prep.tokenizer import save_tokenizer, train_tokenizer
 from modernbert_train.data.tokenizer_info import load_tokenizer_info, tokenizer_fingerprint
 from tests.data_prep.documents import TRAINING_TEXTS, TRICKY_TEXTS, write_json_lines
 
+SHARED_TOKENIZER = Path(__file__).parents[3] / "shared/data/tokenizer"
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 
@@ -120,3 +122,88 @@ def test_command_errors(tmp_path, capsys, texts, vocab_size, message):
     assert main(["tokenizer", str(tmp_path / "out"), "--input", str(file), "--vocab-size", vocab_size]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
+
+
+def byte_level(vocabulary, specials=()):
+    """A tokenizer of somebody else: all bytes, some merges, special tokens of its own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *vocabulary]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {token: number for number, token in enumerate(tokens)}, [tuple(token) for token in vocabulary]
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(specials))
+    return tokenizer
+
+
+def test_fitting_keeps_every_id_and_adds_what_is_missing(tmp_path, capsys):
+    before = byte_level(["th", "ca"], ["<s>", "[MASK]"])
+    before.enable_truncation(5)
+    before.save(str(tmp_path / "tokenizer.json"))
+    assert main(["tokenizer", "out", "--fit", str(tmp_path / "tokenizer.json")]) == 0
+    out = capsys.readouterr().out
+    assert "fitted from" in out
+    assert "note" not in out
+    after = Tokenizer.from_file("out/tokenizer.json")
+    old, new = before.get_vocab(), after.get_vocab()
+    assert {token: new[token] for token in old} == old
+    assert [new[token] for token in ("[MASK]", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[unused0]")] == [
+        259, 260, 261, 262, 263, 264,
+    ]  # fmt: skip
+    assert len(new) == 320
+    info = load_tokenizer_info("out")
+    assert (info.num_ids, info.vocab_size, info.mask_id) == (320, 320, 259)
+    assert after.encode("the cat").ids[0] == info.cls_id
+    plain, fitted = byte_level(["th", "ca"]), load_tokenizer(Path("out/tokenizer.json"))
+    for text in TRICKY_TEXTS:
+        ids = ids_of(fitted, text)
+        assert ids == ids_of(plain, text)
+        assert fitted.decode(ids, skip_special_tokens=False) == text
+
+
+def test_fitting_twice_changes_nothing(tmp_path):
+    byte_level(["th"]).save(str(tmp_path / "tokenizer.json"))
+    assert main(["tokenizer", "a", "--fit", str(tmp_path)]) == 0
+    assert main(["tokenizer", "b", "--fit", "a"]) == 0
+    assert load_tokenizer_info("a").fingerprint == load_tokenizer_info("b").fingerprint
+    auto = AutoTokenizer.from_pretrained("b")
+    assert [auto.unk_token, auto.cls_token, auto.sep_token, auto.pad_token, auto.mask_token] == SPECIALS
+
+
+def test_fitting_says_when_texts_are_lost(tmp_path, capsys):
+    tokenizer = byte_level(["th"])
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 0
+    assert "note: decoding does not give every text back: 'Ein Wort" in capsys.readouterr().out
+
+
+def test_fitting_errors(tmp_path, capsys):
+    (tmp_path / "broken.json").write_text("{}")
+    gaps = Tokenizer(models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
+    gaps.save(str(tmp_path / "gaps.json"))
+    for options, message in {
+        ("--fit", "broken.json"): "fit: broken.json cannot be read as a tokenizer",
+        ("--fit", "none.json"): "fit: none.json cannot be read as a tokenizer",
+        ("--fit", "gaps.json"): "fit: gaps.json has 2 ids up to 7; fill the gaps",
+        (): "tokenizer: name either --input (texts to train on) or --fit",
+        ("--fit", "gaps.json", "--input", "x"): "tokenizer: name either",
+    }.items():
+        assert main(["tokenizer", "out", *options]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+
+
+@pytest.mark.skipif(not SHARED_TOKENIZER.is_dir(), reason="no ../shared/data beside the checkout")
+def test_fitting_olmos_tokenizer_gives_modernberts_ids(capsys):
+    assert (
+        main(["tokenizer", "out", "--fit", str(SHARED_TOKENIZER / "allenai_gpt-neox-olmo-dolma-v1_5.json")])
+        == 0
+    )
+    fitted = Tokenizer.from_file("out/tokenizer.json")
+    lines = (SHARED_TOKENIZER / "goldens.jsonl").read_text(encoding="utf-8").split("\n")
+    goldens = [json.loads(line) for line in lines if line]
+    assert [fitted.encode(golden["text"]).ids for golden in goldens] == [golden["ids"] for golden in goldens]
+    assert load_tokenizer_info("out").num_ids == 50_304  # ModernBERT has 64 unused ids more

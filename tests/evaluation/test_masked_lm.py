@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from modernbert_train.config import (
     DataConfig,
     EvaluationConfig,
+    MixtureConfig,
     ModelConfig,
     PhaseConfig,
     Recipe,
@@ -69,7 +70,7 @@ def recipe_for(store: Path, *sources: str) -> Recipe:
                 row_tokens=512,
                 micro_batch_tokens=512,
                 learning_rate=1e-3,
-                mixture={source: 1 / len(sources) for source in sources},
+                mixture=MixtureConfig({source: 1 / len(sources) for source in sources}),
             )
         },
         model=MODEL,

@@ -19,6 +19,7 @@ def step_line(step: int, phase: str = "pretrain", **changes: Any) -> dict[str, A
         "context_tokens": 256 if phase == "pretrain" else 1_024,
         "mask_rate": 0.3,
         "tokens_per_s": 5_000.0,
+        "source_tokens": {"prose": step * 600, "code": step * 300},
     }
     return line | changes
 
@@ -54,11 +55,21 @@ def test_what_the_picture_shows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loss.lines[2].get_xdata(), [30_000, 59_000, 80_000])
     np.testing.assert_allclose(loss.lines[2].get_ydata(), [6 / 30, 6 / 59, 6 / 80])
     assert list(figure.axes[3].get_yticks()) == [256, 1_024]
+    assert figure.axes[5].get_legend_handles_labels()[1] == ["code 26.7K", "prose 53.4K"]
+
+
+def test_the_mixture_since_the_line_before(tmp_path: Path) -> None:
+    counts = [{"web": 30, "code": 10}, {"web": 30, "code": 50}, {"web": 30, "code": 50}]
+    write_metrics(tmp_path / "toy", [step_line(n, source_tokens=count) for n, count in enumerate(counts, 1)])
+    metrics = read_metrics(tmp_path / "toy" / "metrics.jsonl")
+    shares = {name: share.tolist() for name, share in metrics.source_shares().items()}
+    assert shares == {"code": [0.25, 1.0, 0.0], "web": [0.75, 0.0, 0.0]}
 
 
 def test_a_run_of_one_step_without_evaluation(tmp_path: Path) -> None:
     line = step_line(1)
     del line["tokens_per_s"]  # not yet known after one step
+    del line["source_tokens"]
     write_metrics(tmp_path / "toy", [line])
     assert write_report(tmp_path / "toy").is_file()
 

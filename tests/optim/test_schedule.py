@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from modernbert_train.config import BatchRampConfig, PhaseConfig
+from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, SkipConfig
 from modernbert_train.optim.schedule import Segment, learning_rate, plan_run, plan_steps
 from tests.config.recipes import a_recipe
 from tests.reference import schedule as reference
@@ -16,7 +16,7 @@ def a_phase(**fields):
         row_tokens=10,
         micro_batch_tokens=10,
         learning_rate=1.0,
-        mixture={"web": 1.0},
+        mixture=MixtureConfig({"web": 1.0}),
     )
     return replace(sound, **fields)
 
@@ -179,3 +179,54 @@ def test_what_is_done_every_so_many_tokens(every_tokens):
     ]
     assert due == sorted({*last_steps, *reached})
     assert plan.num_due(every_tokens) == len(due)
+
+
+def skipping(*phases, steps):
+    recipe = a_recipe(*phases)
+    return plan_run(replace(recipe, data=replace(recipe.data, skip=SkipConfig(steps=list(steps)))))
+
+
+@pytest.mark.parametrize("every", [0, 7, 80, 100, 333, 5_000, 10**9])
+@pytest.mark.parametrize("steps", [["1"], ["3-5"], ["2", "4", "6-13"], ["16", "17-18"], ["13", "15-19"]])
+def test_what_is_due_at_skipped_steps_is_done_after_them(steps, every):
+    phases = [a_phase(batch_ramp=BatchRampConfig(start_tokens=40, tokens=240)), a_phase(tokens=500)]
+    whole, plan = plan_run(a_recipe(*phases)), skipping(*phases, steps=steps)
+    assert (whole.total_steps, whole.phases[0].num_steps) == (20, 14)
+    trained = [step for step in range(plan.total_steps) if not any(step in part for part in plan.skipped)]
+    for is_done, is_done_whole in (
+        (lambda step: plan.is_due(step, every), lambda step: whole.is_due(step, every)),
+        (
+            lambda step: plan.is_logged(step + 1, every or 1),
+            lambda step: whole.is_logged(step + 1, every or 1),
+        ),
+    ):
+        done, waiting = [], False
+        for step in range(plan.total_steps):
+            waiting = waiting or is_done_whole(step)
+            if step in trained and waiting:
+                done.append(step)
+                waiting = False
+        assert [step for step in trained if is_done(step)] == done
+    assert plan.num_due(every) == sum(plan.is_due(step, every) for step in trained)
+    # Schedules do not know of it.
+    for step in range(plan.total_steps):
+        assert plan.learning_rate(step) == whole.learning_rate(step)
+        assert plan.tokens_before(step) == whole.tokens_before(step)
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (
+            ["14"],
+            "data.skip.steps has 14, the last of the phase phase0, .* skip up to 13, or shorten the phase",
+        ),
+        (["10-20"], "data.skip.steps has 14, the last of the phase phase0, "),
+        (["30"], "data.skip.steps has 30, and the run has 20 steps; steps count from 1"),
+        (["20-21"], "data.skip.steps has 21, and the run has 20 steps"),
+    ],
+)
+def test_steps_that_cannot_be_skipped(steps, told):
+    phases = [a_phase(batch_ramp=BatchRampConfig(start_tokens=40, tokens=240)), a_phase(tokens=500)]
+    with pytest.raises(ValueError, match=f"^{told}"):
+        skipping(*phases, steps=steps)

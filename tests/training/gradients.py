@@ -15,6 +15,7 @@ from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import build_loader, build_model, build_trainer
 from modernbert_train.training.first_weights import set_first_weights
 from modernbert_train.training.inputs import open_inputs
+from modernbert_train.training.preemption import StopSignals
 
 
 class _Stop(Exception):
@@ -40,7 +41,7 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
         set_first_weights(model, recipe, inputs.tokenizer)
         model = model.double()
         loader = build_loader(recipe, plan, inputs)
-        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None)
+        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None, StopSignals())
         catch = _Catch()
         trainer.state.callbacks.append(catch)
         with suppress(_Stop):

@@ -1,9 +1,10 @@
 """Kill a training run again and again, start it again each time, and compare it with an undisturbed one.
 
-    python -m tests.training.kill RECIPE --kills 20 [--world-size 2] [--seed 0]
+    python -m tests.training.kill RECIPE --kills 20 [--world-size 2] [--seed 0] [--ask]
 
 The libraries are imported once; every start is a fork of this process (one for each rank), killed with SIGKILL, all
-ranks at once, after a random time, or, every other time, as soon as a checkpoint is being written. What must be equal
+ranks at once, after a random time, or, every other time, as soon as a checkpoint is being written. With `--ask`, one
+rank alone is sent SIGTERM or SIGUSR1 after a random step, and all must save and end by themselves. What must be equal
 in the end, bit for bit: step, loss, gradient norm, checksum of the global batch and held-out losses of every line of
 metrics.jsonl, and all weights of the last checkpoint.
 """
@@ -24,6 +25,7 @@ import torch
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import load_weights
+from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, Preempted
 
 TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "peak_memory_gib")
 
@@ -52,6 +54,8 @@ def _fork_rank(recipe: Recipe, rank: int, world_size: int, port: str) -> int:
         os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         train(recipe)
         status = 0
+    except Preempted:
+        status = REQUEUE_EXIT_CODE
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -79,6 +83,23 @@ def kill_at(processes: list[int], run: Path, seconds: float, during_save: bool) 
     return True
 
 
+def ask_at(processes: list[int], run: Path, lines: int) -> bool:
+    """Ask one rank to stop when there are so many lines of metrics. False if the run ended before that."""
+    while _num_lines(run) < lines:
+        if os.waitpid(processes[0], os.WNOHANG)[0]:
+            wait(processes[1:])
+            return False
+        time.sleep(0.0005)
+    os.kill(random.choice(processes), random.choice([signal.SIGTERM, signal.SIGUSR1]))
+    statuses = {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes}
+    assert statuses in ({0}, {REQUEUE_EXIT_CODE}), statuses
+    if statuses == {0}:  # it was the last step
+        return False
+    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"]
+    assert _newest(run) == f"step-{last:08d}", "not saved after the step it stopped at"
+    return True
+
+
 def read_metrics(run: Path) -> list[dict]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
@@ -95,7 +116,9 @@ def assert_same_run(run: Path, undisturbed: Path) -> int:
     return len(mine)
 
 
-def kill_and_compare(recipe_path: Path, kills: int, world_size: int, seed: int, overrides: list[str]) -> None:
+def kill_and_compare(
+    recipe_path: Path, kills: int, world_size: int, seed: int, ask: bool, overrides: list[str]
+) -> None:
     undisturbed = load_recipe(recipe_path, [*overrides, f"run_folder={recipe_path.parent}/undisturbed"])
     recipe = load_recipe(recipe_path, [*overrides, f"run_folder={recipe_path.parent}/killed"])
     reference, run = Path(undisturbed.run_folder), Path(recipe.run_folder)
@@ -104,19 +127,23 @@ def kill_and_compare(recipe_path: Path, kills: int, world_size: int, seed: int, 
     started = time.monotonic()
     wait(launch(undisturbed, world_size))
     whole = time.monotonic() - started
+    all_lines = _num_lines(reference)
     random.seed(seed)
     done = restarts = 0
     while done < kills:
         during_save = done % 2 == 1
         seconds = random.uniform(0, 0.6 if during_save else 1.0) * whole
-        saved = _newest(run)
-        if kill_at(launch(recipe, world_size), run, seconds, during_save):
+        saved, lines = _newest(run), _num_lines(run)
+        if ask:
+            lines = random.randint(lines + 1, lines + 1 + (all_lines - lines) // (kills - done + 1))
+            stopped = ask_at(launch(recipe, world_size), run, lines)
+        else:
+            stopped = kill_at(launch(recipe, world_size), run, seconds, during_save)
+        if stopped:
             done += 1
-            left = [path.name for path in run.glob("checkpoints/.saving-*")]
-            print(
-                f"kill {done}: {seconds:.2f} s in, from {saved} to {_newest(run)}, {left or 'no save cut off'}",
-                flush=True,
-            )
+            at = f"line {lines}" if ask else f"{seconds:.2f} s in"
+            cut_off = [path.name for path in run.glob("checkpoints/.saving-*")] or "no save cut off"
+            print(f"kill {done}: {at}, from {saved} to {_newest(run)}, {cut_off}", flush=True)
         elif done < kills:  # finished before it could be killed: begin anew, and go on killing
             assert_same_run(run, reference)
             shutil.rmtree(run)
@@ -125,6 +152,11 @@ def kill_and_compare(recipe_path: Path, kills: int, world_size: int, seed: int, 
     lines = assert_same_run(run, reference)
     print(f"{done} kills ({restarts} runs finished in between)")
     print(f"{lines} lines of metrics and all weights equal, bit for bit")
+
+
+def _num_lines(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_text(encoding="utf-8").count("\n") if file.exists() else 0
 
 
 def _newest(run: Path) -> str:
@@ -140,5 +172,8 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ask", action="store_true", help="by a signal to one rank, which saves first")
     options = parser.parse_args()
-    kill_and_compare(options.recipe, options.kills, options.world_size, options.seed, options.overrides)
+    kill_and_compare(
+        options.recipe, options.kills, options.world_size, options.seed, options.ask, options.overrides
+    )

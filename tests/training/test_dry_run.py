@@ -1,15 +1,15 @@
+import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from modernbert_train.config import BatchRampConfig, ModelConfig, load_recipe
+from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig, SkipConfig, load_recipe
 from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.dry_run import PhaseData, describe
+from modernbert_train.training.contributions import Contribution, PhaseData, repetitions
+from modernbert_train.training.dry_run import describe
 from modernbert_train.training.model_size import num_parameters
 from tests.config.recipes import a_phase, a_recipe
-
-YAMLS = Path(__file__).parents[2] / "yamls"
+from tests.recipes import shipped_recipes
 
 TINY = ModelConfig(
     vocab_size=1_024,
@@ -64,7 +64,8 @@ def test_the_figures_of_a_run():
         global_rope_theta=160_000.0,
         decay_tokens=1_280,
         final_lr_fraction=0.1,
-        mixture={"web": 1.0},
+        weight_decay=2e-3,
+        mixture=MixtureConfig({"web": 1.0}),
     )
     lines = lines_of(a_recipe(first, second))
     assert lines[0] == "little: 5.376K tokens in 47 steps"
@@ -80,6 +81,8 @@ def test_the_figures_of_a_run():
     assert cells["share web"] == ["75.00%", "100.00%"]
     assert cells["share code"] == ["25.00%", "-"]
     assert cells["micro-batch tokens"] == ["64", "64"]
+    assert cells["last checkpoint"] == ["step-00000037", "step-00000047"]
+    assert cells["weight decay"] == ["1e-05", "0.002"]
     assert not any("passes" in line for line in lines)
 
 
@@ -109,12 +112,62 @@ def test_only_rotary_positions_have_a_theta(positions):
     assert not any("theta" in line for line in lines_of(a_recipe(a_phase(), a_phase(), model=model)))
 
 
-def test_figures_of_the_stores_are_shown_where_given():
-    data = [PhaseData(passes={"web": 1.2345, "code": 0.5}, fill=0.99951)]
-    cells = {line[:20].strip(): line[20:].split() for line in lines_of(a_recipe(a_phase()), data)}
-    assert cells["passes web"] == ["1.23"]
-    assert cells["passes code"] == ["0.5"]
-    assert cells["fill of the rows"] == ["99.951%"]
+def test_a_mixture_that_only_the_stores_resolve():
+    passes = a_phase(mixture=MixtureConfig(passes={"web": 1, "code": 2.5}))
+    temperature = a_phase(mixture=MixtureConfig(temperature=0.3))
+    some = a_phase(mixture=MixtureConfig(temperature=0.5, sources=["code"]))
+    lines = lines_of(a_recipe(passes, temperature, some))
+    cells = {line[:20].strip(): re.split("  +", line[20:].strip()) for line in lines}
+    assert cells["share web"] == ["1 x tokens", "tokens^0.3", "-"]
+    assert cells["share code"] == ["2.5 x tokens", "tokens^0.3", "tokens^0.5"]
+
+
+# 3,000 tokens of web in 300 documents, 1,000 of code in 50: 3,600 and 400 tokens, then 1,000 of web.
+DATA = [
+    PhaseData({"web": Contribution(0.9, 3_600, 1.2, 360), "code": Contribution(0.1, 400, 0.4, 20)}, 0.99951),
+    PhaseData({"web": Contribution(1.0, 1_000, 1 / 3, 100)}, 0.98),
+]
+SOURCES = """
+source              phase                  share    tokens   passes    documents
+────────────────────────────────────────────────────────────────────────────────
+web                 phase0                90.00%      3.6K      1.2          360
+                    phase1               100.00%        1K    0.333          100
+                    whole run             92.00%      4.6K     1.53          460
+code                phase0                10.00%       400      0.4           20
+                    whole run              8.00%       400      0.4           20
+science             in no phase's mixture: not trained on
+"""
+
+
+def test_what_each_source_contributes_is_shown_where_the_stores_are_at_hand():
+    recipe = a_recipe(a_phase(), a_phase(mixture=MixtureConfig({"web": 1.0})))
+    sources = {**recipe.data.sources, "science": recipe.data.sources["web"]}
+    lines = lines_of(replace(recipe, data=replace(recipe.data, sources=sources)), DATA)
+    assert SOURCES.strip() in "\n".join(lines)
+    cells = {line[:20].strip(): line[20:].split() for line in lines}
+    assert cells["fill of the rows"] == ["99.951%", "98.000%"]
+    assert "share web" not in cells
+    assert not any("WARNING" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_sources_that_are_gone_through_too_often_are_warned_of():
+    recipe = a_recipe(a_phase(), a_phase())
+    assert repetitions(DATA, warn_passes=1.6) == []
+    (warning,) = repetitions(DATA, warn_passes=1.5)
+    assert warning.startswith(
+        "the text of web is gone through 1.53 times over the run, more than 1.5 (data.warn_"
+    )
+    lines = lines_of(replace(recipe, data=replace(recipe.data, warn_passes=1.5)), DATA)
+    at = next(number for number, line in enumerate(lines) if line.startswith("WARNING"))
+    assert " ".join(" ".join(lines[at:]).split()) == f"WARNING {warning}"
+
+
+def test_what_is_skipped_is_told():
+    recipe = a_recipe(a_phase())
+    skip = SkipConfig(steps=["3", "5-8"], documents=["web:17"], documents_file="bad.txt")
+    text = " ".join(" ".join(lines_of(replace(recipe, data=replace(recipe.data, skip=skip)))).split())
+    assert "skipped 5 steps (3, 5-8); documents web:17, those in bad.txt masking" in text
 
 
 def test_the_disk_that_checkpoints_take():
@@ -164,7 +217,7 @@ def test_it_fits_into_80_columns(num_phases):
 
 def test_sources_with_long_alike_names_keep_their_lines():
     names = ["a-source-with-a-long-name-1", "a-source-with-a-long-name-2"]
-    recipe = a_recipe(a_phase(mixture={names[0]: 0.3, names[1]: 0.7}))
+    recipe = a_recipe(a_phase(mixture=MixtureConfig({names[0]: 0.3, names[1]: 0.7})))
     recipe = replace(
         recipe, data=replace(recipe.data, sources=dict.fromkeys(names, recipe.data.sources["web"]))
     )
@@ -172,9 +225,7 @@ def test_sources_with_long_alike_names_keep_their_lines():
     assert shares == ["30.00%", "70.00%"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(YAMLS.glob("*.yaml")) + sorted((YAMLS / "pretrain").glob("*.yaml")), ids=str
-)
+@pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
 def test_shipped_recipes(path):
     recipe = load_recipe(path)
     text = describe(recipe, plan_run(recipe))

@@ -1,0 +1,235 @@
+"""Files, saved datasets and hub datasets -> numbered lines and rows, one after the other, in constant memory.
+
+JSON lines end at a line feed alone: `str.splitlines` would also cut at U+2028, which JSON leaves unescaped.
+"""
+
+import csv
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+TABLES = (".csv", ".csv.gz", ".csv.zst")
+ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
+HUB_PREFIX = "hf:"
+PARQUET_ROWS = 1_000  # rows of text held in memory at once
+
+
+class Span(NamedTuple):
+    """A piece of one input, from `first` up to `last`; the default is all of it.
+
+    The unit is a byte of .jsonl, a row group of .parquet, a row of a saved dataset, a file of a hub dataset.
+    """
+
+    item: str
+    first: int = 0
+    last: int | None = None
+
+
+class UnreadableFile(ValueError):
+    """A file cannot be read, or not to its end."""
+
+
+class UnreadableDocument(ValueError):
+    """A line or row is no document; the next one may be."""
+
+
+def place_of(span: Span, number: int) -> str:
+    """File and line, or row, of what `read_rows` numbered: JSON lines are numbered within their span."""
+    if span.item.endswith(".txt"):
+        return span.item
+    if span.item.startswith(HUB_PREFIX) and span.last is not None:
+        return f"{span.item}, file {span.first}, row {number}"
+    if not span.item.endswith(JSON_LINES):
+        return f"{span.item}, row {number}"
+    return f"{span.item}:{number + _lines_before(span)}"
+
+
+@lru_cache(1)  # for many bad lines in one span
+def _lines_before(span: Span) -> int:
+    """Lines that belong to the spans before this one."""
+    if span.first == 0:
+        return 0
+    with open(span.item, "rb") as file:
+        blocks = iter(lambda: file.read(min(1 << 20, span.first - 1 - file.tell())), b"")
+        return 1 + sum(block.count(b"\n") for block in blocks)
+
+
+def read_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
+    """Number from 1 and content: the bytes of a JSON line, a mapping, or the ValueError of a row without one."""
+    if span.item.startswith(HUB_PREFIX):
+        return _hub_rows(span)
+    if os.path.isdir(span.item):
+        return _saved_rows(span)
+    if span.item.endswith(".parquet"):
+        return _parquet_rows(span, fields)
+    if span.item.endswith(TABLES):
+        return _csv_rows(span.item)
+    if span.item.endswith(".txt"):
+        return _whole_file(span.item, fields[0])
+    return _json_lines(span)
+
+
+def _json_lines(span: Span) -> Iterator[tuple[int, bytes]]:
+    """Lines that begin within the span."""
+    number = 0
+    try:
+        with _open(span.item) as file:
+            if span.first:
+                file.seek(span.first - 1)
+                file.readline()  # the line that holds the byte before belongs to the span before
+            position = file.tell() if span.last is not None else 0
+            for number, line in enumerate(file, 1):
+                if span.last is not None and position >= span.last:
+                    return
+                position += len(line)
+                if not line.isspace():
+                    yield number, line
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableFile(
+            f"{place_of(span, number + 1)}: cannot be read ({error}); restore the file"
+        ) from error
+
+
+def _open(path: str) -> BinaryIO:
+    if path.endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.endswith(".zst"):
+        # pyarrow and not zstandard, whose reader takes a truncated file for a finished one
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
+    return open(path, "rb")
+
+
+def _whole_file(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableFile(f"{path}: cannot be read ({error}); restore the file") from error
+    try:
+        yield 1, {text_field: data.decode("utf-8")}
+    except UnicodeDecodeError as error:
+        yield 1, error
+
+
+def _csv_rows(path: str) -> Iterator[tuple[int, Any]]:
+    """Rows of a table whose first row names the columns; quoted fields may hold line feeds."""
+    csv.field_size_limit(sys.maxsize)
+    number = 0
+    try:
+        with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            header = next(rows, [])
+            for number, row in enumerate(rows, 1):
+                if len(row) == len(header):
+                    yield number, dict(zip(header, row, strict=True))
+                elif row:  # an empty line is no row
+                    yield (
+                        number,
+                        ValueError(f"has {len(row)} fields, the header {len(header)}; repair the row"),
+                    )
+    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
+        raise UnreadableFile(
+            f"{path}: cannot be read after row {number} ({error}); restore the file"
+        ) from error
+
+
+def _parquet_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
+    row = 0
+    try:
+        with pyarrow.parquet.ParquetFile(span.item) as file:
+            groups = range(file.num_row_groups)[span.first : span.last]
+            row = sum(file.metadata.row_group(group).num_rows for group in range(span.first))
+            names = file.schema_arrow.names
+            missing = [name for name in fields if name not in names]
+            if missing:
+                option = "--text-field" if missing[0] == fields[0] else "--where"
+                raise UnreadableFile(
+                    f"{span.item}: has no column {missing[0]!r}; columns: {', '.join(names)}; choose with {option}"
+                )
+            columns = list(dict.fromkeys(fields))
+            for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=columns):
+                for index in range(batch.num_rows):
+                    row += 1
+                    yield row, _parquet_row(batch, index)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UnreadableFile(
+            f"{span.item}: cannot be read after row {row} ({error}); restore the file"
+        ) from error
+
+
+def _parquet_row(batch: pyarrow.RecordBatch, index: int) -> Any:
+    try:
+        return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+    except UnicodeDecodeError as error:
+        return error
+
+
+def load_saved(path: str) -> Any:
+    """A folder that `datasets.save_to_disk` wrote."""
+    import datasets  # takes seconds to import
+
+    try:
+        return datasets.load_from_disk(path)
+    except (
+        Exception
+    ) as error:  # the library raises anything from KeyError to ArrowInvalid for a damaged folder
+        raise UnreadableFile(f"{path}: cannot be loaded ({_first_line(error)})") from error
+
+
+def load_hub(item: str) -> Any:
+    """hf:NAME[@REVISION], hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, streamed; the split is "train" unless named."""
+    import datasets  # takes seconds to import
+
+    name, *rest = item.removeprefix(HUB_PREFIX).split(":")
+    name, _, revision = name.partition("@")
+    if not name or len(rest) > 2:
+        raise ValueError(f"input: {item!r} must be hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+    split = rest[-1] if rest else "train"
+    config = rest[0] if len(rest) == 2 else None
+    try:
+        return datasets.load_dataset(name, config, split=split, streaming=True, revision=revision or None)
+    except Exception as error:  # unknown names, splits and lost connections have no common type
+        raise UnreadableFile(f"{item}: cannot be loaded ({_first_line(error)})") from error
+
+
+def _saved_rows(span: Span) -> Iterator[tuple[int, Any]]:
+    rows = load_saved(span.item)
+    last = len(rows) if span.last is None else span.last
+    return _dataset_rows(rows.select(range(span.first, last)), span.item, span.first)
+
+
+def _hub_rows(span: Span) -> Iterator[tuple[int, Any]]:
+    rows = load_hub(span.item)
+    if span.last is None:
+        return _dataset_rows(rows, span.item, 0)
+    # one file, as `parts.py` cuts them; rows are numbered within it
+    place = f"{span.item}, file {span.first}"
+    return _dataset_rows(rows.shard(num_shards=rows.num_shards, index=span.first), place, 0)
+
+
+def _dataset_rows(rows: Iterable[Any], place: str, number: int) -> Iterator[tuple[int, Any]]:
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator, None)
+        except Exception as error:  # a lost connection, a damaged file: no common type
+            raise UnreadableFile(
+                f"{place}: cannot be read after row {number} ({_first_line(error)})"
+            ) from error
+        if row is None:
+            return
+        number += 1
+        yield number, row
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,61 @@
+"""What a recipe asks of the machine: its stores, a tokenizer that fits, room for its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from modernbert_train.config import Recipe
+from modernbert_train.doctor.findings import Finding
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.training.dry_run import checkpoints_on_disk_bytes
+from modernbert_train.training.inputs import open_inputs
+
+
+def stores(recipe: Recipe) -> list[Finding]:
+    """Tokenizer and manifests fit together, and the first block of each source can be read."""
+    try:
+        inputs = open_inputs(recipe)
+    except ValueError as error:
+        return [
+            Finding("stores", "problem", line, "see `python -m data_prep --help`")
+            for line in str(error).splitlines()
+        ]
+    findings = []
+    with closing(inputs.reader):
+        for name, split in inputs.train.items():
+            try:
+                inputs.reader.read(split, 0)
+            except ValueError as error:
+                findings.append(
+                    Finding(f"source {name}", "problem", str(error), "restore or prepare the store again")
+                )
+            else:
+                text = f"{split.num_documents:,} documents, {split.num_tokens:,} tokens in {split.path}"
+                findings.append(Finding(f"source {name}", "ok", text))
+    return [Finding("tokenizer", "ok", f"{recipe.data.tokenizer} fits the stores and the model"), *findings]
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    folder = folder.absolute()
+    return folder if folder.is_dir() else existing(folder.parent)
+
+
+def disk(recipe: Recipe) -> Finding:
+    """Room for all checkpoints that stay, less those that are there already."""
+    folder = existing(Path(recipe.run_folder))
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "problem", f"{folder} cannot be written to", "name another run_folder")
+    needed = checkpoints_on_disk_bytes(recipe, plan_run(recipe))
+    there = sum(path.stat().st_size for path in Path(recipe.run_folder).glob("checkpoints/*.pt"))
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:,.1f} GB free in {folder}, checkpoints take up to {needed / 1e9:,.1f} GB"
+    remedy = "name another run_folder, or lower training.keep_checkpoints"
+    if free + there < needed:
+        return Finding("disk", "problem", text, remedy)
+    if free + there < 2 * needed:
+        return Finding("disk", "warning", text, remedy)
+    return Finding("disk", "ok", text)

@@ -1,0 +1,37 @@
+"""Where metrics go beside the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from composer.loggers import LoggerDestination, WandBLogger
+
+from modernbert_train.config import Recipe
+from modernbert_train.training.composer_fixes import fix_wandb
+from modernbert_train.training.provenance import wandb_id
+from modernbert_train.training.ranks import on_rank_zero
+
+
+def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
+    """W&B, if the recipe names a project."""
+    wandb = recipe.wandb
+    if wandb.project is None:
+        return []
+    fix_wandb()
+    return [
+        WandBLogger(
+            project=wandb.project,
+            entity=wandb.entity,
+            name=f"{recipe.name}-{recipe.phase}" if recipe.phase else recipe.name,
+            tags=list(wandb.tags),
+            rank_zero_only=True,
+            init_kwargs={
+                "mode": wandb.mode,
+                "dir": str(run),
+                "id": on_rank_zero(lambda: wandb_id(run)),
+                "resume": "allow",
+                "config": dataclasses.asdict(recipe),
+            },
+        )
+    ]

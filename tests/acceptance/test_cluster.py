@@ -1,0 +1,209 @@
+"""Several nodes, and clusters that take them back: the same run under every launcher, and after every stop."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from modernbert_train.cli import main
+from modernbert_train.training.checkpoint import list_checkpoints
+from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
+from tests.acceptance.launching import (
+    COMPOSER,
+    LAUNCH,
+    TORCHRUN,
+    TRAIN,
+    finish,
+    read_steps,
+    start,
+    wait_for_steps,
+)
+from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
+from tests.recipes import make_tiny
+from tests.training.spawned import free_port
+
+# Each rank draws its own dropout, so the losses of one and of several processes agree without it alone.
+LONGER = (*OVERRIDES, "phases.pretrain.tokens=96K", "training.save_every_tokens=64K")
+# Streaming's shared memory is a machine's; two nodes on one would take each other's.
+_OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def one(recipe: Path) -> Path:
+    """The run of one process that nobody has stopped."""
+    run = recipe.parent / "one"
+    assert main(["train", str(recipe), f"run_folder={run}", *LONGER]) == 0
+    return run
+
+
+class Node:
+    """A machine with its own network where that can be had, else this one; on one bridge with all others."""
+
+    def __init__(self, prefix: tuple[str, ...], address: str, environment: dict[str, str]) -> None:
+        self.prefix, self.address, self.environment = prefix, address, environment
+
+    def start(self, *command: object) -> subprocess.Popen[str]:
+        return start([*self.prefix, *command], **self.environment)
+
+
+@pytest.fixture
+def nodes() -> Iterator[list[Node]]:
+    """Two network namespaces joined by a cable; without the right to make them, two launchers on one machine."""
+    names = [f"mb{os.getpid()}-{next(_NUMBERS)}" for _ in range(2)]
+    with ExitStack() as stack:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+                stack.callback(ip, "netns", "del", name)
+            ip(
+                "link",
+                "add",
+                "cable",
+                "netns",
+                names[0],
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "cable",
+                "netns",
+                names[1],
+            )
+            for number, name in enumerate(names):
+                ip("-n", name, "addr", "add", f"10.78.0.{number + 1}/24", "dev", "cable")
+                for device in ("cable", "lo"):
+                    ip("-n", name, "link", "set", device, "up")
+        except (OSError, subprocess.CalledProcessError):
+            yield [Node((), "127.0.0.1", {})] * 2
+            return
+        environment = {"GLOO_SOCKET_IFNAME": "cable"}
+        yield [Node(("ip", "netns", "exec", name, *_OWN_MEMORY), "10.78.0.1", environment) for name in names]
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def composer_on(
+    nodes: list[Node], ranks_per_node: int, launcher: Path, *arguments: object
+) -> list[subprocess.Popen[str]]:
+    """`composer` as its user types it on every node."""
+    port = free_port()
+    where = [
+        "--world_size",
+        ranks_per_node * len(nodes),
+        "--master_addr",
+        nodes[0].address,
+        "--master_port",
+        port,
+    ]
+    return [
+        node.start(launcher, "-n", ranks_per_node, *where, "--node_rank", number, *TRAIN, *arguments)
+        for number, node in enumerate(nodes)
+    ]
+
+
+def torchrun_on(nodes: list[Node], ranks_per_node: int, *arguments: object) -> list[subprocess.Popen[str]]:
+    """`torchrun` as its user types it on every node."""
+    where = ["--nnodes", len(nodes), "--nproc-per-node", ranks_per_node, "--master-addr", nodes[0].address]
+    where += ["--master-port", free_port(), "--signals-to-handle", "SIGTERM,SIGUSR1"]
+    return [
+        node.start(TORCHRUN, *where, "--node-rank", number, *TRAIN, *arguments)
+        for number, node in enumerate(nodes)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[int]:
+    done = [finish(process) for process in processes]
+    assert all("Traceback" not in process.stdout for process in done if process.returncode == 0)
+    return [process.returncode for process in done]
+
+
+def test_two_nodes_by_composer_train_as_one_process(recipe, one, nodes, tmp_path):
+    """Stopped by a signal to one of the nodes alone, they save together; one process goes on with the same batches."""
+    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    processes = composer_on(nodes, 1, LAUNCH, *arguments)
+    wait_for_steps(tmp_path / "run", 5, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    assert ended(processes) == [REQUEUE_EXIT_CODE] * 2
+    stopped_after = len(read_steps(tmp_path / "run"))
+    assert 5 <= stopped_after < len(read_steps(one))
+    assert list_checkpoints(tmp_path / "run")[-1].stem == f"step-{stopped_after:08d}"
+    assert main(["train", *map(str, arguments)]) == 0
+    assert_same_steps(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_ranks_by_composer(recipe, one, nodes, tmp_path):
+    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    assert ended(composer_on(nodes, 2, COMPOSER, *arguments)) == [0, 0]
+    assert_same_steps(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_ranks_by_composer_are_stopped(recipe, one, nodes, tmp_path):
+    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    processes = composer_on(nodes, 2, LAUNCH, *arguments)
+    wait_for_steps(tmp_path / "run", 5, processes[0])
+    for process in processes:
+        os.killpg(process.pid, signal.SIGTERM)  # all processes, as Slurm does
+    assert ended(processes) == [REQUEUE_EXIT_CODE] * 2
+    (process,) = composer_on(nodes[:1], 2, LAUNCH, *arguments)
+    assert ended([process]) == [0]
+    assert_same_steps(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_ranks_by_torchrun(recipe, one, nodes, tmp_path):
+    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    assert ended(torchrun_on(nodes, 2, *arguments)) == [0, 0]
+    assert_same_steps(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(recipe, one, nodes, tmp_path, number):
+    """torchrun hands the signal on, waits for its ranks, and ends with 1 whatever these say."""
+    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    processes = torchrun_on(nodes, 2, *arguments)
+    wait_for_steps(tmp_path / "run", 5, processes[0])
+    for process in processes:
+        process.send_signal(number)
+    assert [finish(process).returncode for process in processes] == [1, 1]
+    stopped_after = len(read_steps(tmp_path / "run"))
+    assert list_checkpoints(tmp_path / "run")[-1].stem == f"step-{stopped_after:08d}"
+    (process,) = torchrun_on(nodes[:1], 2, *arguments)
+    assert ended([process]) == [0]
+    assert_same_steps(tmp_path / "run", one)
+
+
+def test_a_launcher_dies_and_its_ranks_save(recipe, one, tmp_path):
+    """composer by itself dies of SIGUSR1 and leaves its ranks alone: they hear of it, save and end."""
+    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    process = start([COMPOSER, "-n", 1, *TRAIN, *arguments])
+    wait_for_steps(tmp_path / "run", 5, process)
+    process.send_signal(signal.SIGUSR1)
+    done = finish(process)  # reads until the rank, which has the same output, has ended
+    assert done.returncode == -signal.SIGUSR1
+    assert "SIGTERM: stopping after step " in done.stdout
+    stopped_after = len(read_steps(tmp_path / "run"))
+    assert stopped_after < len(read_steps(one))
+    assert list_checkpoints(tmp_path / "run")[-1].stem == f"step-{stopped_after:08d}"
+    assert (
+        f"stopped after step {stopped_after}, and saved; the same command goes on from there" in done.stdout
+    )
+
+
+def test_the_wrapper_ends_as_composer_does():
+    assert finish(start([LAUNCH, "-n", 1, "-c", "false"])).returncode == 1

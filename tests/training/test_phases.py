@@ -1,0 +1,94 @@
+"""What changes from phase to phase, and a phase run by itself."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from modernbert_train.cli import main
+from modernbert_train.config import load_recipe
+from modernbert_train.training.build import train
+from modernbert_train.training.checkpoint import list_checkpoints, read_marker
+from tests.recipes import make_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    return train(load_recipe(tiny, ["training.save_every_tokens=2K", "training.keep_checkpoints=100"]))
+
+
+def steps_of(run, phase):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line and line["phase"] == phase]
+
+
+def phase_end(run, phase):
+    """The checkpoint that a phase has left."""
+    markers = {path: read_marker(path) for path in list_checkpoints(run)}
+    (path,) = [path for path, marker in markers.items() if marker["keep"] and marker["phase"] == phase]
+    return path
+
+
+def optimizer_settings(checkpoint):
+    """Weight decay of the groups, and the peak that it refers to."""
+    (optimizer,) = torch.load(checkpoint, weights_only=False)["state"]["optimizers"].values()
+    return [(group["weight_decay"], group["max_lr"]) for group in optimizer["param_groups"]]
+
+
+def test_weight_decay_is_the_phase_s_from_its_first_step_on(whole):
+    assert len(list_checkpoints(whole)) > 12  # one at every step
+    for path in list_checkpoints(whole):
+        expected = 1e-3 if read_marker(path)["phase"] == "extension" else 1e-5
+        assert optimizer_settings(path) == [(expected, 5e-3), (0.0, 5e-3)]
+
+
+def test_weight_decay_after_a_restart_in_the_middle(tiny, tmp_path, whole):
+    """What the recipe says, not what the checkpoint was saved with."""
+    first = [f"run_folder={tmp_path}/run", "phases.extension.tokens=8K", "phases.extension.decay_tokens=0"]
+    train(load_recipe(tiny, [*first, "phases.extension.weight_decay=0.5"]))
+    run = train(
+        load_recipe(tiny, [*first, "phases.extension.tokens=16K", "phases.extension.weight_decay=0.25"])
+    )
+    first, last = phase_end(run, "pretrain"), list_checkpoints(run)[-1]
+    assert [optimizer_settings(path)[0][0] for path in (first, last)] == [1e-5, 0.25]
+
+
+def test_a_phase_alone_reads_what_it_reads_in_the_whole_run(tiny, whole):
+    checkpoint = phase_end(whole, "pretrain")
+    assert read_marker(checkpoint)["phase_step"] == len(steps_of(whole, "pretrain"))
+    assert main(["train", str(tiny), "phase=extension", f"init.from={checkpoint}"]) == 0
+    alone = whole.with_name("run-extension")
+    steps, in_the_whole = steps_of(alone, "extension"), steps_of(whole, "extension")
+    for name in ("batch_crc32", "lr", "batch_tokens", "mask_rate", "context_tokens", "global_rope_theta"):
+        assert [line[name] for line in steps] == [line[name] for line in in_the_whole]
+    assert steps[0]["loss"] == pytest.approx(in_the_whole[0]["loss"], abs=0.05)  # another dropout
+    assert optimizer_settings(phase_end(alone, "extension")) == [(1e-3, 5e-3), (0.0, 5e-3)]
+
+
+def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, tmp_path, capsys):
+    run = f"{tmp_path}/run-extension"
+    train(load_recipe(tiny, [f"run_folder={run}"]))
+    checkpoint = list_checkpoints(run)[-1]
+    arguments = [
+        "train",
+        str(tiny),
+        "phase=extension",
+        f"init.from={checkpoint}",
+        f"run_folder={tmp_path}/run",
+    ]
+    assert main(arguments) == 2
+    expected = rf"run_folder is {run}, which holds a run of all phases, not of the phase extension alone; name another"
+    assert re.search(expected, capsys.readouterr().err)
+
+
+def test_the_dry_run_of_a_phase_alone(tiny, capsys):
+    assert main(["train", str(tiny), "phase=extension", "init.from=runs/tiny", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("tiny, phase extension alone: 16.38K tokens in 8 steps")
+    assert re.search(r"start +weights of runs/tiny", text)

@@ -1,0 +1,50 @@
+"""A short quickstart, killed in each of its three phases, is the undisturbed run, bit for bit."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipes import YAMLS, skewed_documents
+from tests.stores import make_store, make_tokenizer
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Its batches, ramp, contexts and schedules; fewer tokens, and as few layers and ids as have all parts.
+SHORT_QUICKSTART = """
+include: {quickstart}
+model: {{vocab_size: 256, hidden_size: 64, num_hidden_layers: 2, intermediate_size: 96}}
+data:
+  tokenizer: {folder}/tokenizer
+  sources:
+    prose: {{store: {folder}/store}}
+    code: {{store: {folder}/store}}
+    science: {{store: {folder}/store}}
+  window_rows: 64
+phases:
+  pretrain: {{tokens: 20K, warmup_tokens: 5K, batch_ramp: {{tokens: 6K}}}}
+  extension: {{tokens: 32K}}
+  decay: {{tokens: 32K, decay_tokens: 32K, weight_decay: 1e-3, mask_rate: 0.15}}
+evaluation: {{max_rows: 2}}
+training: {{save_every_tokens: 5K, log_every_steps: 1, device: cpu, progress_bar: false}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    documents = {"train": skewed_documents(300, 1), "valid": skewed_documents(20, 2)}
+    make_store(tmp_path / "store", tokenizer, dict.fromkeys(("prose", "code", "science"), documents))
+    path = tmp_path / "short.yaml"
+    path.write_text(SHORT_QUICKSTART.format(folder=tmp_path, quickstart=YAMLS / "quickstart.yaml"))
+    return path
+
+
+def test_killed_in_every_phase(recipe):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill_phases", str(recipe)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall("lines of metrics and all weights equal, bit for bit", done.stdout)) == 2
+    assert "killed: 2 x in pretrain, 2 x in extension, 2 x in decay" in done.stdout
