@@ -56,11 +56,6 @@ def _check_run(recipe: Recipe) -> Iterator[str]:
     ):
         if value < 1:
             yield f"{field} is {value}: make it at least 1"
-    if recipe.training.ema_half_life_tokens < 0:
-        yield (
-            f"training.ema_half_life_tokens is {recipe.training.ema_half_life_tokens}: make it 0 for no moving "
-            "average, or above"
-        )
     yield from share_of_tokens("evaluation.mask_rate", recipe.evaluation.mask_rate)
 
 
