@@ -94,7 +94,8 @@ def test_switched_on_and_off_on_the_way(tiny, tmp_path, finished):
         read_average(resolve(run))
     for path in list_checkpoints(run)[7:]:
         path.unlink()
-    train(load_recipe(tiny, [HALF_LIFE, *SAVE_ALL, f"run_folder={run}"]))
+    with pytest.warns(UserWarning, match="WeightAverage is not in the state_dict"):  # Composer's
+        train(load_recipe(tiny, [HALF_LIFE, *SAVE_ALL, f"run_folder={run}"]))
     checkpoints = list_checkpoints(run)
     series = [load_weights(path)[0]["decoder.bias"].double() for path in checkpoints[7:]]
     expected = moving_average(series, 6_000, [2048] * len(series))[-1]
@@ -111,10 +112,3 @@ def test_killed_and_started_again(tmp_path):
     assert "all weights equal, bit for bit" in done.stdout
     averages = [read_average(resolve(tmp_path / run)) for run in ("killed", "undisturbed")]
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
-
-
-def test_below_zero(tiny):
-    with pytest.raises(
-        ValueError, match="ema_half_life_tokens is -5: make it 0 for no moving average, or above"
-    ):
-        load_recipe(tiny, ["training.ema_half_life_tokens=-5"])
