@@ -219,6 +219,9 @@ class InitConfig:
 
     from_: str | None = None  # `from` in YAML: a run folder, checkpoint or Hugging Face folder; null: random
     method: InitMethod = "copy"  # of a model of the same size
+    rescale: bool = (
+        True  # of tiling: sums over repeated dimensions stay as they were; false: as ModernBERT-large
+    )
     transplant: bool = False  # onto data.tokenizer, which is not the one the weights were trained with
 
 

@@ -8,10 +8,16 @@ smaller one's. An axis of 3 becomes one of 8 as
 
 All weights that read or write the residual stream, or the inner dimensions of an MLP, repeat the same
 dimensions, so what belonged together still does; what is fused, query, key and value in Wqkv, value and gate
-in Wi, is tiled part by part. Sums over the repeated dimensions grow, which the norms take back: the larger
-model does not compute what the smaller one did, but starts far from random.
+in Wi, is tiled part by part.
 
-Sources: `tile_weights_from_middle`, `tile_weights_from_edge` (src/bert_layers/initialization.py) and
+A sum over repeated dimensions counts them as often as they are repeated: attention becomes sharper, logits
+larger, and the larger model may start worse than a random one. With `rescale` each input that is repeated n
+times is weighed by 1/n, so that sums stay as they were. The decoder, whose matrix is the embedding, is spared;
+the norm before it is weighed instead. As wide as a whole multiple, and no deeper, the larger model then
+computes what the smaller one did; else nearly so (a norm's mean and variance count the repeated dimensions).
+
+Sources: HyperCloning (2409.12903) for the rescaling; for all else, which is without it,
+`tile_weights_from_middle`, `tile_weights_from_edge` (src/bert_layers/initialization.py) and
 `init_model_from_pretrained` (src/bert_layers/model.py) of github.com/AnswerDotAI/ModernBERT; ModernBERT-large
 began so (2412.13663, section 2.2.2 and appendix), with the layers of Gopher (2112.11446). One thing differs:
 there the dimensions of attention are centred one by one, here head by head. That is the same where the numbers
@@ -31,6 +37,7 @@ from modernbert_train.model.encoder import ModernBertForMaskedLM
 TileMethod = Literal["tile_middle", "tile_edge"]
 
 _LAYER = "model.layers."
+_BEFORE_DECODER = "head.norm."
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,11 @@ def source_name(name: str, source: ModelConfig, target: ModelConfig) -> str:
 
 
 def tile(
-    weights: dict[str, torch.Tensor], source: ModelConfig, target: ModelConfig, method: TileMethod
+    weights: dict[str, torch.Tensor],
+    source: ModelConfig,
+    target: ModelConfig,
+    method: TileMethod,
+    rescale: bool,
 ) -> dict[str, torch.Tensor]:
     """The weights of a `target` model that begins as the `source` model with these; see above.
 
@@ -108,9 +119,17 @@ def tile(
             continue
         weight = weights[origin]
         for dimension, axis in enumerate(axes(name, target)):
-            weight = weight.index_select(dimension, _axis_indices(axis, source, target, method))
+            indices = _axis_indices(axis, source, target, method)
+            weight = weight.index_select(dimension, indices)
+        if rescale and (_is_linear(name, weight) or name.startswith(_BEFORE_DECODER)):
+            weight = weight / torch.bincount(indices)[indices]  # the last axis is that of the inputs
         tiled[name] = weight
     return tiled
+
+
+def _is_linear(name: str, weight: torch.Tensor) -> bool:
+    """Whether a weight sums over its inputs: not a norm or a bias, nor a table that is looked up."""
+    return weight.ndim == 2 and not name.endswith(("embeddings.weight", "decoder.weight"))
 
 
 def _axis_indices(axis: Axis, source: ModelConfig, target: ModelConfig, method: TileMethod) -> torch.Tensor:

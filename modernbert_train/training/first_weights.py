@@ -131,7 +131,7 @@ def first_weights(start: Start) -> dict[str, torch.Tensor]:
         origins, ordinary = map(torch.from_numpy, (start.matches.origins, start.matches.ordinary))
         weights = transplant(weights, origins, ordinary)
     if start.init.method != "copy":
-        weights = tile(weights, start.source_model, start.model, start.init.method)
+        weights = tile(weights, start.source_model, start.model, start.init.method, start.init.rescale)
     return weights
 
 

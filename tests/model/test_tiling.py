@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.model.tiling import (
     layer_sources,
     source_name,
@@ -13,7 +14,7 @@ from modernbert_train.model.tiling import (
     tiling_problems,
     weight_shapes,
 )
-from tests.reference.tiling import tile_model
+from tests.reference.tiling import rescale, tile_model
 
 SMALL = ModelConfig(
     vocab_size=64, hidden_size=12, num_hidden_layers=3, num_attention_heads=3, intermediate_size=10,
@@ -91,19 +92,22 @@ def test_names():
     assert source_name("model.final_norm.weight", BASE, LARGE) == "model.final_norm.weight"
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
 @pytest.mark.parametrize("method", ["tile_middle", "tile_edge"])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"num_hidden_layers": 7}, {"mlp": "gelu"}, {"bias": True}, BERT],
     ids=["modernbert", "deeper by more than twice", "gelu", "biases", "bert"],
 )
-def test_against_the_slow_twin(method, changes):
+def test_against_the_slow_twin(method, changes, rescaled):
     source = dataclasses.replace(SMALL, **{**changes, "num_hidden_layers": 3})
     larger = {"hidden_size": 20, "num_attention_heads": 5, "intermediate_size": 17, "num_hidden_layers": 5}
     target = dataclasses.replace(source, **larger | changes)
     weights = numbered_weights(source)
-    tiled = tile(weights, source, target, method)
+    tiled = tile(weights, source, target, method, rescaled)
     expected = tile_model(weights, source, target, method)
+    if rescaled:
+        rescale(expected, source, target, method)
     assert {name: tuple(weight.shape) for name, weight in tiled.items()} == weight_shapes(target)
     assert tiled.keys() == expected.keys()
     for name in tiled:
@@ -114,7 +118,7 @@ def test_query_key_and_value_stay_apart():
     target = dataclasses.replace(SMALL, hidden_size=20, num_attention_heads=5, intermediate_size=17)
     weights = numbered_weights(SMALL)
     name = "model.layers.1.attn.Wqkv.weight"
-    before, after = weights[name][:, 0].tolist(), tile(weights, SMALL, target, "tile_middle")[name]
+    before, after = weights[name][:, 0].tolist(), tile(weights, SMALL, target, "tile_middle", False)[name]
     rows = [before.index(row) for row in after[:, 4].tolist()]  # column 4 is the old column 0
     # Five heads of four: the third, all of them, the first; of query, then key (12 on), then value (24 on).
     heads = [8, 9, 10, 11, *range(12), 0, 1, 2, 3]
@@ -123,8 +127,36 @@ def test_query_key_and_value_stay_apart():
 
 def test_as_large_as_it_is_nothing_changes():
     weights = numbered_weights(SMALL)
-    tiled = tile(weights, SMALL, SMALL, "tile_middle")
+    tiled = tile(weights, SMALL, SMALL, "tile_middle", True)
     assert all(torch.equal(tiled[name], weights[name]) for name in weights)
+
+
+def logits(weights, model):
+    encoder = ModernBertForMaskedLM(model, attention_backend="cpu").eval()
+    encoder.load_state_dict(weights)
+    ids = torch.randint(0, 64, (14,), generator=torch.Generator().manual_seed(1))
+    positions = torch.tensor([*range(9), *range(5)])
+    return encoder(ids, positions, torch.tensor([0, 9, 14], dtype=torch.int32), 9).detach()
+
+
+@pytest.mark.parametrize("method", ["tile_middle", "tile_edge"])
+@pytest.mark.parametrize("changes", [{}, BERT, {"norm": "rmsnorm", "parallel_block": True}])
+def test_twice_as_wide_and_rescaled_it_computes_the_same(method, changes):
+    source = dataclasses.replace(SMALL, **changes)
+    weights = {
+        name: torch.randn(shape, generator=torch.Generator().manual_seed(len(name))) * 0.3 + (len(shape) == 1)
+        for name, shape in weight_shapes(source).items()
+    }
+    weights["decoder.weight"] = weights["model.embeddings.tok_embeddings.weight"]
+    wide = dataclasses.replace(source, hidden_size=24, num_attention_heads=6, intermediate_size=25)
+    expected = logits(weights, source)
+    rescaled = logits(tile(weights, source, wide, method, True), wide)
+    assert torch.allclose(
+        rescaled, expected, rtol=0, atol=2e-4 * float(expected.abs().max())
+    )  # eps of the norms
+    assert not torch.allclose(
+        logits(tile(weights, source, wide, method, False), wide), expected, rtol=0, atol=1
+    )
 
 
 def test_base_to_large_is_centred_as_in_the_research_code():

@@ -24,6 +24,33 @@ def tile_heads(weight, dimension, heads, head_dim, method):
     return tile_axis(whole, dimension, heads, method).flatten(dimension, dimension + 1)
 
 
+def weigh_inputs(tiled, sources):
+    """Divide each input by how often the one it repeats is there; `sources` says which that is."""
+    for at in range(tiled.shape[-1]):
+        tiled[..., at] = tiled[..., at] / sources.count(sources[at])
+
+
+def rescale(tiled, source, target, method):
+    """What `rescale` does to a tiled model, in place: all matrices but the tables, and the norm before the decoder."""
+    head_dim = target.hidden_size // target.num_attention_heads
+
+    def repeated(size, new_size):
+        return tile_axis(torch.arange(size), 0, new_size, method).tolist()
+
+    hidden = repeated(source.hidden_size, target.hidden_size)
+    inner = repeated(source.intermediate_size, target.intermediate_size)
+    heads = tile_heads(
+        torch.arange(source.hidden_size), 0, target.num_attention_heads, head_dim, method
+    ).tolist()
+    for name, weight in tiled.items():
+        if name.endswith("attn.Wo.weight"):
+            weigh_inputs(weight, heads)
+        elif name.endswith("mlp.Wo.weight"):
+            weigh_inputs(weight, inner)
+        elif name.endswith(("Wqkv.weight", "Wi.weight", "dense.weight")) or name.startswith("head.norm"):
+            weigh_inputs(weight, hidden)
+
+
 def tile_model(weights, source, target, method):
     """All weights of the larger model."""
     d, inner, heads = target.hidden_size, target.intermediate_size, target.num_attention_heads

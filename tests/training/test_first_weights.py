@@ -56,11 +56,11 @@ def first_loss(tiny, run, *overrides):
 
 
 def test_tiled_is_what_tiling_says(tiny, trained, tmp_path):
-    init = [f"init.from={trained}", "init.method=tile_edge"]
+    init = [f"init.from={trained}", "init.method=tile_edge", "init.rescale=false"]
     recipe = load_recipe(tiny, [*LARGER, *init])
     weights, _ = load_weights(trained)
     start = plan_start(recipe, load_tokenizer_info(recipe.data.tokenizer))
-    expected = tile(weights, start.source.model, recipe.model, "tile_edge")
+    expected = tile(weights, start.source.model, recipe.model, "tile_edge", rescale=False)
     run = train(load_recipe(tiny, [*LARGER, *init, *ONE_STEP, f"run_folder={tmp_path}/run"]))
     after = load_weights(run)[0]
     for name, weight in first_weights(start).items():
