@@ -17,6 +17,7 @@ examples:
   modernbert train yamls/quickstart.yaml
   modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
+  modernbert sweep yamls/ablations/mlp.yaml --parallel 2
   modernbert report runs/quickstart
   modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # program wants the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("composer").setLevel(logging.WARNING)
-    logging.getLogger("streaming").setLevel(logging.WARNING)
+    for library in ("composer", "streaming", "botocore", "azure", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     # The libraries below us announce their own deprecations on every start; ours are errors in the tests.
     warnings.filterwarnings("ignore")
     try:
@@ -93,6 +94,34 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry-run", action="store_true", help="show what would be done, and check it; train nothing"
     )
+
+    sweep = _command(
+        commands,
+        "sweep",
+        _sweep,
+        "run a recipe under many settings and seeds, and compare; the same command again goes on",
+        """
+        modernbert sweep yamls/ablations/mlp.yaml --dry-run
+        modernbert sweep yamls/ablations/mlp.yaml phases.pretrain.tokens=500K --parallel 2
+        modernbert sweep yamls/ablations/mlp.yaml --launch "sbatch --gres=gpu:1 --wrap={quoted_command}"
+        modernbert sweep yamls/ablations/mlp.yaml --list
+        modernbert sweep yamls/ablations/mlp.yaml --report
+        """,
+    )
+    sweep.add_argument("sweep", help="a YAML file; yamls/ablations has examples")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, set in every cell")
+    sweep.add_argument("--folder", help="where the runs and results go (default: the sweep's, sweeps/NAME)")
+    sweep.add_argument("--parallel", type=int, default=1, metavar="N", help="so many runs at a time")
+    sweep.add_argument(
+        "--launch",
+        metavar="TEMPLATE",
+        help="a shell command that starts a run; {command}, {quoted_command} (as one word), {arguments} (what comes "
+        "after `modernbert`) and {name} are filled in",
+    )
+    instead = sweep.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="show the cells and check them; run nothing")
+    instead.add_argument("--list", action="store_true", help="print the command of every run, one a line")
+    instead.add_argument("--report", action="store_true", help="write tables and picture of what is finished")
 
     plan = _command(
         commands,
@@ -257,6 +286,21 @@ def _train(options: argparse.Namespace) -> int:
             raise
         lost = "another rank has ended, and this one with it; what ended that one stands in its own log"
         return _failed(RuntimeError(lost), status=1)
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from modernbert_train.sweep import command
+
+    which = options.sweep, options.overrides, options.folder
+    if options.dry_run:
+        print(command.preview_sweep(*which))
+    elif options.list:
+        print(command.list_commands(*which))
+    elif options.report:
+        print(command.report_sweep(*which))
+    else:
+        return command.run_sweep(*which, options.parallel, options.launch)
     return 0
 
 

@@ -3,9 +3,10 @@ Imports no torch.
 """
 
 from modernbert_train.config.loading import dump_recipe, load_recipe
-from modernbert_train.config.quantities import format_tokens, parse_tokens
+from modernbert_train.config.quantities import format_bytes, format_tokens, parse_bytes, parse_tokens
 from modernbert_train.config.schema import (
     BatchRampConfig,
+    CacheConfig,
     DataConfig,
     EvaluationConfig,
     InitConfig,
@@ -24,6 +25,7 @@ from modernbert_train.config.validation import validate
 
 __all__ = [
     "BatchRampConfig",
+    "CacheConfig",
     "DataConfig",
     "EvaluationConfig",
     "InitConfig",
@@ -38,8 +40,10 @@ __all__ = [
     "TrainingConfig",
     "WandbConfig",
     "dump_recipe",
+    "format_bytes",
     "format_tokens",
     "load_recipe",
+    "parse_bytes",
     "parse_tokens",
     "validate",
 ]

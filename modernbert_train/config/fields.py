@@ -3,10 +3,11 @@
 import dataclasses
 import difflib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from modernbert_train.config.quantities import parse_bytes, parse_tokens
 from modernbert_train.config.schema import Recipe
 
 
@@ -54,9 +55,11 @@ def is_section(expected: Any) -> bool:
     return dataclasses.is_dataclass(expected) or get_origin(expected) is dict
 
 
-def is_token_count(key: str) -> bool:
-    """Whether a field is a number of tokens, by its name."""
-    return key == "tokens" or key.endswith("_tokens")
+def quantity_parser(key: str) -> Callable[[object], int] | None:
+    """Returns what reads a field that is a number of tokens or bytes, by its name; None for any other field."""
+    if key == "tokens" or key.endswith("_tokens"):
+        return parse_tokens
+    return parse_bytes if key.endswith("_bytes") else None
 
 
 def expected_text(path: tuple[str, ...]) -> str:

@@ -41,17 +41,21 @@ class Layer:
     depth: int = 0
 
 
-def read_layers(path: Path, overrides: list[str]) -> list[Layer]:
+def read_layers(path: Path, overrides: list[str], origin: str = COMMAND_LINE) -> list[Layer]:
     """Returns the layers of a recipe, weakest first: included files in order, the file itself, overrides one
-    by one.
+    by one. The override `include=FILE` puts a file on top of what stands before it. `origin` names the place
+    where the overrides are written.
 
     Raises ValueError for unreadable files, include cycles, unknown keys (all of them at once) and broken
     overrides.
     """
     layers = read_file(path, ())
     for override in overrides:
-        keys, value = parse_override(override)
-        layers.append(Layer(COMMAND_LINE, _nest(keys, value), depth=len(keys)))
+        keys, value = parse_override(override, origin)
+        if keys == ["include"]:
+            layers += read_file(Path(str(value)), ())
+        else:
+            layers.append(Layer(origin, _nest(keys, value), depth=len(keys)))
     layers = [replace(layer, values=spell_out(layer.values)) for layer in layers]
     problems: list[str] = []
     for position, layer in enumerate(layers):
@@ -71,7 +75,7 @@ def read_file(path: Path, including: tuple[Path, ...]) -> list[Layer]:
     if path.resolve() in [parent.resolve() for parent in including]:
         chain = " -> ".join(os.path.normpath(parent) for parent in (*including, path))
         raise ValueError(f"include cycle: {chain}; remove one of these includes")
-    values = _read_yaml(path, f"{origin}{by}")
+    values = read_mapping(path, f"{origin}{by}", "a recipe is a mapping of sections (name: ..., model: ...)")
     include = values.pop("include", [])
     include = [include] if isinstance(include, str) else include
     if not isinstance(include, list) or not all(isinstance(name, str) for name in include):
@@ -84,7 +88,10 @@ def read_file(path: Path, including: tuple[Path, ...]) -> list[Layer]:
     return [*layers, Layer(origin, values)]
 
 
-def _read_yaml(path: Path, shown: str) -> dict[str, Any]:
+def read_mapping(path: Path, shown: str, expected: str) -> dict[str, Any]:
+    """Returns the mapping in a YAML file, with interpolations as they are written. ValueError where there is
+    none, `expected` saying in words what should be there; a key that stands there twice is an error, too.
+    """
     if not path.is_file():
         raise ValueError(f"{shown}: there is no such file")
     try:
@@ -92,13 +99,11 @@ def _read_yaml(path: Path, shown: str) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{shown}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{shown}: a recipe is a mapping of sections (name: ..., model: ...), not a list or a value"
-        )
+        raise ValueError(f"{shown}: {expected}, not a list or a value")
     return values  # type: ignore[return-value]  # keys that are not text are reported by unknown_keys
 
 
-def parse_override(text: str) -> tuple[list[str], Any]:
+def parse_override(text: str, origin: str = COMMAND_LINE) -> tuple[list[str], Any]:
     """Splits `a.b.c=value` into its keys and its value, read as YAML.
 
     >>> parse_override("phases.pretrain.learning_rate=1e-3")
@@ -108,18 +113,18 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ValueError(
-            f"{COMMAND_LINE}: {text!r} is not an override; write key=value, such as optimizer.eps=1e-6"
+            f"{origin}: {text!r} is not an override; write key=value, such as optimizer.eps=1e-6"
         )
     if not value.strip():
-        raise ValueError(f"{COMMAND_LINE}: {text!r} has no value; write {dotted}=null for none")
+        raise ValueError(f"{origin}: {text!r} has no value; write {dotted}=null for none")
     try:
         parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(
-            f"{COMMAND_LINE}: the value of {text!r} is not readable as YAML: {one_line(error)}"
+            f"{origin}: the value of {text!r} is not readable as YAML: {one_line(error)}"
         ) from None
     if not isinstance(parsed, dict) or list(parsed) != ["value"]:
-        raise ValueError(f"{COMMAND_LINE}: the value of {text!r} is not a single YAML value")
+        raise ValueError(f"{origin}: the value of {text!r} is not a single YAML value")
     return keys, parsed["value"]
 
 

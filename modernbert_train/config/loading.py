@@ -21,16 +21,23 @@ from modernbert_train.config.fields import (
     entry_type,
     expected_text,
     is_section,
-    is_token_count,
+    quantity_parser,
     required_fields,
     section_fields,
     strip_optional,
     yaml_name,
 )
-from modernbert_train.config.layers import Layer, find_origin, list_problems, merge, one_line, read_layers
+from modernbert_train.config.layers import (
+    COMMAND_LINE,
+    Layer,
+    find_origin,
+    list_problems,
+    merge,
+    one_line,
+    read_layers,
+)
 from modernbert_train.config.mixture import written
 from modernbert_train.config.one_phase import check_choice, choose_phase, fill_in_run_folder
-from modernbert_train.config.quantities import parse_tokens
 from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
 from modernbert_train.config.validation import validate
 
@@ -38,17 +45,17 @@ Place = tuple[str, ...]  # the keys that lead to a value
 Problem = tuple[Place, str]
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Returns the recipe in the YAML file `path`, complete: includes and overrides applied, token quantities
+def load_recipe(path: str | Path, overrides: list[str] | None = None, origin: str = COMMAND_LINE) -> Recipe:
+    """Returns the recipe in the YAML file `path`, complete: includes and overrides applied, quantities
     as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1, and of the phases
-    only the one that `phase` names, if it names one.
+    only the one that `phase` names, if it names one. `origin`: where the overrides are written.
 
     Raises ValueError naming place, field, value and remedy; mistakes of a kind are listed together:
     unreadable files first, then unknown keys, then values of the wrong type, then whatever does not fit
     together (`validate`).
     """
     path = Path(path)
-    layers = read_layers(path, overrides or [])
+    layers = read_layers(path, overrides or [], origin)
     values = _resolve_interpolations(layers, path)
     problems: list[Problem] = []
     values = _clean(values, Recipe, (), problems)
@@ -92,7 +99,7 @@ def _resolve_interpolations(layers: list[Layer], path: Path) -> dict[str, Any]:
 
 
 def _clean(values: dict[str, Any], expected: Any, place: Place, problems: list[Problem]) -> dict[str, Any]:
-    """Returns `values` in the shape of the classes: token quantities parsed, `from` -> `from_`, entries set
+    """Returns `values` in the shape of the classes: quantities parsed, `from` -> `from_`, entries set
     to null left out, and the inherited fields of phases and the fields of mixtures set to null too.
     """
     cleaned = {}
@@ -112,9 +119,9 @@ def _clean(values: dict[str, Any], expected: Any, place: Place, problems: list[P
             continue
         if isinstance(value, dict) and is_section(inner):
             value = _clean(value, inner, (*place, key), problems)
-        elif entries is None and is_token_count(key) and value is not None:
+        elif entries is None and (parse := quantity_parser(key)) and value is not None:
             try:
-                value = parse_tokens(value)
+                value = parse(value)
             except ValueError as error:
                 problems.append(((*place, key), f"is {value!r}, {error}"))
                 continue

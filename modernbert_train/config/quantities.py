@@ -1,8 +1,9 @@
-"""Token quantities as people write them: `50M`, `1.719T`, `8_192`."""
+"""Quantities as people write them: tokens (`50M`, `1.719T`, `8_192`) and bytes (`500GB`)."""
 
 from decimal import Decimal, InvalidOperation
 
 SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+BYTE_SUFFIXES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_tokens(value: object) -> int:
@@ -17,19 +18,35 @@ def parse_tokens(value: object) -> int:
     allowed = (
         "expected a whole number of tokens such as 8192, 50M or 1.719T (K, M, B, T: thousand to trillion)"
     )
+    return _parse(value, SUFFIXES, "tokens", allowed)
+
+
+def parse_bytes(value: object) -> int:
+    """Returns a number of bytes. `value`: like that of `parse_tokens`, with the suffixes KB, MB, GB and TB.
+
+    >>> parse_bytes("500GB")
+    500000000000
+
+    Raises ValueError for anything else, negative and fractional amounts included.
+    """
+    allowed = "expected a whole number of bytes such as 500GB or 1.5TB (KB, MB, GB, TB: powers of a thousand)"
+    return _parse(value, BYTE_SUFFIXES, "bytes", allowed)
+
+
+def _parse(value: object, suffixes: dict[str, int], unit: str, allowed: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(allowed)
     text = str(value).strip().replace("_", "")
-    factor = SUFFIXES.get(text[-1:], 1)
+    suffix = next((suffix for suffix in suffixes if text.endswith(suffix)), "")
     try:
-        tokens = Decimal(text if factor == 1 else text[:-1]) * factor
+        amount = Decimal(text.removesuffix(suffix)) * suffixes.get(suffix, 1)
     except InvalidOperation:
         raise ValueError(allowed) from None
-    if not tokens.is_finite() or tokens < 0:
+    if not amount.is_finite() or amount < 0:
         raise ValueError(f"{allowed}, not negative or infinite")
-    if tokens != int(tokens):
-        raise ValueError(f"{allowed}; this comes to {tokens.normalize():f} tokens")
-    return int(tokens)
+    if amount != int(amount):
+        raise ValueError(f"{allowed}; this comes to {amount.normalize():f} {unit}")
+    return int(amount)
 
 
 def format_tokens(tokens: int) -> str:
@@ -37,7 +54,16 @@ def format_tokens(tokens: int) -> str:
 
     For reading only: it rounds.
     """
-    for suffix, factor in reversed(SUFFIXES.items()):
-        if tokens >= factor:
-            return f"{tokens / factor:.4g}{suffix}"
-    return str(tokens)
+    return _format(tokens, SUFFIXES)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Returns `num_bytes` for people: 4_123_456_789 -> `4.123GB`. For reading only: it rounds."""
+    return _format(num_bytes, BYTE_SUFFIXES)
+
+
+def _format(amount: int, suffixes: dict[str, int]) -> str:
+    for suffix, factor in reversed(suffixes.items()):
+        if amount >= factor:
+            return f"{amount / factor:.4g}{suffix}"
+    return str(amount)

@@ -5,8 +5,8 @@ classes here hold no behaviour; `loading.py` fills them from YAML and the comman
 how the fields fit together.
 
 Every field named `tokens` or `*_tokens` is a whole number of tokens; a YAML or an override may write it with
-a suffix (K = 1,000, M, B, T: `50M`, `1.719T`) and with underscores (`8_192`). Paths are relative to the
-working directory.
+a suffix (K = 1,000, M, B, T: `50M`, `1.719T`) and with underscores (`8_192`). So is `*_bytes`, with KB, MB, GB
+and TB (`500GB`). Paths are relative to the working directory.
 """
 
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu"]
 Positions = Literal["rope", "learned", "none"]
 InitMethod = Literal["copy", "tile_middle", "tile_edge"]
+OptimizerName = Literal["stableadamw", "adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ MODEL_SWITCHES = ("norm", "norm_placement", "mlp", "positions", "bias", "paralle
 class SourceConfig:
     """One source of text: a name inside a store that `data_prep` has written."""
 
-    store: str  # path of the store
+    store: str  # path of the store, or its URL: s3://, gs://, oci://, azure://, hf://
     source: str | None = None  # its name inside the store; left out: the key of this entry
 
 
@@ -86,12 +87,26 @@ class SkipConfig:
 
 
 @dataclass(frozen=True)
+class CacheConfig:
+    """Where a machine keeps what it has read of stores that a URL names. Runs may share a folder at the same time."""
+
+    folder: str = (
+        "cache"  # on a disk of the machine's own; holds the stores' sidecars besides, 4 bytes a document
+    )
+    limit_bytes: int | None = (
+        None  # of shards: above it, the least recently read ones make room; null: all stay
+    )
+    download_attempts: int = 8  # for each file; after the last one the run ends
+    download_timeout_seconds: float = 60.0  # an attempt has failed when no byte has arrived for so long
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What is read and how the reading is shared out. `streams`, `canonical_nodes` and `window_rows` decide the
     order of the data; `num_workers` does not.
     """
 
-    tokenizer: str  # folder with tokenizer.json, or the file itself
+    tokenizer: str  # folder with tokenizer.json, the file itself, or the URL of a store
     sources: dict[str, SourceConfig]
     streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
     window_rows: int = 2_048  # rows that are packed, and shuffled, together
@@ -101,6 +116,7 @@ class DataConfig:
     # (Muennighoff et al. 2023, 2305.16264).
     warn_passes: float = 4.0
     skip: SkipConfig = field(default_factory=SkipConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 @dataclass(frozen=True)
@@ -200,14 +216,18 @@ INHERITED_FIELDS = (
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """StableAdamW. The weight decay is fully decoupled (scaled by the schedule, not by the learning rate) and
-    spares biases and norms.
+    """StableAdamW, AdamW, or Muon for the matrices between embedding and decoder with AdamW for the rest.
+
+    The weight decay of all of them is fully decoupled (scaled by the schedule, not by the learning rate) and spares
+    biases and norms. Muon's update is scaled to the size of AdamW's: it takes the same learning rate.
     """
 
+    name: OptimizerName = "stableadamw"
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 1e-5  # a phase may set its own
     gradient_clip_norm: float | None = None  # null: not clipped; StableAdamW clips its own update
+    momentum: float | None = None  # muon's alone; null: 0.95
 
 
 @dataclass(frozen=True)

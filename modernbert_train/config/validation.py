@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
-from modernbert_train.config.schema import InitConfig, ModelConfig, Recipe
+from modernbert_train.config.schema import CacheConfig, InitConfig, ModelConfig, Recipe
 from modernbert_train.config.skip import check_skip
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # of phases and sources: parts of dotted keys and of paths
@@ -128,8 +128,20 @@ def _check_heads(model: ModelConfig) -> Iterator[str]:
         )
 
 
+def _check_cache(cache: CacheConfig) -> Iterator[str]:
+    if not cache.folder.strip():
+        yield "data.cache.folder is empty: name a folder on a disk of the machine's own, such as /local/cache"
+    if cache.limit_bytes == 0:
+        yield "data.cache.limit_bytes is 0: name what the disk has room for, such as 500GB, or null for no limit"
+    if cache.download_attempts < 1:
+        yield f"data.cache.download_attempts is {cache.download_attempts}: make it at least 1"
+    timeout = {"download_timeout_seconds": cache.download_timeout_seconds}
+    yield from above_zero("data.cache", timeout)
+
+
 def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
     data = recipe.data
+    yield from _check_cache(data.cache)
     if data.window_rows < 1:
         yield f"data.window_rows is {data.window_rows}: make it at least 1"
     if data.streams < 1:
@@ -180,3 +192,11 @@ def _check_optimizer(recipe: Recipe) -> Iterator[str]:
     clip = optimizer.gradient_clip_norm
     if clip is not None and not clip > 0:
         yield f"optimizer.gradient_clip_norm is {clip}: make it above 0, or null for no clipping"
+    momentum = optimizer.momentum
+    if momentum is not None and optimizer.name != "muon":
+        yield (
+            f"optimizer.momentum is {momentum}, which {optimizer.name} does not read; set it to null, or "
+            "optimizer.name to muon"
+        )
+    elif momentum is not None and not 0 <= momentum < 1:
+        yield f"optimizer.momentum is {momentum}: choose one from 0 up to, but without, 1, such as 0.95"

@@ -71,6 +71,11 @@ class PhaseRows:
         return hashlib.sha256(repr((content, fractions)).encode()).hexdigest()[:16]
 
 
+def streams_of_rank(streams: int, rank: int, world_size: int) -> list[int]:
+    """The canonical streams that a rank reads."""
+    return np.array_split(np.arange(streams), world_size)[rank].tolist()
+
+
 class _Item(TypedDict):
     """What a worker hands over for one step."""
 
@@ -96,7 +101,7 @@ class PlannedRows(IterableDataset[_Item]):
     ) -> None:
         streams = {phase.plan.streams for phase in phases}
         assert len(streams) == 1
-        self._streams = np.array_split(np.arange(streams.pop()), world_size)[rank].tolist()
+        self._streams = streams_of_rank(streams.pop(), rank, world_size)
         self._phases = list(phases)
         self._tokenizer = tokenizer
         self._masking = masking

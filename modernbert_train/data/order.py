@@ -19,6 +19,7 @@ keeps stable over its versions, so a plan can be remade years later.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,13 @@ class SourceOrder:
             chosen.append(laid_out.blocks[first:last])
             start = int(of_pass.slice_ends[number])
         return np.concatenate(chosen)
+
+    def num_shards_of(self, tokens: float) -> int:
+        """Shards that an interval of so many tokens of a node touches, at most (of shards of about equal size)."""
+        if not self.deals_shards:
+            return len(self._split.shards)
+        slices = math.ceil(tokens / (SLICE_SHARDS * self._unit_tokens.mean())) + 1
+        return min(slices * SLICE_SHARDS, -(-len(self._split.shards) // self._nodes))
 
     def _dealt(self, node: int, pass_index: int) -> Int64:
         """The units of a node in a pass, in order; may be empty for a source of few units."""

@@ -11,7 +11,7 @@ workers, and a run resumes by a seek to C pairs (window, row).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,17 +119,41 @@ class Plan:
         """Window `index` of a stream. It has no rows when the next block of every source belongs to a later one."""
         parts = []
         blocks: list[tuple[str, int]] = []
-        node, in_node = divmod(stream, self.streams // self.nodes)
-        interval = index * (self.streams // self.nodes) + in_node
-        for name, order in self._orders.items():
-            # Quotas are cut at whole blocks, and counted from the beginning of the node: errors do not add up.
-            start, stop = (int(self.quota[name] * edge) for edge in (interval, interval + 1))
-            chosen = order.blocks_between(node, start, stop)
+        for name, chosen in self._blocks(stream, index):
             if len(chosen):
                 piece_tokens = self.context_tokens - SPECIALS_PER_PIECE
                 parts.append(_pieces_of_blocks(self.sources[name], chosen, piece_tokens, len(blocks)))
                 blocks += [(name, block) for block in chosen[:, BLOCK].tolist()]
         return _packed(blocks, parts, self.row_tokens, (*self.key, "rows", stream, index))
+
+    def shards(self, stream: int, index: int) -> list[tuple[str, int]]:
+        """(source, shard) of all that window `index` of a stream reads; costs little, for it packs nothing."""
+        return [
+            (name, shard)
+            for name, chosen in self._blocks(stream, index)
+            for shard in sorted({self.sources[name].shard_of(block) for block in chosen[:, BLOCK].tolist()})
+        ]
+
+    def shards_at_once(self, nodes: int) -> dict[str, int]:
+        """Shards of every source that so many nodes read side by side, while each stream is in the same window."""
+        tokens = {name: self.streams // self.nodes * quota for name, quota in self.quota.items()}
+        return {
+            name: min(nodes * order.num_shards_of(tokens[name]), len(self.sources[name].shards))
+            for name, order in self._orders.items()
+        }
+
+    def nodes_of(self, streams: Collection[int]) -> set[int]:
+        """The canonical nodes that serve these streams."""
+        return {stream // (self.streams // self.nodes) for stream in streams}
+
+    def _blocks(self, stream: int, index: int) -> Iterator[tuple[str, Int64]]:
+        """The blocks that a window takes of every source, as a table of order.py."""
+        node, in_node = divmod(stream, self.streams // self.nodes)
+        interval = index * (self.streams // self.nodes) + in_node
+        for name, order in self._orders.items():
+            # Quotas are cut at whole blocks, and counted from the beginning of the node: errors do not add up.
+            start, stop = (int(self.quota[name] * edge) for edge in (interval, interval + 1))
+            yield name, order.blocks_between(node, start, stop)
 
 
 def advance(plan: Plan, stream: int, position: tuple[int, int], rows: int) -> tuple[int, int]:

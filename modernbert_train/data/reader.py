@@ -2,97 +2,132 @@
 
 from __future__ import annotations
 
-import atexit
+import json
+import logging
+import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from streaming import Stream, StreamingDataset
-from streaming.base.shared import memory
+from streaming.base.format import reader_from_json
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
+from modernbert_train.data.cache import Cache
 from modernbert_train.data.foreign import layout_of, read_block
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Int32, Masking, mask_row
 from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, advance, evaluation_window
 from modernbert_train.data.skip import SkippedDocuments, find_skipped, without_pieces
-from modernbert_train.data.split import Split
+from modernbert_train.data.split import Int64, Split, comes_through_cache
 
-READ_ATTEMPTS = 8  # at a shard that other processes may evict from the cache
+log = logging.getLogger(__name__)
+
+_READS = 8  # of a shard that makes room again and again before it is read
+_AHEAD_THREADS = 2
 
 
 class BlockReader:
-    """Random access to the blocks of several splits. Streaming keeps the shards.
+    """Random access to the blocks of several splits.
 
-    Make one for all that a process reads, and close it: each holds a dozen file handles of shared memory, and as many
-    again for each other one that was open on the machine.
+    The shards of a split that lies elsewhere come through the cache. `fetch_ahead` has them on their way before they
+    are read.
+
+    Args:
+        splits: all that a process reads.
+        cache: keeps the shards of splits that lie elsewhere (`Split.remote`); needed if there are any.
+
+    ValueError: the index of a split cannot be read.
+
     """
 
-    def __init__(self, splits: Iterable[Split]) -> None:
-        by_path = {split.path: split for split in splits}
-        streams = [Stream(local=str(path), remote=split.remote) for path, split in by_path.items()]
-        with _releases_of_shared_memory() as self._releases:
-            atexit.register(self.close)
-            try:
-                self._dataset = StreamingDataset(streams=streams, batch_size=1, predownload=1)
-            except (RuntimeError, ValueError, KeyError) as error:  # an index.json that is missing or broken
-                stores = ", ".join(sorted({str(path.parent.parent) for path in by_path}))
-                raise ValueError(
-                    f"store: the index of a split in {stores} cannot be read ({error}); "
-                    "run `python -m data_prep verify STORE`, then restore or prepare it again"
-                ) from error
-        first_blocks = self._dataset.sample_offset_per_stream.tolist()
-        self._first_block = dict(zip(by_path, first_blocks, strict=True))
-        self._first_shard = dict(zip(by_path, self._dataset.shard_offset_per_stream.tolist(), strict=True))
+    def __init__(self, splits: Iterable[Split], cache: Cache | None = None) -> None:
+        splits = list(splits)
+        self._cache = cache
+        self._shards = {split.path: _open_shards(split, self._folder(split)) for split in splits}
+        self._ahead: _FetchAhead | None = None
+        self.reads_remote = any(comes_through_cache(split) for split in splits)
 
     def read(self, split: Split, block: int) -> np.ndarray:
         """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
-        tokens = int(split.blocks(block, 1)[0, 1])
-        try:
-            if split.samples is None:
-                ids = self._dataset[self._first_block[split.path] + block]["input_ids"]
-            else:
-                ids = self._read_foreign(split, block)
-        except Exception as error:  # Streaming and the MDS reader raise whatever the damage leads to
-            raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
-        if len(ids) != tokens:
-            raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
-        return ids
-
-    def _read_foreign(self, split: Split, block: int) -> np.ndarray:
-        """A block of shards that others wrote: read where they lie on this machine, else from Streaming's cache."""
-        number = self._first_shard[split.path] + split.shard_of(block)
-        shard = self._dataset.shards[number]
-        in_place = Path(split.remote or split.path, shard.raw_data.basename)
-        if in_place.is_file():
-            return _read_run(split, block, shard, in_place)
-        for _ in range(READ_ATTEMPTS):
-            self._dataset.prepare_shard(number)
+        shard = split.shard_of(block)
+        for _ in range(_READS):
+            file = self._present(split, shard)
             try:
-                return _read_run(split, block, shard, Path(shard.dirname, shard.raw_data.basename))
-            except FileNotFoundError:  # evicted by another process in between
-                continue
+                ids = self._ids(split, shard, block, file)
+            except FileNotFoundError:
+                continue  # it has made room for another shard meanwhile
+            except Exception as error:  # the MDS reader raises whatever the damage leads to
+                raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
+            tokens = int(split.blocks(block, 1)[0, 1])
+            if len(ids) != tokens:
+                raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
+            return ids
+        if not comes_through_cache(split):
+            raise ValueError(self._damage(split, block, "the file does not exist"))
         raise ValueError(
-            f"removed from the cache {READ_ATTEMPTS} times before it was read; raise the cache's limit"
+            f"data.cache.limit_bytes: shard {shard} of {split.remote} was fetched {_READS} times, and each time made "
+            "room for another before it could be read; raise the limit"
         )
 
+    def _ids(self, split: Split, shard: int, block: int, file: Path) -> np.ndarray:
+        reader = self._shards[split.path][shard]
+        if split.samples is None:
+            return reader[block - int(split.first_of_shards[shard, 0])]["input_ids"]
+        return _read_run(split, block, reader, file)
+
+    def fetch_ahead(self, splits: Mapping[str, Split], shards: Iterable[tuple[str, int]]) -> None:
+        """Have (source, shard) on their way, in this order, while other things are done. Local ones are passed over."""
+        wanted = [(splits[source], shard) for source, shard in shards if comes_through_cache(splits[source])]
+        if not wanted:
+            return
+        if self._ahead is None or self._ahead.process != os.getpid():
+            self._ahead = _FetchAhead(self._present)
+        self._ahead.ask(wanted)
+
+    def shard_bytes(self, split: Split) -> Int64:
+        """Bytes of every shard of a split: int64 [num_shards]."""
+        return np.array([shard.get_max_size() for shard in self._shards[split.path]], dtype=np.int64)
+
     def close(self) -> None:
-        """Give back the shared memory. Nothing can be read afterwards; closing again does nothing."""
-        atexit.unregister(self.close)
-        while self._releases:
-            self._releases.pop()()
+        """Fetch nothing ahead any more. Closing again does nothing."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
     def __getstate__(self) -> dict[str, object]:
-        """A copy in a spawned worker has nothing to give back."""
-        return {**vars(self), "_releases": []}
+        """Threads stay in the process that started them."""
+        return {**vars(self), "_ahead": None}
+
+    def _folder(self, split: Split) -> Path:
+        """Where the shards of a split are, or come to be."""
+        if not comes_through_cache(split):
+            return Path(split.remote or split.path)
+        assert self._cache is not None
+        assert split.remote is not None
+        return self._cache.path_of("shards", split.remote, split.digest)
+
+    def _present(self, split: Split, shard: int) -> Path:
+        """The file of a shard, which is there now; a cached one may have to make room at any time."""
+        reader = self._shards[split.path][shard]
+        file = Path(reader.dirname) / reader.raw_data.basename
+        if comes_through_cache(split):
+            assert self._cache is not None
+            assert split.remote is not None
+            self._cache.hold(split.remote, reader, file)
+        return file
 
     @staticmethod
     def _damage(split: Split, block: int, what: str) -> str:
         shard = split.shard_of(block)
+        if comes_through_cache(split):
+            return (
+                f"store: shard {shard} of {split.remote} cannot be read at block {block} ({what}), though it is as its "
+                "index says; prepare the store again"
+            )
         return (
             f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
             f"run `python -m data_prep verify {split.path.parent.parent}`, then restore or prepare the store again"
@@ -109,19 +144,45 @@ def _read_run(split: Split, block: int, shard: Any, file: Path) -> np.ndarray:
     return read_block(file, layout, split.samples, first_sample, lengths)
 
 
-@contextmanager
-def _releases_of_shared_memory() -> Iterator[list[Callable[[], None]]]:
-    """Collects how to release the shared memory that Streaming makes or opens here.
-
-    Streaming itself would wait for the end of the process (its only use of `atexit`), so that one with many readers
-    would run out of file handles.
-    """
-    releases: list[Callable[[], None]] = []
-    original, memory.atexit = memory.atexit, SimpleNamespace(register=releases.append)
+def _open_shards(split: Split, folder: Path) -> list[Any]:
+    """A reader of streaming.base.format for every shard of a split, whose files are, or will be, in `folder`."""
     try:
-        yield releases
-    finally:
-        memory.atexit = original
+        index = json.loads((split.path / "index.json").read_text(encoding="utf-8"))
+        shards = [reader_from_json(str(folder), None, info) for info in index["shards"]]
+        for shard in shards:
+            shard.validate(allow_unsafe_types=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"store: the index of a split, {split.path / 'index.json'}, cannot be read ({error}); "
+            "run `python -m data_prep verify STORE`, then restore or prepare it again"
+        ) from error
+    return shards
+
+
+class _FetchAhead:
+    """Threads that see to it that shards are present. What fails is left to whoever reads it: that one raises."""
+
+    def __init__(self, present: Callable[[Split, int], Path]) -> None:
+        self.process = os.getpid()
+        self._present = present
+        self._wanted: queue.SimpleQueue[tuple[Split, int] | None] = queue.SimpleQueue()
+        for number in range(_AHEAD_THREADS):
+            threading.Thread(target=self._run, name=f"fetch ahead {number}", daemon=True).start()
+
+    def ask(self, shards: Iterable[tuple[Split, int]]) -> None:
+        for shard in shards:
+            self._wanted.put(shard)
+
+    def stop(self) -> None:
+        for _ in range(_AHEAD_THREADS):
+            self._wanted.put(None)
+
+    def _run(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            try:
+                self._present(*wanted)
+            except ValueError as error:
+                log.warning("fetching ahead: %s", error)
 
 
 class WindowReader:
@@ -239,6 +300,9 @@ class StreamReader:
         return without_pieces(masked, self._gone[self._window.window.pieces(row)], self._tokenizer.pad_id)
 
     def _open(self, index: int) -> WindowReader:
+        if self._reader.reads_remote:
+            for soon in (index, index + 1):
+                self._reader.fetch_ahead(self.plan.sources, self.plan.shards(self.stream, soon))
         window = self.plan.window(self.stream, index)
         self._gone = find_skipped(window, self._skipped)
         self._source_tokens = window.source_tokens(list(self.plan.sources), self._gone)

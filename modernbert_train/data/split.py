@@ -14,6 +14,7 @@ two are mapped into memory and read in stretches, only the third is read whole.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,12 @@ class Split:
         """The shard that holds a block."""
         return int(np.searchsorted(self.first_of_shards[:, 0], block, side="right")) - 1
 
+    @cached_property
+    def is_compressed(self) -> bool:
+        """Whether the shards are compressed."""
+        index = json.loads((self.path / "index.json").read_text(encoding="utf-8"))
+        return any(shard["zip_data"] for shard in index["shards"])
+
     # Mapped once, but never copied into a worker process: see `__getstate__`.
     @cached_property
     def _lengths(self) -> npt.NDArray[np.uint32]:
@@ -77,6 +84,11 @@ class Split:
     def __getstate__(self) -> dict[str, object]:
         """The fields alone: what is mapped or cached is opened anew where it is needed."""
         return {name: vars(self)[name] for name in self.__dataclass_fields__}
+
+
+def comes_through_cache(split: Split) -> bool:
+    """Whether the shards of a split must be fetched before they are read; else they are read where they lie."""
+    return split.remote is not None and ("://" in split.remote or split.is_compressed)
 
 
 def write_sidecars(

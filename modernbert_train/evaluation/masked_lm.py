@@ -8,7 +8,7 @@ documents padded, which makes its scores a check of the export too.
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,11 @@ def format_scores(scores: list[SourceScore]) -> str:
         )
         for s in scores
     ]  # fmt: skip
+    return format_table(columns, rows)
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A text table: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     lines = [
         "  ".join(

@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from modernbert_train.training.run_files import METRICS_FILE, REPORT_FILE
 
-_INK, _GRID, _TRAIN = "#22303c", "#dfe4e8", "#5b6b79"
+INK, GRID, _TRAIN = "#22303c", "#dfe4e8", "#5b6b79"
 _BANDS = ("#eef3f8", "#ffffff")
 # Told apart by readers with colour blindness too (Okabe and Ito, 2008).
-_SOURCE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d00")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d00")
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def draw_report(metrics: Metrics, title: str) -> Figure:
     _draw_mixture(axes[5], tokens, metrics)
     for axis in axes:
         _draw_phases(axis, metrics, labelled=axis is axes[0])
-        _style(axis)
+        style_axis(axis)
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes[3].set_yticks(sorted(set(metrics.column("context_tokens"))))
     axes[3].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes[5].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes[5].set_xlabel("tokens of training", color=_INK)
+    axes[5].set_xlabel("tokens of training", color=INK)
     axes[5].xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-    figure.suptitle(_title(metrics, title), x=0.012, ha="left", color=_INK, fontsize=13)
+    figure.suptitle(_title(metrics, title), x=0.012, ha="left", color=INK, fontsize=13)
     return figure
 
 
@@ -130,22 +130,22 @@ def _draw_loss(axis: Axes, tokens: np.ndarray, metrics: Metrics) -> None:
         axis.plot(
             [line["tokens"] for line in lines],
             [line["eval"][source]["loss"] for line in lines],
-            color=_SOURCE_COLOURS[number % len(_SOURCE_COLOURS)],
+            color=COLOURS[number % len(COLOURS)],
             marker="o",
             markersize=4,
             linewidth=1.4,
             clip_on=False,  # the last point lies on the edge
             label=f"held out: {source}   {lines[-1]['eval'][source]['loss']:.2f}",
         )
-    axis.set_ylabel("masked-LM loss (nats)", color=_INK)
-    axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor=_GRID, labelcolor=_INK)
+    axis.set_ylabel("masked-LM loss (nats)", color=INK)
+    axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor=GRID, labelcolor=INK)
 
 
 def _draw_steps(axis: Axes, tokens: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
     # A logged value holds for the tokens up to it: the first one from 0 on.
     tokens, held = np.concatenate([[0.0], tokens]), np.concatenate([values[:1], values])
     axis.plot(tokens, held, color=colour, linewidth=1.8, drawstyle="steps-pre")
-    axis.set_ylabel(label, color=_INK)
+    axis.set_ylabel(label, color=INK)
     axis.set_ylim(0, np.nanmax(values, initial=0.0) * 1.15 or 1.0)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
 
@@ -154,10 +154,10 @@ def _draw_speed(axis: Axes, tokens: np.ndarray, speed: np.ndarray) -> None:
     _draw_steps(axis, tokens, speed, "tokens a second", "#8a6d00")
     if np.isfinite(speed).any():
         median = float(np.nanmedian(speed))
-        axis.axhline(median, color=_INK, linewidth=0.8, linestyle=":")
+        axis.axhline(median, color=INK, linewidth=0.8, linestyle=":")
         axis.text(
             0.995, median, f"median {short_number(median)} ", transform=axis.get_yaxis_transform(),
-            ha="right", va="bottom", fontsize=8, color=_INK, bbox={"facecolor": "#ffffffb0", "lw": 0, "pad": 1},
+            ha="right", va="bottom", fontsize=8, color=INK, bbox={"facecolor": "#ffffffb0", "lw": 0, "pad": 1},
         )  # fmt: skip
 
 
@@ -169,12 +169,12 @@ def _draw_mixture(axis: Axes, tokens: np.ndarray, metrics: Metrics) -> None:
     for number, (name, bottom) in enumerate(zip(held, _stacked(list(held.values())), strict=True)):
         axis.fill_between(
             np.concatenate([[0.0], tokens]), bottom, bottom + held[name], step="pre", linewidth=0, alpha=0.7,
-            color=_SOURCE_COLOURS[number % len(_SOURCE_COLOURS)], label=f"{name} {short_number(seen[name])}",
+            color=COLOURS[number % len(COLOURS)], label=f"{name} {short_number(seen[name])}",
         )  # fmt: skip
-    axis.set_ylabel("mixture", color=_INK)
+    axis.set_ylabel("mixture", color=INK)
     axis.set_ylim(0, 1)
     if held:
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, labelcolor=_INK)
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _stacked(shares: list[np.ndarray]) -> list[np.ndarray]:
@@ -192,7 +192,7 @@ def _draw_phases(axis: Axes, metrics: Metrics, labelled: bool) -> None:
         if labelled:
             axis.annotate(
                 name, ((start + end) / 2, 1.0), xycoords=axis.get_xaxis_transform(), xytext=(0, 4),
-                textcoords="offset points", ha="center", va="bottom", fontsize=10, color=_INK,
+                textcoords="offset points", ha="center", va="bottom", fontsize=10, color=INK,
             )  # fmt: skip
         start = end
     axis.set_xlim(0, start)
@@ -205,10 +205,11 @@ def _phase_ends(metrics: Metrics) -> list[tuple[str, float]]:
     return list(ends.items())
 
 
-def _style(axis: Axes) -> None:
-    axis.grid(True, axis="y", color=_GRID, linewidth=0.8)
+def style_axis(axis: Axes) -> None:
+    """The look that the pictures have in common: light lines across, no box."""
+    axis.grid(True, axis="y", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.tick_params(colors=_INK, labelsize=9, length=0)
+    axis.tick_params(colors=INK, labelsize=9, length=0)
     axis.yaxis.set_major_locator(MaxNLocator(4))
     for side, spine in axis.spines.items():
         spine.set_visible(side == "bottom")

@@ -1,5 +1,6 @@
 """The baseline of a masked language model: guess from word frequencies alone, blind to the context."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,8 +8,10 @@ from tqdm import tqdm
 
 from modernbert_train.data.manifest import Split
 from modernbert_train.data.reader import BlockReader
+from modernbert_train.data.split import comes_through_cache
 
 COUNTED_TOKENS = 20_000_000  # enough for frequencies; a split of 2T tokens is not read through
+COUNTED_SHARDS = 8  # of a store elsewhere: each is downloaded whole
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,9 @@ def count_tokens(
     name: str, split: Split, reader: BlockReader, num_ids: int, progress_bar: bool
 ) -> np.ndarray:
     """How often each id occurs in about `COUNTED_TOKENS` tokens of evenly spread blocks: int64 [num_ids]."""
-    step = max(1, split.num_tokens // COUNTED_TOKENS)
     counts = np.zeros(num_ids, dtype=np.int64)
     blocks = tqdm(
-        range(0, split.num_blocks, step),
+        counted_blocks(split),
         desc=f"{name}: counting",
         leave=False,
         disable=None if progress_bar else True,
@@ -47,3 +49,18 @@ def count_tokens(
     for block in blocks:
         counts += np.bincount(reader.read(split, block), minlength=num_ids)
     return counts
+
+
+def counted_blocks(split: Split) -> Sequence[int]:
+    """Numbers of blocks with about `COUNTED_TOKENS` tokens; of a store elsewhere those of few shards, spread evenly."""
+    step = max(1, split.num_tokens // COUNTED_TOKENS)
+    if not comes_through_cache(split) or step == 1:
+        return range(0, split.num_blocks, step)
+    first_blocks = split.first_of_shards[:, 0]
+    places = np.linspace(0, len(first_blocks), COUNTED_SHARDS, endpoint=False).astype(np.int64)
+    of_shard = max(1, COUNTED_TOKENS // COUNTED_SHARDS * split.num_blocks // split.num_tokens)
+    return [
+        block
+        for shard in np.unique(places).tolist()
+        for block in range(first_blocks[shard], first_blocks[shard] + min(of_shard, split.shards[shard, 0]))
+    ]

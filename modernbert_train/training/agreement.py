@@ -20,7 +20,9 @@ import yaml
 from composer.utils import dist
 
 from modernbert_train.config import Recipe, SkipConfig, dump_recipe
-from modernbert_train.data.manifest import MANIFEST_NAME, load_manifest, load_tokenizer_info
+from modernbert_train.data.manifest import MANIFEST_NAME, load_tokenizer_info
+from modernbert_train.data.remote import open_store, open_tokenizer
+from modernbert_train.training.inputs import open_cache
 from modernbert_train.training.provenance import flatten, git_commit, make_run_folder, package_versions
 from modernbert_train.training.ranks import numbers, on_rank_zero
 
@@ -40,7 +42,7 @@ _SEEN_WITHIN_SECONDS = 60.0
 def agree(recipe: Recipe, device: str) -> None:
     """Compare what all ranks are about to do: one collective, and the same ValueError everywhere if they differ.
 
-    Before stores are opened: Streaming has barriers of its own, and a rank that fails there leaves the others waiting.
+    Before stores are opened: a rank that failed there would leave the others waiting for it.
     """
     error = None
     try:
@@ -59,7 +61,11 @@ def agree(recipe: Recipe, device: str) -> None:
 
 def facts(recipe: Recipe, device: str) -> Facts:
     """What this rank is about to do, and with what. ValueError for a tokenizer or store that is not there."""
-    stores = {source.store: load_manifest(source.store).path for source in recipe.data.sources.values()}
+    cache = open_cache(recipe.data)
+    stores = {
+        source.store: open_store(source.store, (), cache).path for source in recipe.data.sources.values()
+    }
+    tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, cache))
     return {
         "world size": str(dist.get_world_size()),
         "code": f"{git_commit() or 'no commit'}, files {_code_hash()}",
@@ -68,7 +74,7 @@ def facts(recipe: Recipe, device: str) -> Facts:
             f"recipe {key}": repr(value)
             for key, value in flatten(yaml.safe_load(dump_recipe(recipe))).items()
         },
-        f"data {recipe.data.tokenizer}": load_tokenizer_info(recipe.data.tokenizer).fingerprint[:16],
+        f"data {recipe.data.tokenizer}": tokenizer.fingerprint[:16],
         # With the sums of the lengths of all documents: what the plan is made of.
         **{f"data {store}": _hash((path / MANIFEST_NAME).read_bytes()) for store, path in stores.items()},
         **_skipped_documents(recipe.data.skip),

@@ -32,6 +32,7 @@ from modernbert_train.training.callbacks import (
 )
 from modernbert_train.training.checkpoint import find_latest, read_marker
 from modernbert_train.training.contributions import log_sources
+from modernbert_train.training.downloads import check_downloads
 from modernbert_train.training.first_weights import set_first_weights
 from modernbert_train.training.flops import peak_flops
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
@@ -142,6 +143,7 @@ def build_model(recipe: Recipe, device: str) -> ModernBertForMaskedLM:
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
     phases = plan_rows(recipe, plan, inputs)
+    check_downloads(recipe.data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
     if dist.get_global_rank() == 0:
         log_sources(plan, phases, recipe.data.warn_passes)
     rows = PlannedRows(

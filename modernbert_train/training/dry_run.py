@@ -10,14 +10,14 @@ from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Reci
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
 from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
 from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
-from modernbert_train.training.model_size import describe_model, num_parameters
+from modernbert_train.training.model_size import describe_model, num_hidden_weights, num_parameters
 
 WIDTH = 80
 LABEL_WIDTH = 20  # of the table and of the picture
 PHASES_IN_A_TABLE = 4
 NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
-BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and the optimizer's two moments, fp32
-BYTES_OF_AVERAGE = 4  # more where a moving average of the weights is kept
+BYTES_PER_NUMBER = 4  # fp32
+OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
@@ -38,27 +38,22 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def checkpoint_bytes(recipe: Recipe) -> int:
-    """Returns the size of a checkpoint."""
-    average = BYTES_OF_AVERAGE if recipe.training.ema_half_life_tokens else 0
-    return num_parameters(recipe.model) * (BYTES_PER_PARAMETER + average)
-
-
 def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
     """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
     saves = plan.num_due(recipe.training.save_every_tokens)
     on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
-    return on_disk * checkpoint_bytes(recipe)
+    return on_disk * _checkpoint_bytes(recipe)
 
 
 def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
+    checkpoint_bytes = _checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
         "start": _start(recipe.init),
-        "optimizer": f"StableAdamW, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
+        "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
@@ -69,7 +64,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
         "each source",
-        "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes(recipe))} each; the newest "
+        "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
         f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
@@ -83,8 +78,19 @@ def _start(init: InitConfig) -> str:
         return "random weights"
     steps = [f"weights of {init.from_}"]
     steps += ["transplanted onto this tokenizer"] * init.transplant
-    steps += [f"made larger by {init.method}"] * (init.method != "copy")
+    if init.method != "copy":
+        steps.append(f"made larger by {init.method}" + (", rescaled" if init.rescale else ""))
     return ", ".join(steps)
+
+
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    """Weights and the optimizer's two moments; of a matrix that Muon steps only one. And the moving average."""
+    numbers = 3 * num_parameters(recipe.model)
+    if recipe.optimizer.name == "muon":
+        numbers -= num_hidden_weights(recipe.model)
+    if recipe.training.ema_half_life_tokens:
+        numbers += num_parameters(recipe.model)
+    return numbers * BYTES_PER_NUMBER
 
 
 def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
-from modernbert_train.config import Recipe
+from modernbert_train.config import DataConfig, Recipe
 from modernbert_train.config.skip import range_text
+from modernbert_train.data.cache import Cache
+from modernbert_train.data.download import Patience, is_url
 from modernbert_train.data.loader import PhaseRows
-from modernbert_train.data.manifest import Manifest, Split, TokenizerInfo, load_manifest, load_tokenizer_info
+from modernbert_train.data.manifest import Manifest, Split, TokenizerInfo, load_tokenizer_info
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.mixture import resolve_shares
 from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import BlockReader
+from modernbert_train.data.remote import open_store, open_tokenizer
 from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
+from modernbert_train.data.split import comes_through_cache
 from modernbert_train.optim.schedule import RunPlan
 
 
@@ -31,7 +36,8 @@ class Inputs:
 
 def open_inputs(recipe: Recipe) -> Inputs:
     """Read the tokenizer and the manifests of all sources. ValueError lists everything that does not fit together."""
-    tokenizer = load_tokenizer_info(recipe.data.tokenizer)
+    cache = open_cache(recipe.data)
+    tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, cache))
     problems = []
     if tokenizer.num_ids > recipe.model.vocab_size:
         problems.append(
@@ -42,7 +48,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     train, valid = {}, {}
     for name, source in recipe.data.sources.items():
         if source.store not in manifests:
-            manifests[source.store] = load_manifest(source.store)
+            manifests[source.store] = open_store(source.store, _read_of(source.store, recipe.data), cache)
             problems += _tokenizer_problems(manifests[source.store], tokenizer, recipe.data.tokenizer)
         splits = manifests[source.store].sources.get(source.source or name)
         if splits is None or "train" not in splits:
@@ -55,8 +61,29 @@ def open_inputs(recipe: Recipe) -> Inputs:
         raise ValueError("\n".join(problems))
     masking = Masking.of(tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
     skipped_documents = load_skipped_documents(recipe.data.skip, train)
-    reader = BlockReader([*train.values(), *valid.values()])
-    return Inputs(tokenizer, masking, train, valid, reader, skipped_documents)
+    read = [*train.values(), *valid.values()]
+    if cache is None and any(comes_through_cache(split) for split in read):
+        cache = _new_cache(recipe.data)
+    return Inputs(tokenizer, masking, train, valid, BlockReader(read, cache), skipped_documents)
+
+
+def open_cache(data: DataConfig) -> Cache | None:
+    """The cache of this machine, where a URL needs one."""
+    if not any(
+        is_url(name) for name in (data.tokenizer, *(source.store for source in data.sources.values()))
+    ):
+        return None
+    return _new_cache(data)
+
+
+def _new_cache(data: DataConfig) -> Cache:
+    patience = Patience(data.cache.download_attempts, data.cache.download_timeout_seconds)
+    return Cache(Path(data.cache.folder), data.cache.limit_bytes, patience)
+
+
+def _read_of(store: str, data: DataConfig) -> set[str]:
+    """The names, inside a store, of what the recipe reads of it."""
+    return {source.source or name for name, source in data.sources.items() if source.store == store}
 
 
 def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRows]:

@@ -25,6 +25,13 @@ def num_parameters(model: ModelConfig) -> int:
     return model.vocab_size * (hidden + 1) + positions + matrices + num_norms * norm
 
 
+def num_hidden_weights(model: ModelConfig) -> int:
+    """Returns how many of the parameters are in matrices between embedding and decoder: those of layers and head."""
+    mlp_matrices = 2 if model.mlp == "gelu" else 3
+    layer = 4 * model.hidden_size**2 + mlp_matrices * model.hidden_size * model.intermediate_size
+    return model.num_hidden_layers * layer + model.hidden_size**2
+
+
 def describe_model(model: ModelConfig) -> str:
     """Returns size and shape of a model in one line, with the switches in which it is no ModernBERT."""
     layers = model.num_hidden_layers

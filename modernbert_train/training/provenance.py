@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from modernbert_train.config import ModelConfig, Recipe, dump_recipe
+from modernbert_train.config import ModelConfig, OptimizerConfig, Recipe, dump_recipe
 from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
@@ -151,8 +151,8 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
 def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
     """Compare the recipe with that of the last start of the run.
 
-    ValueError for another architecture or tokenizer: the checkpoints would not fit; and for a run of another phase
-    alone, or of all. Other changes (a longer phase, another interval) are allowed, and listed in the log.
+    ValueError for another architecture, tokenizer or optimizer: the checkpoints would not fit; and for a run of
+    another phase alone, or of all. Other changes (a longer phase, another interval) are allowed, and listed in the log.
     """
     if not (run / RECIPE_FILE).exists():
         return
@@ -161,8 +161,8 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
             f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
             "restore it and the stores made with it, or name another run_folder"
         )
-    # A run of an older version has not written down the switches added since, whose defaults are what it did.
-    older = flatten({"model": dataclasses.asdict(ModelConfig())})
+    # A run of an older version has not written down the fields added since, whose defaults are what it did.
+    older = flatten({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
     before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = flatten(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
@@ -177,6 +177,11 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
     has_table = recipe.model.positions == "learned"
     architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
     fatal = [key for key in changed if key in architecture]
+    if "optimizer.name" in changed:
+        raise ValueError(
+            f"optimizer.name was {before['optimizer.name']}, is {recipe.optimizer.name}: the checkpoints in {run} hold "
+            "the state of the former; restore the value, or start a new run from its weights with init.from"
+        )
     if fatal:
         changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in fatal)
         raise ValueError(

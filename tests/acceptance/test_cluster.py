@@ -27,11 +27,17 @@ from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
 from tests.recipes import make_tiny
 from tests.training.spawned import free_port
 
-# Each rank draws its own dropout, so the losses of one and of several processes agree without it alone.
-LONGER = (*OVERRIDES, "phases.pretrain.tokens=96K", "training.save_every_tokens=64K")
+# At this rate what another order of sums does to a loss does not grow over the steps of a longer run.
+LONGER = (
+    *OVERRIDES,
+    "phases.pretrain.tokens=96K",
+    "phases.pretrain.learning_rate=5e-4",
+    "training.save_every_tokens=64K",
+)
 # Streaming's shared memory is a machine's; two nodes on one would take each other's.
 _OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
 _NUMBERS = count()
+_STARTED: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(scope="module")
@@ -47,46 +53,44 @@ def one(recipe: Path) -> Path:
     return run
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """A test that fails leaves no launcher behind."""
+    yield
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
 class Node:
-    """A machine with its own network where that can be had, else this one; on one bridge with all others."""
+    """A command before others that runs them on a machine of their own, and where the first of all machines is."""
 
     def __init__(self, prefix: tuple[str, ...], address: str, environment: dict[str, str]) -> None:
         self.prefix, self.address, self.environment = prefix, address, environment
 
     def start(self, *command: object) -> subprocess.Popen[str]:
-        return start([*self.prefix, *command], **self.environment)
+        _STARTED.append(start([*self.prefix, *command], **self.environment))
+        return _STARTED[-1]
 
 
 @pytest.fixture
 def nodes() -> Iterator[list[Node]]:
-    """Two network namespaces joined by a cable; without the right to make them, two launchers on one machine."""
+    """Two network namespaces, each with shared memory of its own, joined by a cable."""
     names = [f"mb{os.getpid()}-{next(_NUMBERS)}" for _ in range(2)]
     with ExitStack() as stack:
         try:
             for name in names:
                 ip("netns", "add", name)
                 stack.callback(ip, "netns", "del", name)
-            ip(
-                "link",
-                "add",
-                "cable",
-                "netns",
-                names[0],
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "cable",
-                "netns",
-                names[1],
-            )
+            ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "cable", "netns", names[1])
             for number, name in enumerate(names):
                 ip("-n", name, "addr", "add", f"10.78.0.{number + 1}/24", "dev", "cable")
                 for device in ("cable", "lo"):
                     ip("-n", name, "link", "set", device, "up")
         except (OSError, subprocess.CalledProcessError):
-            yield [Node((), "127.0.0.1", {})] * 2
-            return
+            pytest.skip("no right to make network namespaces (ip netns add)")
         environment = {"GLOO_SOCKET_IFNAME": "cable"}
         yield [Node(("ip", "netns", "exec", name, *_OWN_MEMORY), "10.78.0.1", environment) for name in names]
 

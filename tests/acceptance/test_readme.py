@@ -11,6 +11,7 @@ import pytest
 from data_prep.cli import build_parser
 from modernbert_train import cli
 from modernbert_train.config import load_recipe
+from modernbert_train.sweep.definition import read_sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docker/README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
@@ -47,11 +48,12 @@ def recipes_of_readme() -> list[str]:
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder with our recipes, and the README's recipe where the README has it."""
+    """A folder with our recipes, and the README's recipe and sweep where the README has them."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
-    recipe, *_ = recipes_of_readme()
+    recipe, *_, sweep = recipes_of_readme()
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
+    (tmp_path / "my/sweep.yaml").write_text(sweep)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -87,10 +89,15 @@ def test_commands_are_understood(newcomer, command):
     options = cli._parse(words[1:])
     if words[1] == "train":
         load_recipe(options.recipe, options.overrides)
+    if words[1] == "sweep":
+        overrides = [
+            override for override in options.overrides if "=" in override
+        ]  # without `> commands.txt`
+        read_sweep(options.sweep, overrides, options.folder)
 
 
 def test_parts_of_a_recipe_are_understood(newcomer):
-    _, mixtures, skipped = recipes_of_readme()
+    _, mixtures, skipped, _ = recipes_of_readme()
     parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()] + [skipped]
     loaded = []
     for part in parts:

@@ -170,3 +170,19 @@ def test_a_dumped_recipe_loads_as_an_equal_one(tmp_path):
 def test_recipes_are_frozen(tmp_path, field):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(load_recipe(write(tmp_path)), field, None)
+
+
+def test_a_file_on_top_of_the_recipe(tmp_path):
+    """`include=FILE` is an override like any other: over what stands before it, under what comes after."""
+    path = write(tmp_path, YAML)
+    part = write(tmp_path, "model: {hidden_size: 16, intermediate_size: 24}\n", "part.yaml")
+    overrides = ["model.hidden_size=32", f"include={part}", "model.intermediate_size=40"]
+    model = load_recipe(path, overrides).model
+    assert (model.hidden_size, model.intermediate_size) == (16, 40)
+    with pytest.raises(ValueError, match=r"^nowhere\.yaml: there is no such file$"):
+        load_recipe(path, ["include=nowhere.yaml"])
+    broken = write(tmp_path, "model: {hidden_sizes: 16}\n", "broken.yaml")
+    with pytest.raises(
+        ValueError, match=r"broken\.yaml: model.hidden_sizes is not a field of a recipe; did you mean"
+    ):
+        load_recipe(path, [f"include={broken}"])

@@ -69,6 +69,16 @@ def told(recipe, start, world_size=1):
             "optimizer.gradient_clip_norm is 0.0: ",
             "or null",
         ),
+        (
+            {"optimizer": OptimizerConfig(momentum=0.9)},
+            "optimizer.momentum is 0.9, which stableadamw does not read; ",
+            "or optimizer.name to muon",
+        ),
+        (
+            {"optimizer": OptimizerConfig(name="muon", momentum=1.0)},
+            "optimizer.momentum is 1.0: ",
+            "such as 0.95",
+        ),
     ],
 )
 def test_run_masking_optimizer(fields, start, remedy):

@@ -11,6 +11,8 @@ from streaming.base.util import merge_index
 from data_prep.cli import main
 from data_prep.index import shard_lengths
 from data_prep.index_parts import cut_into_blocks
+from modernbert_train.data.cache import Cache
+from modernbert_train.data.download import Patience
 from modernbert_train.data.manifest import load_manifest
 from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.shard_files import ShardFiles
@@ -33,7 +35,7 @@ def index(store, out, tokenizer, *options):
 def read_back(out, source="web", split="train"):
     """Every document of an indexed split, as training reads it."""
     split = load_manifest(out).sources[source][split]
-    reader = BlockReader([split])
+    reader = BlockReader([split], Cache(out.parent / "cache", None, Patience()))
     try:
         ids = np.concatenate([reader.read(split, block) for block in range(split.num_blocks)])
     finally:

@@ -1,3 +1,4 @@
+import dataclasses
 from contextlib import closing
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from modernbert_train.data.reader import BlockReader
 from modernbert_train.evaluation import unigram
-from modernbert_train.evaluation.unigram import count_tokens, score_unigram
+from modernbert_train.evaluation.unigram import count_tokens, counted_blocks, score_unigram
 from tests.stores import Documents, make_store, make_tokenizer
 
 
@@ -42,3 +43,20 @@ def test_counts_evenly_spread_blocks_of_a_large_split(
     monkeypatch.setattr(unigram, "COUNTED_TOKENS", 30)
     counts = counts_of(tmp_path, [[5 + number] * 10 for number in range(9)])
     assert counts.nonzero()[0].tolist() == [5, 8, 11]
+
+
+def test_counts_blocks_of_few_shards_of_a_store_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unigram, "COUNTED_TOKENS", 60)
+    monkeypatch.setattr(unigram, "COUNTED_SHARDS", 3)
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    documents = {"train": [[5 + number] * 10 for number in range(90)]}
+    store = make_store(tmp_path, tokenizer, {"web": documents}, block_documents=1, shard_bytes=400)
+    split = dataclasses.replace(store.sources["web"]["train"], remote="s3://bucket/store/web/train")
+    blocks = counted_blocks(split)
+    shards = [split.shard_of(block) for block in blocks]
+    assert len(split.shards) >= 9
+    assert len(blocks) == 6
+    assert len(set(shards)) == 3
+    assert min(np.diff(sorted(set(shards)))) >= 3  # from all over the split

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import attention, train_step
+from benchmarks import attention, remote, train_step
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
@@ -28,7 +28,7 @@ def test_train_step(capsys):
     assert losses == pytest.approx([losses[0]] * 3, abs=2e-5)
 
 
-@pytest.mark.parametrize("benchmark", [attention, train_step])
+@pytest.mark.parametrize("benchmark", [attention, remote, train_step])
 def test_help_has_examples(benchmark, capsys):
     with pytest.raises(SystemExit, match="0"):
         benchmark.main(["--help"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from modernbert_train.config import load_recipe
+from modernbert_train.config import OptimizerConfig, load_recipe
 from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.training import provenance
 from modernbert_train.training.provenance import check_unchanged, git_commit, prepare_run_folder
@@ -67,6 +67,19 @@ def test_changes_of_a_run_that_goes_on_are_told(run, tokenizer, caplog):
     expected = "recipe changed since the last start: phases.phase0.tokens was 4096, is 8192"
     assert [record.message for record in caplog.records] == [expected]
     assert load_recipe(run / "recipe.yaml").phases == longer.phases
+
+
+def test_another_optimizer_is_refused(run, tokenizer):
+    muon = a_recipe(optimizer=OptimizerConfig(name="muon"))
+    expected = r"^optimizer.name was stableadamw, is muon: .*the state of the former; restore .*init.from$"
+    with pytest.raises(ValueError, match=expected):
+        check_unchanged(run, muon, tokenizer)
+    older = yaml.safe_load((run / "recipe.yaml").read_text())
+    del older["optimizer"]["name"]  # as a version wrote it that had one optimizer only
+    (run / "recipe.yaml").write_text(yaml.safe_dump(older))
+    check_unchanged(run, a_recipe(), tokenizer)
+    with pytest.raises(ValueError, match=expected):
+        check_unchanged(run, muon, tokenizer)
 
 
 def test_another_architecture_is_refused(run, tokenizer):

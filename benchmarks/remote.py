@@ -1,0 +1,171 @@
+"""The loader out of an object store, beside the same store on the local disk.
+
+    python -m benchmarks.remote
+    python -m benchmarks.remote --tokens 400M --seconds 20
+
+Makes a store of random documents and serves it by the S3 server of the tests, from a process of its own. First a pass
+as fast as it goes, with one worker: from the disk, through an empty cache, through a full one. Then a stand-in for a
+GPU that takes 600,000 tokens/s, while a connection to the server carries hardly more than that (1.5 times as much): how
+much of its time it waits after the first windows, and its longest wait, with shards on their way before they are read
+and without.
+"""
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+from streaming import MDSWriter
+
+from modernbert_train.config import parse_tokens
+from modernbert_train.data.cache import Cache
+from modernbert_train.data.download import Patience
+from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
+from modernbert_train.data.manifest import BLOCK_DOCUMENTS, Split, TokenizerInfo, write_manifest
+from modernbert_train.data.masking import Masking
+from modernbert_train.data.plan import Plan
+from modernbert_train.data.reader import BlockReader
+from modernbert_train.data.remote import open_store
+from modernbert_train.data.split import write_sidecars
+from tests.object_store import ObjectStore
+from tests.stores import make_tokenizer
+
+GPU_TOKENS_PER_S = 600_000
+CONTEXT_TOKENS, ROW_TOKENS, BATCH_ROWS, STREAMS = 1_024, 8_192, 16, 4
+SHARD_BYTES = 1_000_000  # small, so that a slice of them is read in seconds
+SETTLED_STEPS = (
+    8  # not counted in the second part: the first windows are fetched while somebody waits for them
+)
+
+
+def make_store(folder: Path, tokenizer: TokenizerInfo, tokens: int) -> None:
+    """Documents of lognormal length (median 400 tokens), in blocks and shards as `data_prep` writes them."""
+    random = np.random.default_rng(0)
+    split = folder / "web/train"
+    columns = {"input_ids": "ndarray:uint16", "lengths": "ndarray:uint32"}
+    lengths, blocks = [], []
+    with MDSWriter(
+        out=str(split), columns=columns, hashes=["sha1"], size_limit=SHARD_BYTES, progress_bar=False
+    ) as writer:
+        while sum(block_tokens for _, block_tokens in blocks) < tokens:
+            block = np.clip(random.lognormal(np.log(400), 1, BLOCK_DOCUMENTS), 1, 20_000).astype(np.uint32)
+            ids = random.integers(5, 256, int(block.sum()), dtype=np.uint16)
+            writer.write({"input_ids": ids, "lengths": block})
+            lengths.append(block)
+            blocks.append((len(block), len(ids)))
+    shard_blocks = np.array([shard["samples"] for shard in writer.shards])
+    sidecars = write_sidecars(split, np.concatenate(lengths), np.array(blocks), shard_blocks)
+    write_manifest(folder, tokenizer, {"web": {"train": sidecars}}, {}, {"web": {}}, command="benchmark")
+
+
+@contextmanager
+def served(root: Path, bytes_per_second: float | None) -> Iterator[None]:
+    """The folder as an object store, in a process of its own."""
+    ours, theirs = multiprocessing.Pipe()
+
+    def serve() -> None:
+        store = ObjectStore(root)
+        store.bytes_per_second = bytes_per_second
+        theirs.send(store.url)
+        time.sleep(86_400)
+
+    process = multiprocessing.get_context("fork").Process(target=serve, daemon=True)
+    process.start()
+    os.environ |= {"S3_ENDPOINT_URL": ours.recv(), "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+def open_loader(split: Split, reader: BlockReader, tokenizer: TokenizerInfo) -> PlannedLoader:
+    """One worker, over a pass of the store, about."""
+    plan = Plan(
+        {"web": split},
+        {"web": 1.0},
+        streams=STREAMS,
+        nodes=1,
+        window_rows=128,
+        context_tokens=CONTEXT_TOKENS,
+        row_tokens=ROW_TOKENS,
+        key=("benchmark",),
+    )
+    steps = int(0.95 * split.num_tokens / (BATCH_ROWS * ROW_TOKENS))
+    phase = PhaseRows(plan, 0.3, ((steps, BATCH_ROWS),))
+    masking = Masking.of(tokenizer, 0.8, 0.1)
+    return PlannedLoader(
+        PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1), num_workers=1
+    )
+
+
+def tokens_per_second(split: Split, cache: Cache | None, tokenizer: TokenizerInfo) -> float:
+    """Of a pass, as fast as it goes."""
+    with closing(BlockReader([split], cache)) as reader:
+        started, tokens = time.perf_counter(), 0
+        for batch in open_loader(split, reader, tokenizer):
+            tokens += int(batch["num_tokens"].sum())
+        return tokens / (time.perf_counter() - started)
+
+
+def waits(split: Split, cache: Cache, tokenizer: TokenizerInfo, seconds: float) -> tuple[float, float]:
+    """Share of its time that a stand-in for a GPU waits for batches, and its longest wait in seconds."""
+    each = []
+    with closing(BlockReader([split], cache)) as reader:
+        loader, before, started = open_loader(split, reader, tokenizer), 0.0, time.perf_counter()
+        for step, batch in enumerate(loader):
+            if step >= SETTLED_STEPS:
+                each.append(loader.wait_seconds - before)
+            before = loader.wait_seconds
+            if time.perf_counter() - started > seconds:
+                break
+            time.sleep(int(batch["num_tokens"].sum()) / GPU_TOKENS_PER_S)
+    step_seconds = BATCH_ROWS * ROW_TOKENS / GPU_TOKENS_PER_S
+    return sum(each) / (sum(each) + step_seconds * len(each)), max(each)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=parse_tokens, default="100M", help="of the store; two bytes each")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of each measurement with the slow server"
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        tokenizer = make_tokenizer(root / "tokenizer")
+        make_store(root / "buckets/bucket/store", tokenizer, options.tokens)
+
+        def open_split(store: str, folder: str) -> tuple[Split, Cache]:
+            cache = Cache(root / folder, None, Patience())
+            return open_store(store, {"web"}, cache).sources["web"]["train"], cache
+
+        split, cache = open_split(str(root / "buckets/bucket/store"), "unused")
+        print(f"{'a pass from':<40}{'tokens/s':>16}")
+        print(f"{'the local disk':<40}{tokens_per_second(split, cache, tokenizer):>16,.0f}")
+        with served(root / "buckets", None):
+            for title in ("an object store, nothing cached", "an object store, all cached"):
+                split, cache = open_split("s3://bucket/store", "cache")
+                print(f"{title:<40}{tokens_per_second(split, cache, tokenizer):>16,.0f}")
+        print(f"\n{'connections of 900,000 tokens/s':<40}{'share waiting':>16}{'longest wait':>16}")
+        fetch_ahead = BlockReader.fetch_ahead
+        with served(root / "buckets", 1.5 * GPU_TOKENS_PER_S * 2):
+            for title, ahead in (
+                ("shards fetched ahead", True),
+                ("shards fetched when they are read", False),
+            ):
+                split, cache = open_split("s3://bucket/store", f"cache ahead {ahead}")
+                BlockReader.fetch_ahead = fetch_ahead if ahead else lambda *arguments: None  # type: ignore[method-assign]
+                share, longest = waits(split, cache, tokenizer, options.seconds)
+                print(f"{title:<40}{share:>16.1%}{longest:>14.2f} s")
+        BlockReader.fetch_ahead = fetch_ahead  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    main()

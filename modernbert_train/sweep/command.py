@@ -1,0 +1,134 @@
+"""`modernbert sweep`, all of it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import closing
+
+from modernbert_train.config.layers import list_problems
+from modernbert_train.sweep.definition import Sweep, read_sweep
+from modernbert_train.sweep.launch import Outcome, command_of, fill_template, launch
+from modernbert_train.sweep.overview import overview
+from modernbert_train.sweep.picture import write_picture
+from modernbert_train.sweep.results import collect, write_tables
+from modernbert_train.sweep.state import check_run_folders, read_state
+from modernbert_train.training.inputs import open_inputs
+from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, SIGNALS
+
+log = logging.getLogger(__name__)
+
+
+def preview_sweep(path: str, overrides: list[str], folder: str | None) -> str:
+    """The table of cells (`--dry-run`)."""
+    return overview(_checked(path, overrides, folder))
+
+
+def list_commands(path: str, overrides: list[str], folder: str | None) -> str:
+    """The command of every run, one a line (`--list`): also of finished ones, so that the n-th stays the n-th."""
+    sweep = _checked(path, overrides, folder)
+    return "\n".join(command_of(sweep, run) for run in sweep.runs)
+
+
+def report_sweep(path: str, overrides: list[str], folder: str | None) -> str:
+    """Write tables and picture of what is finished (`--report`); the text for the terminal."""
+    return _report(read_sweep(path, overrides, folder))
+
+
+def run_sweep(
+    path: str, overrides: list[str], folder: str | None, parallel: int, template: str | None
+) -> int:
+    """Run what is not finished, and report.
+
+    Returns the exit status: 0 done, 1 a run failed, 138 asked to end (start it again), 128 + n ended by signal n.
+    """
+    if parallel < 1:
+        raise ValueError(f"--parallel is {parallel}: make it at least 1")
+    sweep = _checked(path, overrides, folder)
+    if template is not None:
+        fill_template(template, sweep, sweep.runs[0])
+    _check_inputs(sweep)
+    outcomes: list[Outcome] = []
+
+    def on_end(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        _tell(sweep, outcome, handed_over=template is not None)
+
+    ended_by = launch(sweep, parallel, template, on_end)
+    if ended_by:
+        log.warning("ended by %s; the same command goes on", signal.Signals(ended_by).name)
+        return REQUEUE_EXIT_CODE if ended_by in SIGNALS else 128 + ended_by
+    failed = [outcome for outcome in outcomes if _has_failed(outcome, template is not None)]
+    unfinished = sum(not read_state(run).is_finished for run in sweep.runs)
+    if unfinished < len(sweep.runs):
+        print(_report(sweep))
+    if unfinished and not failed:
+        log.info(
+            "%d runs are with their launcher; when they are done: modernbert sweep %s --report",
+            unfinished,
+            path,
+        )
+    for outcome in failed:
+        log.error(
+            "FAILED: %s with exit status %d; see %s", outcome.run.name, outcome.status, outcome.log_file
+        )
+    return 1 if failed else 0
+
+
+def _checked(path: str, overrides: list[str], folder: str | None) -> Sweep:
+    sweep = read_sweep(path, overrides, folder)
+    check_run_folders(sweep)
+    return sweep
+
+
+def _check_inputs(sweep: Sweep) -> None:
+    """Stores and tokenizers, once for each that differs: not each run is to find out for itself."""
+    told: dict[str, str] = {}
+    seen = []
+    for run in sweep.runs:
+        needs = (run.recipe.data, run.recipe.model.vocab_size)
+        if needs in seen:
+            continue
+        seen.append(needs)
+        try:
+            inputs = open_inputs(run.recipe)
+            with closing(inputs.reader):
+                if not inputs.valid:
+                    raise ValueError("no source has held-out text; tokenize with --valid-fraction above 0")
+        except ValueError as error:
+            told.setdefault(str(error), run.cell)
+    if told:
+        raise ValueError(list_problems(sweep.name, [f"cell {cell}: {text}" for text, cell in told.items()]))
+
+
+def _has_failed(outcome: Outcome, handed_over: bool) -> bool:
+    """A launcher may end well before its run does; our own process not."""
+    return outcome.status != 0 or not (handed_over or read_state(outcome.run).is_finished)
+
+
+def _tell(sweep: Sweep, outcome: Outcome, handed_over: bool) -> None:
+    num_finished = sum(read_state(run).is_finished for run in sweep.runs)
+    minutes, seconds = divmod(round(outcome.seconds), 60)
+    if read_state(outcome.run).is_finished:
+        log.info(
+            "finished %s in %d:%02d (%d of %d)",
+            outcome.run.name,
+            minutes,
+            seconds,
+            num_finished,
+            len(sweep.runs),
+        )
+    elif _has_failed(outcome, handed_over):
+        log.error("FAILED: %s with exit status %d", outcome.run.name, outcome.status)
+        for line in outcome.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]:
+            log.error("    %s", line)
+    else:
+        log.info("handed over %s", outcome.run.name)
+
+
+def _report(sweep: Sweep) -> str:
+    results = collect(sweep)
+    tables = write_tables(sweep, results)
+    picture = write_picture(sweep, results)
+    page = tables[-1].read_text(encoding="utf-8")
+    return page + "\n" + "\n".join(str(path) for path in [*tables, picture])

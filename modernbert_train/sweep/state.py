@@ -1,0 +1,90 @@
+"""How far each run of a sweep is, by what lies in its run folder: the sweep itself keeps no record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from modernbert_train.config import Recipe, TrainingConfig, dump_recipe, load_recipe
+from modernbert_train.config.layers import list_problems
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.sweep.definition import Run, Sweep, essential
+from modernbert_train.training.checkpoint import list_checkpoints, read_marker
+from modernbert_train.training.provenance import flatten
+from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Saved optimizer steps of a run, and those it has in all."""
+
+    step: int
+    total_steps: int
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.step >= self.total_steps
+
+    def __str__(self) -> str:
+        if self.is_finished:
+            return "finished"
+        return f"step {self.step:,} of {self.total_steps:,}" if self.step else "to do"
+
+
+def read_state(run: Run) -> RunState:
+    """Where the newest checkpoint of a run stands; its bytes are verified by whoever loads it."""
+    step = 0
+    for path in list_checkpoints(run.recipe.run_folder):
+        try:
+            step = read_marker(path)["step"]
+        except (ValueError, KeyError):
+            continue  # a damaged one: training passes over it, and says so
+    return RunState(step, plan_run(run.recipe).total_steps)
+
+
+def read_tokens(run: Run) -> int:
+    """Tokens by the last whole line of its metrics; it may be writing just now."""
+    file = Path(run.recipe.run_folder) / METRICS_FILE
+    if not file.is_file():
+        return 0
+    with file.open("rb") as lines:
+        lines.seek(max(0, file.stat().st_size - 65_536))
+        *_, last, _ = [b"{}", *lines.read().split(b"\n")]
+    try:
+        return json.loads(last).get("tokens", 0)
+    except ValueError:
+        return 0
+
+
+def check_run_folders(sweep: Sweep) -> None:
+    """ValueError where a run was begun with other settings than its cell has now: one would be taken for the other."""
+    problems = [problem for run in sweep.runs for problem in _changes(run)]
+    if problems:
+        raise ValueError(list_problems(sweep.name, problems))
+
+
+def _changes(run: Run) -> Iterator[str]:
+    file = Path(run.recipe.run_folder) / RECIPE_FILE
+    if not file.is_file():
+        return
+    then, now = (_settings(recipe) for recipe in (load_recipe(file), run.recipe))
+    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
+    if changed:
+        told = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed)
+        yield (
+            f"cell {run.cell}: {run.recipe.run_folder} was begun with other settings: {told}; restore them, "
+            "rename the cell, or choose another --folder"
+        )
+
+
+def _settings(recipe: Recipe) -> dict[str, object]:
+    """Dotted key -> value of what the result of a run depends on."""
+    data = dataclasses.replace(recipe.data, num_workers=0)
+    recipe = dataclasses.replace(essential(recipe), training=TrainingConfig(), data=data)
+    return flatten(yaml.safe_load(dump_recipe(recipe)))

@@ -1,0 +1,71 @@
+"""Every sweep that ships: it expands as it stands, and, made tiny, its cells train."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from modernbert_train.config import load_recipe
+from modernbert_train.sweep.definition import read_sweep
+from modernbert_train.sweep.overview import overview
+from modernbert_train.training.build import train
+from modernbert_train.training.model_size import num_parameters
+from tests.acceptance.launching import read_steps
+from tests.acceptance.test_recipes import make_sources, tiny_overrides
+from tests.stores import make_tokenizer
+
+FOLDER = Path(__file__).parents[2] / "yamls/ablations"
+SWEEPS = sorted(FOLDER.glob("*.yaml"))
+each_sweep = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+
+
+def test_there_are_sweeps():
+    asked = {
+        "attention",
+        "mlp",
+        "bert-vs-modernbert",
+        "mask-rate",
+        "decay-shape",
+        "optimizer",
+        "architecture",
+    }
+    assert {path.stem for path in SWEEPS} == asked
+
+
+@each_sweep
+def test_it_expands_as_it_stands(path):
+    sweep = read_sweep(path)
+    assert len(sweep.cells) > 2
+    assert {tuple(run.seed for run in cell.runs) for cell in sweep.cells} == {(17, 18, 19)}
+    assert overview(sweep).startswith(f"{path.stem}: ")
+    sizes = {cell.name: num_parameters(cell.runs[0].recipe.model) for cell in sweep.cells}
+    assert max(sizes.values()) < 1.13 * min(sizes.values()), (
+        "the learned positions of BERT, and no other difference"
+    )
+    assert len({sum(phase.tokens for phase in run.recipe.phases.values()) for run in sweep.runs}) == 1
+    (said,) = re.findall(r"^# (\d+) runs of ([\d.]+M) tokens", path.read_text(), re.MULTILINE)
+    assert said == (str(len(sweep.runs)), "1.5M" if path.stem == "architecture" else "1.9M")
+
+
+@each_sweep
+def test_cells_of_every_kind_train(path, tmp_path):
+    """Of each sweep the cells in which another field is set than in those before."""
+    kinds = {}
+    sweep = read_sweep(path)
+    for cell in sweep.cells:
+        own = [
+            override
+            for override in cell.runs[0].overrides
+            if not override.startswith(("name=", "run_folder="))
+        ]
+        kinds.setdefault(tuple(override.partition("=")[0] for override in own), cell.runs[0])
+    recipe = next(iter(kinds.values())).recipe
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    make_sources(recipe, tokenizer, tmp_path)
+    for number, run in enumerate(kinds.values()):
+        tiny = tiny_overrides(run.recipe, tokenizer, tmp_path)
+        tiny = [override for override in tiny if not override.startswith("model.local_attention=")]
+        tiny.append(f"run_folder={tmp_path}/{number}")
+        finished = train(load_recipe(sweep.base, [*run.overrides, *tiny]))
+        assert all(math.isfinite(step["loss"]) for step in read_steps(finished))

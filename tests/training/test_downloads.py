@@ -1,0 +1,314 @@
+"""Training out of an object store: what is trained on, what is downloaded, what happens when that fails."""
+
+import dataclasses
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modernbert_train.cli import main
+from modernbert_train.config import load_recipe
+from modernbert_train.data import download
+from modernbert_train.data.batch import checksum, join
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.reader import BlockReader
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.training.downloads import check_downloads, nodes_of_machines
+from modernbert_train.training.inputs import open_inputs, plan_rows
+from tests.acceptance.launching import launch, read_steps
+from tests.object_store import serving
+from tests.recipes import TINY, skewed_documents
+from tests.stores import make_store, make_tokenizer
+
+REPOSITORY = Path(__file__).parents[2]
+REMOTE = ["data.sources.web.store=s3://bucket/store", "data.sources.code.store=s3://bucket/store"]
+IMPATIENT = ["data.cache.download_attempts=3", "data.cache.download_timeout_seconds=2"]
+SHORT = ["phases.pretrain.tokens=8K", "phases.extension=null", "training.save_every_tokens=2K"]
+SHARD_BYTES = 2_048
+# The S3 client leaves its connections to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """The tiny recipe on a store of hundreds of shards, in a bucket, and windows so short that a run reads many."""
+    folder = tmp_path_factory.mktemp("remote")
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    sources = {
+        "web": {"train": skewed_documents(1_200, 1), "valid": skewed_documents(20, 3)},
+        "code": {"train": skewed_documents(600, 2), "valid": skewed_documents(20, 4)},
+    }
+    make_store(
+        folder / "buckets/bucket/store", tokenizer, sources, block_documents=4, shard_bytes=SHARD_BYTES
+    )
+    recipe = folder / "tiny.yaml"
+    text = TINY.replace("{folder}/store", "{folder}/buckets/bucket/store").format(folder=folder)
+    recipe.write_text(text.replace("window_rows: 32", "window_rows: 8"))
+    return recipe
+
+
+@pytest.fixture
+def server(tiny, monkeypatch):
+    monkeypatch.setattr(download, "LONGEST_PAUSE_SECONDS", 0.3)
+    with serving(tiny.parent / "buckets", monkeypatch) as store:
+        yield store
+
+
+def loader_of(recipe, *, rank=0, world_size=1, num_workers=0, steps=None):
+    """Loader and reader of a rank, over all phases."""
+    inputs = open_inputs(recipe)
+    phases = plan_rows(recipe, plan_run(recipe), inputs)
+    rows = PlannedRows(
+        phases, inputs.reader, inputs.tokenizer, inputs.masking, rank=rank, world_size=world_size
+    )
+    return PlannedLoader(rows, num_workers=num_workers), inputs
+
+
+def checksums(recipe, **options) -> list[int]:
+    loader, inputs = loader_of(recipe, **options)
+    with closing(inputs.reader):
+        return [checksum(batch) for batch in loader]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_those_of_the_local_store(tiny, server, num_workers):
+    expected = checksums(load_recipe(tiny))
+    limit = 40 * SHARD_BYTES
+    recipe = load_recipe(tiny, [*REMOTE, f"data.cache.limit_bytes={limit}"])
+    assert checksums(recipe, num_workers=num_workers) == expected
+    cached = sum(file.stat().st_size for file in Path("cache/shards").rglob("*.mds"))
+    assert cached <= limit < 0.3 * sum(file.stat().st_size for file in tiny.parent.rglob("*.mds"))
+    assert len(server.shards_got()) * SHARD_BYTES > limit
+
+
+def test_a_run_is_that_of_the_local_store(tiny, server):
+    assert main(["train", str(tiny), *SHORT, "run_folder=local"]) == 0
+    assert (
+        main(["train", str(tiny), *SHORT, *REMOTE, "run_folder=remote", "data.cache.limit_bytes=90KB"]) == 0
+    )
+    steps = read_steps(Path("remote"))
+    for name in ("loss", "grad_norm", "batch_crc32"):
+        assert [step[name] for step in steps] == [step[name] for step in read_steps(Path("local"))]
+
+
+def test_each_machine_downloads_its_share_only(tiny, server):
+    """Two ranks, each a machine with a cache of its own, over most of a pass."""
+    overrides = ["data.canonical_nodes=2", "phases.pretrain.tokens=160K", "phases.extension=null"]
+    expected = checksums(load_recipe(tiny, overrides))
+    parts, got = [], []
+    for rank in range(2):
+        server.gets.clear()
+        recipe = load_recipe(tiny, [*REMOTE, *overrides, f"data.cache.folder=machine-{rank}"])
+        loader, inputs = loader_of(recipe, rank=rank, world_size=2)
+        with closing(inputs.reader):
+            parts.append(list(loader))
+            time.sleep(1)  # for what is on its way
+        got.append(server.shards_got())
+    assert [checksum(join(list(batches))) for batches in zip(*parts, strict=True)] == expected
+    assert set((got[0] + got[1]).values()) == {1}  # no shard twice, on one machine or on both
+    for source in ("web", "code"):
+        num_shards = len(inputs.train[source].shards)
+        for of_machine in got:
+            assert 0.2 < sum(f"/{source}/" in key for key in of_machine) / num_shards <= 0.5 + 1 / num_shards
+
+
+@pytest.mark.slow
+def test_two_machines_train_together(tiny, server, tmp_path):
+    """Two launchers, as on two machines, of one process each; a cache for each."""
+    options = ["data.canonical_nodes=2", *SHORT]
+    assert main(["train", str(tiny), *options, "run_folder=local"]) == 0
+    composer = str(Path(sys.executable).with_name("composer"))
+    words = [composer, "--world_size", "2", "-n", "1", "--master_addr", "127.0.0.1", "--master_port", "29713"]
+    launched = [
+        subprocess.Popen(
+            [*words, "--node_rank", str(node), "--base_rank", str(node), "-m", "modernbert_train", "train", str(tiny),
+             *options, *REMOTE, f"data.cache.folder={tmp_path}/machine-{node}", "run_folder=together"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=300)[0] for process in launched]
+    assert [process.returncode for process in launched] == [0, 0], outputs
+    checks = [[step["batch_crc32"] for step in read_steps(Path(run))] for run in ("local", "together")]
+    assert checks[0] == checks[1]
+    cached = [
+        {file.name for file in Path(f"machine-{node}").glob("shards/*web-train*/*")} for node in range(2)
+    ]
+    assert all(cached)
+    assert not cached[0] & cached[1]
+
+
+def test_a_server_that_comes_back_in_the_middle_of_a_run(tiny, server):
+    slow = ["data.cache.download_attempts=8", "data.cache.download_timeout_seconds=5"]
+    expected = checksums(load_recipe(tiny))
+    loader, inputs = loader_of(load_recipe(tiny, [*REMOTE, *slow]), num_workers=2)
+    found = []
+    with closing(inputs.reader):
+        for batch in loader:
+            found.append(checksum(batch))
+            if len(found) == 2:
+                server.stop()
+                threading.Timer(2, server.start).start()
+    assert found == expected
+
+
+@pytest.mark.parametrize("how", ["gone", "silent"])
+def test_a_server_that_goes_away_for_good(tiny, server, capfd, how):
+    """The run ends, with an error that says so, within the time that is stated; started again, it goes on."""
+    run = ["train", str(tiny), *SHORT, *REMOTE, *IMPATIENT]
+
+    def go_away() -> None:
+        while not Path("run/metrics.jsonl").exists():
+            time.sleep(0.01)
+        if how == "gone":
+            server.stop()
+        else:
+            server.silent = ".mds"
+
+    threading.Thread(target=go_away, daemon=True).start()
+    assert main([*run, "run_folder=run", "data.num_workers=2", "phases.pretrain.tokens=400K"]) == 2
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    message = r"^error: store: s3://bucket/store/.*mds cannot be read, given up after 3 attempts in \d+ s"
+    assert re.search(message, error, re.MULTILINE)
+
+
+def test_missing_credentials_are_said_before_anything_is_built(tiny, server, monkeypatch, capfd):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    started = time.monotonic()
+    assert main(["train", str(tiny), *REMOTE, "run_folder=run"]) == 2
+    assert time.monotonic() - started < 20
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search("needs credentials, and none were found .*; set AWS_ACCESS_KEY_ID and AWS_SECRET", line)
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_all_ranks_say_that_the_server_is_gone(tiny, server):
+    """No rank waits for another without end: the launch is over in the stated time."""
+    server.silent = ".mds"
+    started = time.monotonic()
+    done = launch(2, "train", tiny, *REMOTE, *IMPATIENT, seconds=120)
+    assert done.returncode not in (0, None)
+    assert time.monotonic() - started < 90
+    assert "given up after 3 attempts" in done.stdout
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_out_of_an_object_store(tiny, server, tmp_path):
+    recipe = shutil.copy(tiny, tmp_path / "tiny.yaml")
+    server.bytes_per_second = 100_000
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(recipe)]
+    options = [
+        *REMOTE,
+        "training.save_every_tokens=2K",
+        f"data.cache.folder={tmp_path}/cache",
+        "data.cache.limit_bytes=90KB",
+    ]
+    more = ["--kills", "6", "--world-size", "2"]
+    done = subprocess.run(
+        [*command, *options, *more], cwd=REPOSITORY, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "lines of metrics and all weights equal, bit for bit" in done.stdout
+    assert not [name for name in os.listdir(tmp_path / "cache/incoming") if "claim" in name]
+
+
+def test_a_window_is_on_its_way_before_it_is_needed(tiny, server, monkeypatch):
+    """Each shard takes the server 50 ms. A consumer that takes its time waits for the first window, and no other."""
+    server.delay_seconds = 0.025  # twice: the client asks for the size first
+    recipe = load_recipe(tiny, [*REMOTE, "phases.pretrain.tokens=40K", "phases.extension=null"])
+
+    def waits() -> np.ndarray:
+        shutil.rmtree("cache", ignore_errors=True)
+        loader, inputs = loader_of(recipe)
+        seconds = []
+        with closing(inputs.reader):
+            before = 0.0
+            for _ in loader:
+                seconds.append(loader.wait_seconds - before)
+                before = loader.wait_seconds
+                time.sleep(0.4)
+        return np.array(seconds)
+
+    ahead = waits()
+    monkeypatch.setattr(BlockReader, "fetch_ahead", lambda *arguments: None)
+    behind = waits()
+    assert ahead[2:].sum() < 0.3 * behind[2:].sum()
+    assert ahead[2:].max() < 0.5 * behind[2:].max()
+
+
+def test_nodes_of_machines(tiny):
+    recipe = load_recipe(
+        tiny, ["data.streams=8", "data.canonical_nodes=4", "phases.pretrain.batch_ramp=null"]
+    )
+    inputs = open_inputs(recipe)
+    plan = plan_rows(recipe, plan_run(recipe), inputs)[0].plan
+    assert nodes_of_machines(plan, 4, 2) == [{0, 1}, {2, 3}]
+    assert nodes_of_machines(plan, 8, 1) == [{0}, {0}, {1}, {1}, {2}, {2}, {3}, {3}]
+    assert nodes_of_machines(plan, 3, 1) == [{0, 1}, {1, 2}, {3}]
+    assert nodes_of_machines(plan, 1, 1) == [{0, 1, 2, 3}]
+
+
+@pytest.mark.parametrize(
+    ("limit", "nodes", "world_size", "message"),
+    [
+        ("10KB", 1, 1, r"limit_bytes is 10KB: the blocks of 8 shards are shuffled together, .* 21.94KB, so that"),
+        ("60KB", 1, 1, r"limit_bytes is 60KB: some shards will be downloaded more than once, .*; with \d+.\dKB, none"),
+        ("500GB", 1, 1, None),
+        ("null", 1, 2, r"canonical_nodes is 1 on 2 machines, so they download (\S+), \1 in a pass, where \S+ each"),
+        ("null", 2, 2, None),
+        ("null", 4, 2, None),
+        ("null", 2, 4, "canonical_nodes is 2 on 4 machines"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_the_downloads(tiny, server, caplog, limit, nodes, world_size, message):
+    caplog.set_level(logging.INFO)
+    recipe = load_recipe(tiny, [*REMOTE, f"data.cache.limit_bytes={limit}", f"data.canonical_nodes={nodes}"])
+    inputs = open_inputs(recipe)
+    phases = plan_rows(recipe, plan_run(recipe), inputs)
+    if limit == "10KB":
+        with pytest.raises(ValueError, match=message):
+            check_downloads(recipe.data, phases, inputs, world_size, 1)
+        return
+    check_downloads(recipe.data, phases, inputs, world_size, 1)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == (message is not None)
+    assert message is None or re.search(message, warnings[0])
+    assert "in remote stores, a machine downloads" in caplog.text
+
+
+@pytest.mark.parametrize("remote", [None, "/a/store/that/somebody/else/wrote"])
+def test_nothing_is_said_of_local_stores(tiny, caplog, remote):
+    caplog.set_level(logging.INFO)
+    recipe = load_recipe(tiny)
+    inputs = open_inputs(recipe)
+    for name, split in inputs.train.items():
+        inputs.train[name] = dataclasses.replace(split, remote=remote)
+    check_downloads(recipe.data, plan_rows(recipe, plan_run(recipe), inputs), inputs, 4, 1)
+    assert not caplog.records
+    assert not Path("cache").exists()
+
+
+def test_the_tokenizer_may_come_from_the_store(tiny, server):
+    shutil.copy(tiny.parent / "tokenizer/tokenizer.json", server.root / "bucket/store")
+    (server.root / "bucket/store/tokenizer_config.json").write_text("{}")
+    recipe = load_recipe(tiny, [*REMOTE, "data.tokenizer=s3://bucket/store"])
+    inputs = open_inputs(recipe)
+    assert inputs.tokenizer.path.is_relative_to("cache/stores")

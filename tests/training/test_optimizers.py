@@ -1,0 +1,55 @@
+"""Runs of the tiny recipe with the other optimizers."""
+
+import shutil
+
+import pytest
+import torch
+
+from modernbert_train.config import load_recipe
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.training.build import train
+from modernbert_train.training.checkpoint import list_checkpoints, load_weights
+from modernbert_train.training.dry_run import describe
+from tests.recipes import make_tiny
+from tests.training.test_train import metrics
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])
+def test_a_run_cut_off_in_either_phase_goes_on_bit_for_bit(tiny, tmp_path, name):
+    """From the first checkpoint and the last but one; between the phases rate and weight decay change."""
+    overrides = [f"optimizer.name={name}", "optimizer.weight_decay=5e-4", "training.keep_checkpoints=9"]
+    overrides += ["phases.extension.learning_rate=3e-3"]
+    run = train(load_recipe(tiny, [*overrides, f"run_folder={tmp_path}/whole"]))
+    steps, _ = metrics(run)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1
+    checkpoints = list_checkpoints(run)
+    assert len(checkpoints) > 3
+    for kept in (1, len(checkpoints) - 1):
+        again = tmp_path / f"from-{kept}"
+        shutil.copytree(run, again)
+        for path in list_checkpoints(again)[kept:]:
+            path.unlink()
+        train(load_recipe(tiny, [*overrides, f"run_folder={again}"]))
+        assert [line["loss"] for line in metrics(again)[0]] == [line["loss"] for line in steps]
+        weights, expected = load_weights(again)[0], load_weights(run)[0]
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_the_size_of_a_checkpoint(tiny, tmp_path):
+    """Muon keeps one number beside a weight where AdamW keeps two: the dry run knows."""
+    sizes = {}
+    for name in ("adamw", "muon"):
+        overrides = [f"run_folder={tmp_path}/{name}", f"optimizer.name={name}", "phases.extension=null"]
+        recipe = load_recipe(
+            tiny, [*overrides, "phases.pretrain.tokens=4K", "phases.pretrain.warmup_tokens=0"]
+        )
+        (*_, newest) = list_checkpoints(train(recipe))
+        sizes[name] = newest.stat().st_size / 1e6
+        (said,) = [line for line in describe(recipe, plan_run(recipe)).splitlines() if " MB each" in line]
+        assert f"{sizes[name]:.0f}" == f"{float(said.split(' MB each')[0].split()[-1]):.0f}"
+    assert sizes["muon"] < sizes["adamw"]
