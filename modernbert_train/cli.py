@@ -23,6 +23,7 @@ examples:
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
+  modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
   modernbert doctor yamls/pretrain/modernbert-base.yaml
 """
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         """
         modernbert train yamls/quickstart.yaml training.device=cpu seed=18
         modernbert train yamls/pretrain/modernbert-large.yaml --dry-run
+        modernbert train yamls/pretrain/modernbert-large.yaml init.from=runs/base init.method=tile_middle
         composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
         """,
     )
@@ -197,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     importing.add_argument("folder", help="with config.json, weights and tokenizer")
     importing.add_argument("out", help="the folder to write; must not exist, or be empty")
+    _add_average(commands)
 
     doctor = _command(
         commands,
@@ -215,6 +218,38 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
+
+
+def _add_average(commands) -> None:  # type: ignore[no-untyped-def]
+    average = _command(
+        commands,
+        "average",
+        _average,
+        "make one checkpoint of several, to evaluate, export or start from",
+        """
+        modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
+        modernbert average runs/a runs/b averaged/ab --weights 3,1
+        modernbert average runs/english runs/all merged/decay --ties runs/base/checkpoints/step-00120000.pt
+        modernbert average runs/base averaged/ema --ema
+        """,
+    )
+    average.add_argument("checkpoints", nargs="+", help="run folders, checkpoints or Hugging Face folders")
+    average.add_argument("out", help="the folder to write; must not exist, or be empty")
+    how = average.add_mutually_exclusive_group()
+    how.add_argument(
+        "--weights", metavar="W,W,...", help="one number for each checkpoint (default: all alike)"
+    )
+    how.add_argument(
+        "--ties", metavar="BASE", help="TIES merging: what they agree to have changed since BASE"
+    )
+    how.add_argument(
+        "--ema",
+        action="store_true",
+        help="take the moving averages they hold (training.ema_half_life_tokens)",
+    )
+    average.add_argument(
+        "--density", type=float, help="with --ties: the share of the changes that is kept (default: 0.2)"
+    )
 
 
 def _command(commands, name: str, run, help: str, examples: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
@@ -316,6 +351,29 @@ def _import(options: argparse.Namespace) -> int:
     except FailedCheck as error:
         return _failed(error, status=1)  # nothing was left behind
     return 0
+
+
+def _average(options: argparse.Namespace) -> int:
+    from modernbert_train.hub import average_checkpoints, ties_checkpoints
+
+    if options.density is not None and options.ties is None:
+        raise ValueError("--density goes with --ties; name the checkpoint that all the others started from")
+    if options.ties is not None:
+        density = 0.2 if options.density is None else options.density
+        out = ties_checkpoints(options.checkpoints, options.ties, options.out, density)
+    else:
+        weights = None if options.weights is None else _numbers(options.weights)
+        out = average_checkpoints(options.checkpoints, options.out, weights, options.ema)
+    print(f"averaged: {out}")
+    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        problem = f"--weights is {text!r}: write one number for each checkpoint, with commas, such as 3,1"
+    raise ValueError(problem)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from modernbert_train import cli
 from modernbert_train.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("train", "sweep", "report", "evaluate", "export", "import")
+COMMANDS = ("train", "sweep", "report", "evaluate", "export", "import", "average")
 
 
 def help_of(*arguments: str) -> str:

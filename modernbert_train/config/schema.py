@@ -20,6 +20,7 @@ Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu"]
 Positions = Literal["rope", "learned", "none"]
+InitMethod = Literal["copy", "tile_middle", "tile_edge"]
 OptimizerName = Literal["stableadamw", "adamw", "muon"]
 
 
@@ -231,9 +232,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the weights come from: null = random, else a run folder or checkpoint. The clock starts at 0."""
+    """Where the first weights come from; the clock starts at 0. Applied once: a restart goes on from its own.
 
-    from_: str | None = None  # `from` in YAML and on the command line
+    tile_middle and tile_edge begin a larger model with a smaller one (`model.tiling`).
+    """
+
+    from_: str | None = None  # `from` in YAML: a run folder, checkpoint or Hugging Face folder; null: random
+    method: InitMethod = "copy"  # of a model of the same size
+    rescale: bool = (
+        True  # of tiling: sums over repeated dimensions stay as they were; false: as ModernBERT-large
+    )
+    transplant: bool = False  # onto data.tokenizer, which is not the one the weights were trained with
 
 
 @dataclass(frozen=True)
@@ -256,6 +265,9 @@ class TrainingConfig:
     compile: bool = False
     device: Device = "auto"
     save_every_tokens: int = 0  # 0: only at the end of each phase
+    # The moving average of the weights, which checkpoints then carry too: what a step adds to it halves every so
+    # many tokens. 0: none. Evaluation and export take the trained weights; `modernbert average --ema` takes it out.
+    ema_half_life_tokens: int = 0
     keep_checkpoints: int = 3  # the newest so many stay, and the end of each phase
     log_every_steps: int = 10
     progress_bar: bool = True

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
-from modernbert_train.config.schema import CacheConfig, ModelConfig, Recipe
+from modernbert_train.config.schema import CacheConfig, InitConfig, ModelConfig, Recipe
 from modernbert_train.config.skip import check_skip
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # of phases and sources: parts of dotted keys and of paths
@@ -22,6 +22,7 @@ def validate(recipe: Recipe, world_size: int = 1) -> list[str]:
     """Returns the problems of a recipe on `world_size` ranks, none for a sound one."""
     return [
         *_check_run(recipe),
+        *_check_init(recipe.init),
         *_check_model(recipe.model),
         *_check_data(recipe, world_size),
         *_check_masking(recipe),
@@ -56,6 +57,16 @@ def _check_run(recipe: Recipe) -> Iterator[str]:
         if value < 1:
             yield f"{field} is {value}: make it at least 1"
     yield from share_of_tokens("evaluation.mask_rate", recipe.evaluation.mask_rate)
+
+
+def _check_init(init: InitConfig) -> Iterator[str]:
+    if init.from_ is not None:
+        return
+    remedy = "name a run folder, checkpoint or Hugging Face folder in init.from"
+    if init.method != "copy":
+        yield f"init.method is {init.method}, but init.from says of no smaller model; {remedy}"
+    if init.transplant:
+        yield f"init.transplant is true, but init.from says of no embeddings; {remedy}"
 
 
 def _check_model(model: ModelConfig) -> Iterator[str]:

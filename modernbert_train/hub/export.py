@@ -22,14 +22,9 @@ from transformers import AutoTokenizer
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.formats.hf_config import to_hf_config, to_hf_weights
 from modernbert_train.hub.fill_mask import check_texts, fill_masks
-from modernbert_train.hub.folders import (
-    TIED_WEIGHT,
-    build_our_model,
-    load_their_model,
-    new_folder,
-)
-from modernbert_train.hub.hf_config import to_hf_config, to_hf_weights
+from modernbert_train.hub.folders import build_our_model, load_their_model, new_folder
 from modernbert_train.hub.model_card import model_card
 from modernbert_train.hub.parity import (
     PROBE_TEXT,
@@ -40,6 +35,7 @@ from modernbert_train.hub.parity import (
     probe_batches,
 )
 from modernbert_train.hub.tokenizer_files import export_tokenizer, text_ids
+from modernbert_train.model import TIED_WEIGHT
 from modernbert_train.training.checkpoint import checkpoint_path, load_weights, run_folder_of
 
 

@@ -14,8 +14,6 @@ from transformers.utils import logging as hf_logging
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM
 
-TIED_WEIGHT = "decoder.weight"  # is the embedding; a Hugging Face folder holds it once
-
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import yaml
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.mixture import in_words
-from modernbert_train.hub.hf_config import hf_class
+from modernbert_train.formats.hf_config import hf_class
 from modernbert_train.training.model_size import MLP_NAMES, describe_switches
 from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
 
@@ -59,7 +59,11 @@ def _summary(marker: dict[str, Any], family: str, num_parameters: int) -> str:
         f"A {family} encoder with {num_parameters:,} parameters, pretrained by masked "
         f"language modelling on {marker['tokens']:,} tokens, last with documents of up to "
         f"{marker['context_tokens']:,} tokens.\n\n"
-        f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
+        + (
+            f"Its weights are {marker['merged']}.\n"
+            if "merged" in marker
+            else f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
+        )
     )
 
 

@@ -15,6 +15,9 @@ from modernbert_train.model.attention import backends_by_device
 from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, build_norm
 from modernbert_train.model.rope import RotaryEmbedding
 
+EMBEDDING = "model.embeddings.tok_embeddings.weight"
+TIED_WEIGHT = "decoder.weight"  # the embedding under its second name in the state dict
+DECODER_BIAS = "decoder.bias"
 IGNORED_LABEL = -100  # of a position that counts neither for the loss nor for the accuracy
 
 

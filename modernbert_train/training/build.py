@@ -14,13 +14,14 @@ from composer import Trainer
 from composer.devices import DeviceGPU
 from composer.utils import dist
 
-from modernbert_train.config import ModelConfig, PhaseConfig, Recipe, validate
-from modernbert_train.config.schema import MODEL_SWITCHES, Precision
+from modernbert_train.config import Recipe, validate
+from modernbert_train.config.schema import Precision
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
+from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.optim.schedule import RunPlan, plan_run
 from modernbert_train.training.agreement import agree, check_run_folder
+from modernbert_train.training.averaging import WeightAverage
 from modernbert_train.training.callbacks import (
     Evaluate,
     GradientNorm,
@@ -29,9 +30,10 @@ from modernbert_train.training.callbacks import (
     SkipSteps,
     StopOnNonFinite,
 )
-from modernbert_train.training.checkpoint import find_latest, load_weights, read_marker, resolve
+from modernbert_train.training.checkpoint import find_latest, read_marker
 from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.downloads import check_downloads
+from modernbert_train.training.first_weights import set_first_weights
 from modernbert_train.training.flops import peak_flops
 from modernbert_train.training.inputs import Inputs, open_inputs, plan_rows, skipped_text
 from modernbert_train.training.loggers import loggers
@@ -89,7 +91,9 @@ def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> P
         log.info("%s is finished: %d steps, %s tokens", run, plan.total_steps, f"{plan.total_tokens:,}")
         return run
     fresh = checkpoint is None
-    model = build_model(recipe, device, fresh)
+    model = build_model(recipe, device)
+    if fresh:
+        set_first_weights(model, recipe, inputs.tokenizer)
     loader = build_loader(recipe, plan, inputs)
     trainer = build_trainer(
         recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
@@ -126,26 +130,14 @@ def resolve_precision(recipe: Recipe, device: str) -> Precision:
     return recipe.training.precision
 
 
-def build_model(recipe: Recipe, device: str, fresh: bool) -> ModernBertForMaskedLM:
-    """The encoder on the CPU, if `fresh` with the weights of `init.from` or random ones; else a checkpoint's follow."""
+def build_model(recipe: Recipe, device: str) -> ModernBertForMaskedLM:
+    """The encoder on the CPU; its weights follow, a checkpoint's or the first ones."""
     requested = recipe.training.attention_backend
     if requested == "auto" and device == "gpu" and resolve_precision(recipe, device) == "fp32":
         requested = "cpu"  # the plain one: flash kernels know half precision alone
     backend, reason = resolve_backend(requested, "cuda" if device == "gpu" else "cpu")
     log.info("attention backend: %s (%s)", backend, reason)
-    model = ModernBertForMaskedLM(recipe.model, attention_backend=backend)
-    if fresh and recipe.init.from_ is None:
-        initialize_weights(model, recipe.model, torch.Generator().manual_seed(recipe.seed))
-    elif fresh:
-        assert recipe.init.from_ is not None
-        weights, marker = load_weights(recipe.init.from_)
-        _check_switches(marker, recipe.model, recipe.init.from_)
-        _check_shapes(model, weights, recipe.init.from_)
-        model.load_state_dict(weights)
-        log.info("weights from %s, step %s", recipe.init.from_, marker.get("step"))
-        if recipe.model.positions == "rope":
-            _compare_thetas(marker, next(iter(recipe.phases.values())))
-    return model
+    return ModernBertForMaskedLM(recipe.model, attention_backend=backend)
 
 
 def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
@@ -204,6 +196,8 @@ def build_trainer(
     save = SaveCheckpoints(
         plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
     )
+    half_life = training.ema_half_life_tokens
+    averages = [WeightAverage(plan, model, half_life)] if half_life else []
     module = MaskedLanguageModel(model, precision, training.compile)
     if device == "gpu":
         module.cuda()
@@ -219,6 +213,7 @@ def build_trainer(
             Schedule(plan, model, recipe.optimizer, recipe.seed),
             gradient,
             StopOnNonFinite(),
+            *averages,
             evaluate,
             metrics,
             save,
@@ -254,42 +249,3 @@ def _check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
             f"made after {tokens:,}: tokens, batch_tokens, batch_ramp or row_tokens of a phase that has begun were "
             "changed; restore them, or start a new run from its weights with init.from"
         )
-
-
-def _compare_thetas(marker: dict[str, Any], phase: PhaseConfig) -> None:
-    """Weights know their RoPE theta only from what they were trained with."""
-    for name in ("global_rope_theta", "local_rope_theta"):
-        if marker[name] != getattr(phase, name):
-            log.warning(
-                "%s: the weights were trained with %s, the first phase sets %s",
-                name,
-                f"{marker[name]:,.0f}",
-                f"{getattr(phase, name):,.0f}",
-            )
-
-
-def _check_switches(marker: dict[str, Any], model: ModelConfig, source: str) -> None:
-    """Weights of equal shapes may be of another mathematics, such as another activation."""
-    trained = ModelConfig(**marker["model"])
-    changes = [
-        f"model.{switch} is {getattr(trained, switch)} there and {getattr(model, switch)} here"
-        for switch in MODEL_SWITCHES
-        if getattr(trained, switch) != getattr(model, switch)
-    ]
-    if changes:
-        raise ValueError(
-            f"init.from: {resolve(source)} does not fit the recipe's model: {', '.join(changes)}; use the model "
-            "section of the run it comes from"
-        )
-
-
-def _check_shapes(model: ModernBertForMaskedLM, weights: dict[str, torch.Tensor], source: str) -> None:
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    if own == given:
-        return
-    name = next(name for name in (*own, *given) if own.get(name) != given.get(name))
-    raise ValueError(
-        f"init.from: {resolve(source)} does not fit the recipe's model: {name} is {given.get(name, 'missing')} there "
-        f"and {own.get(name, 'missing')} here; use the model section of the run it comes from"
-    )

@@ -9,6 +9,7 @@ marker, was damaged later; a temporary file is a save that was cut off and is ig
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from modernbert_train.model import EMBEDDING, TIED_WEIGHT
 from modernbert_train.training.run_files import CHECKPOINT_FOLDER
 
 log = logging.getLogger(__name__)
@@ -140,12 +142,30 @@ def resolve(source: str | Path) -> Path:
 def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The weights of a run folder or checkpoint under Transformers' names, on the CPU, and the marker."""
     path = resolve(source)
-    model = torch.load(path, map_location="cpu", weights_only=False)["state"]["model"]
-    return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in model.items()}, read_marker(path)
+    return read_weights(path), read_marker(path)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint file that has been verified, on the CPU; the optimizer's state is not read."""
+    # Mapped, so that only what is asked for comes from the disk, and copied, so that it outlives the file.
+    model = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state"]["model"]
+    return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in copy.deepcopy(model).items()}
+
+
+def read_average(path: Path) -> dict[str, torch.Tensor]:
+    """The moving average in a checkpoint file that has been verified, under the names of `read_weights`."""
+    state = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state"]
+    average = state.get("callbacks", {}).get("WeightAverage")
+    if average is None:
+        raise ValueError(
+            f"{path}: holds no moving average; a run keeps one where training.ema_half_life_tokens is above 0"
+        )
+    weights = copy.deepcopy(average["weights"])
+    return {**weights, TIED_WEIGHT: weights[EMBEDDING]}
 
 
 def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker: dict[str, Any]) -> Path:
-    """Write weights (Transformers' names) as a checkpoint of step 0 that `init.from` can name."""
+    """Write weights (Transformers' names) as a checkpoint that `init.from` can name: without an optimizer's state."""
     content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
     path = checkpoint_path(folder, marker["step"])
     torch.save(content, unfinished_path(path))

@@ -6,7 +6,7 @@ tell (passes over each source, how full the rows are) is shown where the caller 
 
 from collections.abc import Callable, Iterator
 
-from modernbert_train.config import MixtureConfig, PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
 from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
 from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
@@ -52,7 +52,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     checkpoint_bytes = _checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
-        "start": f"weights of {recipe.init.from_}" if recipe.init.from_ else "random weights",
+        "start": _start(recipe.init),
         "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
@@ -66,17 +66,30 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "each source",
         "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk",
+        f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk"
+        + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
         "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
 
+def _start(init: InitConfig) -> str:
+    if init.from_ is None:
+        return "random weights"
+    steps = [f"weights of {init.from_}"]
+    steps += ["transplanted onto this tokenizer"] * init.transplant
+    if init.method != "copy":
+        steps.append(f"made larger by {init.method}" + (", rescaled" if init.rescale else ""))
+    return ", ".join(steps)
+
+
 def _checkpoint_bytes(recipe: Recipe) -> int:
-    """Weights and the optimizer's two moments; of a matrix that Muon steps only one."""
+    """Weights and the optimizer's two moments; of a matrix that Muon steps only one. And the moving average."""
     numbers = 3 * num_parameters(recipe.model)
     if recipe.optimizer.name == "muon":
         numbers -= num_hidden_weights(recipe.model)
+    if recipe.training.ema_half_life_tokens:
+        numbers += num_parameters(recipe.model)
     return numbers * BYTES_PER_NUMBER
 
 

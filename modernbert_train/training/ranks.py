@@ -10,10 +10,15 @@ from composer.utils import dist
 Result = TypeVar("Result")
 
 
+def is_rank_zero() -> bool:
+    """Whether this is the rank that speaks and writes for all."""
+    return dist.get_global_rank() == 0
+
+
 def on_rank_zero(function: Callable[[], Result]) -> Result:
     """Call `function` on rank 0; every rank returns what it returned there, or raises what it raised."""
     outcome: list[Any] = [None, None]
-    if dist.get_global_rank() == 0:
+    if is_rank_zero():
         try:
             outcome[0] = function()
         except Exception as failure:

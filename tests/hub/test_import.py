@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.hub import import_ as import_module
+from modernbert_train.formats import hf_folder as hf_folder_module
+from modernbert_train.formats.hf_config import from_hf_config
 from modernbert_train.hub.export import export_checkpoint
-from modernbert_train.hub.hf_config import from_hf_config
 from modernbert_train.hub.import_ import import_folder
 from modernbert_train.training.checkpoint import load_weights
 from tests.hub.conftest import TINY, random_weights, write_checkpoint_of
@@ -273,7 +273,7 @@ def test_the_comparison_notices_a_config_read_wrongly(
     def misread(content: dict[str, Any], file: Path) -> ModelConfig:
         return from_hf_config(content | {"global_rope_theta": 10_000.0}, file)
 
-    monkeypatch.setattr(import_module, "from_hf_config", misread)
+    monkeypatch.setattr(hf_folder_module, "from_hf_config", misread)
     with pytest.raises(ValueError, match="Transformers' logits differ from ours by"):
         import_folder(hf_folder, tmp_path / "imported")
     assert not (tmp_path / "imported").exists()

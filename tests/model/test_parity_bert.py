@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.hub.hf_bert import TOKEN_TYPES, from_bert_weights, to_bert_weights
+from modernbert_train.formats.hf_bert import TOKEN_TYPES, from_bert_weights, to_bert_weights
 from tests.model.documents import BERT, RAGGED, perturbed_model, random_documents, relative_error
 from tests.model.test_parity import assert_logits
 

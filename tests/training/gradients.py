@@ -13,6 +13,7 @@ from composer.utils import dist
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import build_loader, build_model, build_trainer
+from modernbert_train.training.first_weights import set_first_weights
 from modernbert_train.training.inputs import open_inputs
 from modernbert_train.training.preemption import StopSignals
 
@@ -36,7 +37,9 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     dist.initialize_dist("cpu")
     inputs, plan = open_inputs(recipe), plan_run(recipe)
     with closing(inputs.reader):
-        model = build_model(recipe, "cpu", fresh=True).double()
+        model = build_model(recipe, "cpu")
+        set_first_weights(model, recipe, inputs.tokenizer)
+        model = model.double()
         loader = build_loader(recipe, plan, inputs)
         trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None, StopSignals())
         catch = _Catch()

@@ -181,7 +181,8 @@ def test_weights_of_another_shape(tiny, tmp_path, finished, capsys):
     overrides = [f"run_folder={tmp_path}/run", f"init.from={finished[0]}", "model.intermediate_size=128"]
     assert main(["train", str(tiny), *overrides]) == 2
     expected = (
-        r"init.from: .*\.pt does not fit .*mlp.* is \(.*\) there and \(.*\) here; use the model section"
+        r"init.from: .*\.pt does not fit .*: model.intermediate_size is 96 there and 128 here; use the model section "
+        r"of the run it comes from, or set init.method=tile_middle to begin a larger model with it"
     )
     assert re.search(expected, capsys.readouterr().err)
 

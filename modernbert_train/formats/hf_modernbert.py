@@ -14,7 +14,7 @@ from transformers import ModernBertConfig
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.hub.hf_fields import (
+from modernbert_train.formats.hf_fields import (
     REQUIRED_FIELDS,
     differences,
     pretraining_dropouts,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.hub import hf_bert, hf_modernbert
-from modernbert_train.hub.folders import TIED_WEIGHT
-from modernbert_train.hub.hf_fields import REQUIRED_FIELDS
+from modernbert_train.formats import hf_bert, hf_modernbert
+from modernbert_train.formats.hf_fields import REQUIRED_FIELDS
+from modernbert_train.model import TIED_WEIGHT
 
 # Class -> the settings that it computes.
 CLASSES = {"ModernBertForMaskedLM": hf_modernbert.SWITCHES, "BertForMaskedLM": hf_bert.SWITCHES}

@@ -15,8 +15,7 @@ from transformers import BertConfig
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.hub.folders import TIED_WEIGHT
-from modernbert_train.hub.hf_fields import (
+from modernbert_train.formats.hf_fields import (
     REQUIRED_FIELDS,
     differences,
     pretraining_dropouts,
@@ -25,6 +24,7 @@ from modernbert_train.hub.hf_fields import (
     special_ids,
     uneven_heads,
 )
+from modernbert_train.model import TIED_WEIGHT
 
 SHARED_FIELDS = (*REQUIRED_FIELDS, "initializer_range")  # spelt alike, and mean alike
 

@@ -1,0 +1,1 @@
+"""Hugging Face's config, weights and folders, and how they are ours."""
