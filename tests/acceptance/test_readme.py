@@ -97,15 +97,16 @@ def test_commands_are_understood(newcomer, command):
 
 
 def test_parts_of_a_recipe_are_understood(newcomer):
-    _, mixtures, skipped, _ = recipes_of_readme()
-    parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()] + [skipped]
+    _, mixtures, skipped, starts, _ = recipes_of_readme()
+    parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()]
+    parts += [skipped, *starts.splitlines()]
     loaded = []
     for part in parts:
         (newcomer / "my/variant.yaml").write_text(f"include: recipe.yaml\n{part}")
         loaded.append(load_recipe("my/variant.yaml"))
     assert loaded[0] == load_recipe("my/recipe.yaml")
     assert all(recipe != other for number, recipe in enumerate(loaded) for other in loaded[:number])
-    assert len(loaded) == 5
+    assert len(loaded) == 4 + 1 + 4
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))
