@@ -49,6 +49,7 @@ from modernbert_train.training.preemption import (
 )
 from modernbert_train.training.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.training.ranks import on_rank_zero
+from modernbert_train.training.run_lock import only_run_in
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ log = logging.getLogger(__name__)
 def train(recipe: Recipe) -> Path:
     """Carry out a recipe, from its newest good checkpoint if there is one. Returns the run folder.
 
-    ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe.
+    ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe,
+    another run that is at work in its folder.
     Preempted if it was asked to end by a signal, and has saved.
     """
     end_with_launcher()
@@ -74,7 +76,7 @@ def _train(recipe: Recipe, signals: StopSignals) -> Path:
         raise ValueError("\n".join(problems))
     agree(recipe, device)
     inputs = open_inputs(recipe)
-    with closing(inputs.reader):
+    with closing(inputs.reader), only_run_in(Path(recipe.run_folder)):
         return _run(recipe, inputs, device, signals)
 
 

@@ -7,3 +7,4 @@ POSITIONS_FILE = "positions.jsonl"  # of the streams, at every checkpoint: where
 REPORT_FILE = "report.png"
 WANDB_ID_FILE = "wandb_id"
 CHECKPOINT_FOLDER = "checkpoints"
+LOCK_FILE = "run.lock"  # held by the run that is at work

@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 # Forks of a process that has imported everything once, and of none that pytest has touched.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.conftest", "modernbert_train.training.build"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.training.conftest", "modernbert_train.training.build"])
 
 
 def free_port() -> int:
@@ -36,8 +36,8 @@ def on_ranks(
             "MASTER_PORT": port,
             **(environment[rank] if environment else {}),
         }
-        receiver, sender = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_run, args=(function, its_arguments, variables, sender))
+        receiver, sender = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_run, args=(function, its_arguments, variables, sender))
         process.start()
         sender.close()
         children.append((process, receiver))
