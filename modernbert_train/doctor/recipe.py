@@ -10,7 +10,7 @@ from pathlib import Path
 from modernbert_train.config import Recipe
 from modernbert_train.doctor.findings import Finding
 from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.dry_run import checkpoints_on_disk_bytes
+from modernbert_train.training.dry_run import bytes_text, checkpoints_on_disk_bytes
 from modernbert_train.training.inputs import open_inputs
 
 
@@ -52,7 +52,7 @@ def disk(recipe: Recipe) -> Finding:
     needed = checkpoints_on_disk_bytes(recipe, plan_run(recipe))
     there = sum(path.stat().st_size for path in Path(recipe.run_folder).glob("checkpoints/*.pt"))
     free = shutil.disk_usage(folder).free
-    text = f"{free / 1e9:,.1f} GB free in {folder}, checkpoints take up to {needed / 1e9:,.1f} GB"
+    text = f"{bytes_text(free)} free in {folder}, checkpoints take up to {bytes_text(needed)}"
     remedy = "name another run_folder, or lower training.keep_checkpoints"
     if free + there < needed:
         return Finding("disk", "problem", text, remedy)

@@ -26,6 +26,7 @@ def is_hf_folder(folder: Path) -> bool:
 def read_marker(folder: Path) -> dict[str, Any]:
     """What a checkpoint of these weights would say in its marker. ValueError: see `hub.import_folder`."""
     model = from_hf_config(read_hf_config(folder), folder / CONFIG_FILE)
+    _weight_file(folder)  # they are there
     return {
         "step": 0,
         "tokens": 0,

@@ -15,18 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.config.schema import MODEL_SWITCHES
+from modernbert_train.config.architecture import differences
 from modernbert_train.hub.folders import new_folder
 from modernbert_train.hub.merging import mean, ties
 from modernbert_train.hub.tokenizer_files import copy_tokenizer
 from modernbert_train.training.checkpoint import save_weights
 from modernbert_train.training.run_files import RECIPE_FILE
 from modernbert_train.training.weight_source import WeightSource, open_weights
-
-_SAME_MODEL = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "local_attention",
-    "global_attn_every_n_layers", "norm_eps", *MODEL_SWITCHES,
-)  # fmt: skip
 
 
 def average_checkpoints(
@@ -110,12 +105,7 @@ def _check_alike(sources: Sequence[WeightSource]) -> None:
     """ValueError unless all are of one architecture, tokenizer and RoPE: else their weights mean different things."""
     first = sources[0]
     for other in sources[1:]:
-        pairs = {f"model.{field}": (first.model, other.model, field) for field in _SAME_MODEL}
-        changes = [
-            f"{name} is {getattr(a, field)} and {getattr(b, field)}"
-            for name, (a, b, field) in pairs.items()
-            if getattr(a, field) != getattr(b, field)
-        ]
+        changes = [f"{key} is {a} and {b}" for key, (a, b) in differences(first.model, other.model).items()]
         for name in ("global_rope_theta", "local_rope_theta", "tokenizer_fingerprint"):
             if first.marker[name] != other.marker[name] and not _is_unused(name, first.model):
                 changes.append(f"{name} is {first.marker[name]} and {other.marker[name]}")

@@ -11,7 +11,7 @@ from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.optim.schedule import RunPlan, plan_run
 from modernbert_train.sweep.definition import Cell, Run, Sweep
 from modernbert_train.sweep.state import read_state
-from modernbert_train.training.dry_run import checkpoints_on_disk_bytes
+from modernbert_train.training.dry_run import bytes_text, checkpoints_on_disk_bytes
 from modernbert_train.training.flops import training_flops_per_token
 from modernbert_train.training.model_size import num_parameters
 from modernbert_train.training.run_files import METRICS_FILE
@@ -62,7 +62,7 @@ def _totals(sweep: Sweep) -> list[str]:
     disk = sum(
         checkpoints_on_disk_bytes(run.recipe, plan) for run, plan in zip(sweep.runs, plans, strict=True)
     )
-    return [*lines, f"folder     {sweep.folder}, up to {disk / 1e9:,.1f} GB of checkpoints"]
+    return [*lines, f"folder     {sweep.folder}, up to {bytes_text(disk)} of checkpoints"]
 
 
 def _most_flops(run: Run, plan: RunPlan) -> float:

@@ -29,6 +29,7 @@ from modernbert_train.training.callbacks import (
     Schedule,
     SkipSteps,
     StopOnNonFinite,
+    position,
 )
 from modernbert_train.training.checkpoint import find_latest, read_marker
 from modernbert_train.training.contributions import log_sources
@@ -88,9 +89,9 @@ def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> P
     if checkpoint is not None:
         log.info("going on from %s", checkpoint["path"])
         on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
-        _check_clock(plan, checkpoint)
+        check_clock(plan, checkpoint)
     if checkpoint is not None and checkpoint["step"] >= plan.total_steps:
-        log.info("%s is finished: %d steps, %s tokens", run, plan.total_steps, f"{plan.total_tokens:,}")
+        log.info("%s is finished: %d steps, %s tokens", run, checkpoint["step"], f"{checkpoint['tokens']:,}")
         return run
     fresh = checkpoint is None
     model = build_model(recipe, device)
@@ -242,12 +243,28 @@ def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
     return None if latest is None else {**read_marker(latest), "path": str(latest)}
 
 
-def _check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
-    """What the run has been through must not have been changed: steps and tokens would count different things."""
-    step, tokens = checkpoint["step"], checkpoint["tokens"]
-    if step <= plan.total_steps and tokens != plan.tokens_before(step):
-        raise ValueError(
-            f"phases: {step} steps are {plan.tokens_before(step):,} tokens by the recipe, but {checkpoint['path']} was "
-            f"made after {tokens:,}: tokens, batch_tokens, batch_ramp or row_tokens of a phase that has begun were "
-            "changed; restore them, or start a new run from its weights with init.from"
+def check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
+    """What the run has been through must not have been changed: its steps would count different things.
+
+    ValueError where a checkpoint (its marker and path) does not stand where the plan has its step.
+    """
+    step, path = checkpoint["step"], checkpoint["path"]
+    if step > plan.total_steps:
+        return
+    here = position(plan, step)
+    if here["tokens"] != checkpoint["tokens"]:
+        mismatch = (
+            f"{step} steps are {here['tokens']:,} tokens by the recipe, but {path} was made after "
+            f"{checkpoint['tokens']:,}"
         )
+    elif (here["phase"], here["phase_step"]) != (checkpoint["phase"], checkpoint["phase_step"]):
+        mismatch = (
+            f"step {step} is number {here['phase_step']} of {here['phase']} by the recipe, but {path} was made after "
+            f"number {checkpoint['phase_step']} of {checkpoint['phase']}"
+        )
+    else:
+        return
+    raise ValueError(
+        f"phases: {mismatch}: names, tokens, batch_tokens, batch_ramp or row_tokens of phases that have begun were "
+        "changed; restore them, or start a new run from its weights with init.from"
+    )

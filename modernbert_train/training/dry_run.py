@@ -64,9 +64,9 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
         "each source",
-        "checkpoints": f"{saves:,} written, {_bytes(checkpoint_bytes)} each; the newest "
+        "checkpoints": f"{saves:,} written, {bytes_text(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk"
+        f"{bytes_text(checkpoints_on_disk_bytes(recipe, plan))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
         "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
@@ -120,7 +120,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _bytes(number: int) -> str:
+def bytes_text(number: int) -> str:
+    """Disk space for people: `13.4 MB`."""
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 

@@ -32,6 +32,7 @@ from modernbert_train.training.weight_source import WeightSource, open_weights
 log = logging.getLogger(__name__)
 
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+_MATHEMATICS = ("local_attention", "global_attn_every_n_layers", "norm_eps")  # that no shape tells of
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def set_first_weights(model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: T
     if is_rank_zero():
         for line in describe_start(start):
             log.info("%s", line)
-        if recipe.model.positions == "rope":
-            _compare_thetas(start, next(iter(recipe.phases.values())))
+        for line in describe_changes(start, next(iter(recipe.phases.values()))):
+            log.warning("%s", line)
     model.load_state_dict(first_weights(start))
 
 
@@ -73,7 +74,11 @@ def plan_start(recipe: Recipe, tokenizer: TokenizerInfo) -> Start:
     """
     init = recipe.init
     assert init.from_ is not None
-    source = open_weights(init.from_)
+    try:
+        source = open_weights(init.from_)
+    except ValueError as error:
+        problem = f"init.from: {error}"
+        raise ValueError(problem) from None
     is_same = source.marker["tokenizer_fingerprint"] == tokenizer.fingerprint
     if not is_same and not init.transplant:
         raise ValueError(
@@ -186,13 +191,20 @@ def _shape_text(shape: tuple[int, ...]) -> str:
     return " x ".join(f"{size:,}" for size in shape) or "-"
 
 
-def _compare_thetas(start: Start, phase: PhaseConfig) -> None:
-    """Weights know their RoPE theta only from what they were trained with."""
-    for name in ("global_rope_theta", "local_rope_theta"):
-        if start.source.marker[name] != getattr(phase, name):
-            log.warning(
-                "%s: the weights were trained with %s, the first phase sets %s",
-                name,
-                f"{start.source.marker[name]:,.0f}",
-                f"{getattr(phase, name):,.0f}",
+def describe_changes(start: Start, phase: PhaseConfig) -> list[str]:
+    """What the weights were trained with and the first phase is without, as lines of text.
+
+    They would fit either way, so that nothing else shows it; it may be what is wanted, and costs at the start.
+    """
+    lines = []
+    for name in _MATHEMATICS:
+        there, here = getattr(start.source.model, name), getattr(start.model, name)
+        if there != here:
+            lines.append(f"model.{name}: the weights were trained with {there}, the recipe has {here}")
+    for name in ("global_rope_theta", "local_rope_theta") if start.model.positions == "rope" else ():
+        there, here = start.source.marker[name], getattr(phase, name)
+        if there != here:
+            lines.append(
+                f"{name}: the weights were trained with {there:,.0f}, the first phase sets {here:,.0f}"
             )
+    return lines

@@ -6,10 +6,11 @@ from contextlib import closing
 
 from modernbert_train.config import Recipe
 from modernbert_train.data.manifest import load_tokenizer_info
+from modernbert_train.data.remote import open_tokenizer
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.contributions import phase_data
 from modernbert_train.training.dry_run import describe
-from modernbert_train.training.inputs import open_inputs, plan_rows
+from modernbert_train.training.inputs import open_cache, open_inputs, plan_rows
 
 
 def preview(recipe: Recipe) -> str:
@@ -21,10 +22,13 @@ def _start(recipe: Recipe) -> str:
     if recipe.init.from_ is None:
         return ""
     # Only here is torch wanted, for the shapes of a model.
-    from modernbert_train.training.first_weights import describe_start, plan_start
+    from modernbert_train.training.first_weights import describe_changes, describe_start, plan_start
 
     try:
-        return "\n".join(describe_start(plan_start(recipe, load_tokenizer_info(recipe.data.tokenizer))))
+        tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, open_cache(recipe.data)))
+        start = plan_start(recipe, tokenizer)
+        changes = describe_changes(start, next(iter(recipe.phases.values())))
+        return "\n".join([*describe_start(start), *changes])
     except ValueError as error:
         return f"without the plan of the first weights: {error}"
 

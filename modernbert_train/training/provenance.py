@@ -18,28 +18,13 @@ from typing import Any
 import yaml
 
 from modernbert_train.config import ModelConfig, OptimizerConfig, Recipe, dump_recipe
-from modernbert_train.config.schema import MODEL_SWITCHES
+from modernbert_train.config.architecture import architecture
 from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
 from modernbert_train.training.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
 
 log = logging.getLogger(__name__)
 
-# Fields of the model that its weights or its mathematics depend on; thetas are the phases' to set.
-_ARCHITECTURE = tuple(
-    f"model.{field}"
-    for field in (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "local_attention",
-        "global_attn_every_n_layers",
-        "norm_eps",
-        *MODEL_SWITCHES,
-    )
-)
 _PACKAGES = (
     "torch",
     "mosaicml",
@@ -174,9 +159,7 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
         raise ValueError(
             f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
         )
-    has_table = recipe.model.positions == "learned"
-    architecture = (*_ARCHITECTURE, "model.max_position_embeddings") if has_table else _ARCHITECTURE
-    fatal = [key for key in changed if key in architecture]
+    fatal = [key for key in changed if key in architecture(recipe.model)]
     if "optimizer.name" in changed:
         raise ValueError(
             f"optimizer.name was {before['optimizer.name']}, is {recipe.optimizer.name}: the checkpoints in {run} hold "

@@ -1,5 +1,6 @@
 """`modernbert average`: its results are checkpoints like any other."""
 
+import dataclasses
 import re
 
 import pytest
@@ -110,3 +111,12 @@ def test_checkpoints_that_are_not_alike(tmp_path, three, weights, capsys):
     ):
         assert main(["average", str(three[0]), str(tmp_path / other), str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_learned_positions_of_another_length(tmp_path, capsys):
+    for name, length in (("short", 64), ("long", 96)):
+        model = dataclasses.replace(TINY, positions="learned", max_position_embeddings=length)
+        write_checkpoint_of(tmp_path / name, random_weights(model), model)
+    assert main(["average", str(tmp_path / "short"), str(tmp_path / "long"), str(tmp_path / "out")]) == 2
+    assert "cannot be merged: model.max_position_embeddings is 64 and 96; merge" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -35,7 +35,7 @@ def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
     assert main(["sweep", str(path), "--parallel", "2"]) == 1
     finished, broken = (run.recipe.run_folder for run in read_sweep(path).runs)
     assert "FAILED: broken/seed-1 with exit status 2" in caplog.text
-    assert f"error: {source}: no such run folder or checkpoint" in caplog.text  # its last words
+    assert f"error: init.from: {source}: no such run folder or checkpoint" in caplog.text  # its last words
     assert "finished gated/seed-1" in caplog.text
     assert "So far 1 of 2 runs are finished." in capsys.readouterr().out
     before = (Path(finished) / "log.txt").read_text()

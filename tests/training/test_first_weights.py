@@ -96,7 +96,7 @@ def test_a_dry_run_without_the_weights_shows_the_rest(tiny, capsys):
     assert main(["train", str(tiny), "init.from=nowhere", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "learning rate" in shown
-    assert "without the plan of the first weights: nowhere: no such run folder" in shown
+    assert "without the plan of the first weights: init.from: nowhere: no such run folder" in shown
 
 
 def test_continued_pretraining_from_an_exported_folder(tiny, trained, tmp_path):
@@ -106,6 +106,25 @@ def test_continued_pretraining_from_an_exported_folder(tiny, trained, tmp_path):
     assert from_folder == from_run
     assert abs(from_folder - sum(losses(trained)[-5:]) / 5) < 0.15
     assert not list((tmp_path / "from-folder").glob("**/*.safetensors"))
+
+
+def test_what_no_shape_tells_of_is_said(tiny, trained, capsys):
+    model = ["model.local_attention=64", "model.global_attn_every_n_layers=2"]
+    overrides = [f"init.from={trained}", *model, "phases.pretrain.global_rope_theta=40_000"]
+    assert main(["train", str(tiny), *overrides, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "model.local_attention: the weights were trained with 32, the recipe has 64",
+        "model.global_attn_every_n_layers: the weights were trained with 3, the recipe has 2",
+        "global_rope_theta: the weights were trained with 10,000, the first phase sets 40,000",
+    ]
+
+
+def test_a_folder_without_weights_is_found_out_by_the_dry_run(tiny, trained, tmp_path, capsys):
+    exported = export_checkpoint(trained, tmp_path / "hf")
+    (exported / "model.safetensors").unlink()
+    assert main(["train", str(tiny), f"init.from={exported}", "--dry-run"]) == 0
+    expected = f"without the plan of the first weights: init.from: {exported}: has neither model.safetensors nor"
+    assert expected in capsys.readouterr().out
 
 
 def other_tokenizer(folder):
@@ -154,7 +173,7 @@ def test_another_tokenizer_by_transplant(tiny, trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["init.from=nowhere"], "nowhere: no such run folder or checkpoint"),
+        (["init.from=nowhere"], "init.from: nowhere: no such run folder or checkpoint"),
         (["model.hidden_size=128"], "hidden_size is 64 there and 128 here; use the model section"),
         (
             ["model.hidden_size=128", "model.num_attention_heads=4"],

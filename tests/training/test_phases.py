@@ -8,7 +8,9 @@ import torch
 
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.training.build import train
+from modernbert_train.optim.schedule import plan_run
+from modernbert_train.training.build import check_clock, train
+from modernbert_train.training.callbacks import position
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
 from tests.recipes import make_tiny
 
@@ -92,3 +94,36 @@ def test_the_dry_run_of_a_phase_alone(tiny, capsys):
     text = capsys.readouterr().out
     assert text.startswith("tiny, phase extension alone: 16.38K tokens in 8 steps")
     assert re.search(r"start +weights of runs/tiny", text)
+
+
+@pytest.mark.parametrize(
+    ("step", "changed", "message"),
+    [
+        (  # as many tokens, but in another phase
+            18,
+            ["phases.pretrain.tokens=34K"],
+            "phases: step 18 is number 18 of pretrain by the recipe, but run/18.pt was made after number 4 of "
+            "extension: .* of phases that have begun were changed; restore them, or start a new run .* init.from",
+        ),
+        (13, ["phases.pretrain.tokens=20K"], "step 13 is number 1 of extension .* number 13 of pretrain"),
+        (
+            13,
+            ["phases.pretrain.batch_ramp=null"],
+            "13 steps are 26,624 tokens by .* made after 22,528: names",
+        ),
+        (
+            13,
+            ["phases.pretrain.tokens=34K"],
+            None,
+        ),  # of the phase it has just ended, or is in: only its future
+        (18, ["phases.extension.tokens=40K", "phases.extension.decay_tokens=8K"], None),
+    ],
+)
+def test_only_what_is_still_to_come_can_be_changed(tiny, step, changed, message):
+    before, after = plan_run(load_recipe(tiny)), plan_run(load_recipe(tiny, changed))
+    checkpoint = {**position(before, step), "path": f"run/{step}.pt"}
+    if message is None:
+        check_clock(after, checkpoint)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_clock(after, checkpoint)

@@ -1,0 +1,30 @@
+"""What makes two models the same one."""
+
+from modernbert_train.config.schema import MODEL_SWITCHES, ModelConfig
+
+# Dropout and initialization are the training's; RoPE thetas are the phases' to set.
+_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "local_attention",
+    "global_attn_every_n_layers",
+    "norm_eps",
+    *MODEL_SWITCHES,
+)
+
+
+def architecture(model: ModelConfig) -> dict[str, object]:
+    """Dotted key -> value of the fields that a model's weights, or what it computes with them, depend on."""
+    # Learned positions are a table of this length; of others it is no more than a limit.
+    fields = (*_FIELDS, "max_position_embeddings") if model.positions == "learned" else _FIELDS
+    return {f"model.{field}": getattr(model, field) for field in fields}
+
+
+def differences(there: ModelConfig, here: ModelConfig) -> dict[str, tuple[object, object]]:
+    """Dotted key -> values of the fields in which two architectures differ."""
+    a, b = architecture(there), architecture(here)
+    keys = dict.fromkeys([*a, *b])
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
