@@ -13,6 +13,8 @@ from modernbert_train.sweep.overview import overview
 from modernbert_train.sweep.picture import write_picture
 from modernbert_train.sweep.results import collect, write_tables
 from modernbert_train.sweep.state import check_run_folders, read_state
+from modernbert_train.training.checkpoint import list_checkpoints
+from modernbert_train.training.first_weights import plan_start
 from modernbert_train.training.inputs import open_inputs
 from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, SIGNALS
 
@@ -47,7 +49,7 @@ def run_sweep(
     sweep = _checked(path, overrides, folder)
     if template is not None:
         fill_template(template, sweep, sweep.runs[0])
-    _check_inputs(sweep)
+    check_inputs(sweep)
     outcomes: list[Outcome] = []
 
     def on_end(outcome: Outcome) -> None:
@@ -81,12 +83,14 @@ def _checked(path: str, overrides: list[str], folder: str | None) -> Sweep:
     return sweep
 
 
-def _check_inputs(sweep: Sweep) -> None:
-    """Stores and tokenizers, once for each that differs: not each run is to find out for itself."""
+def check_inputs(sweep: Sweep) -> None:
+    """Stores, tokenizers and first weights, once for each that differs: not each run is to find out for itself."""
     told: dict[str, str] = {}
     seen = []
     for run in sweep.runs:
-        needs = (run.recipe.data, run.recipe.model.vocab_size)
+        # Weights are needed by what has not begun.
+        init = None if list_checkpoints(run.recipe.run_folder) else run.recipe.init
+        needs = (run.recipe.data, run.recipe.model, init)
         if needs in seen:
             continue
         seen.append(needs)
@@ -95,6 +99,8 @@ def _check_inputs(sweep: Sweep) -> None:
             with closing(inputs.reader):
                 if not inputs.valid:
                     raise ValueError("no source has held-out text; tokenize with --valid-fraction above 0")
+            if init is not None and init.from_ is not None:
+                plan_start(run.recipe, inputs.tokenizer)
         except ValueError as error:
             told.setdefault(str(error), run.cell)
     if told:

@@ -104,6 +104,10 @@ def read_sweep(path: str | Path, overrides: list[str] | None = None, folder: str
     name = path.stem
     target = Path((folder or values.get("folder") or "sweeps/{name}").replace("{name}", name))
     base = Path(os.path.normpath(path.parent / values["base"]))
+    if not base.is_file():
+        raise ValueError(
+            f"{shown}: base is {values['base']}, and there is no file {base}; name a recipe, relative to this file"
+        )
     seeds = values.get("seeds") or [load_recipe(base).seed]
     told: dict[str, list[str]] = {}
     cells = []

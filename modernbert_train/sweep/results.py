@@ -17,7 +17,7 @@ from pathlib import Path
 from modernbert_train.config import Recipe, format_tokens
 from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.sweep.definition import Cell, Run, Sweep
-from modernbert_train.sweep.state import read_state
+from modernbert_train.sweep.state import changed_settings, read_state
 from modernbert_train.training.checkpoint import write_atomically
 from modernbert_train.training.model_size import num_parameters
 from modernbert_train.training.run_files import METRICS_FILE
@@ -238,6 +238,13 @@ def notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
     num_runs, num_finished = len(sweep.runs), sum(len(result.runs) for result in results)
     if num_finished < num_runs:
         found.append(f"So far {num_finished} of {num_runs} runs are finished.")
+    changed = {run.cell: changed_settings(run) for run in sweep.runs if changed_settings(run)}
+    if changed:
+        keys = sorted({key for of_cell in changed.values() for key in of_cell})
+        found.append(
+            f"The sweep was changed since: {', '.join(changed)} ran with other values of {', '.join(keys)} than it "
+            "says now."
+        )
     asked = [_questions(result.cell.runs[0].recipe) for result in results]
     differing = [name for name in asked[0] if any(other[name] != asked[0][name] for other in asked)]
     if differing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,23 +63,26 @@ def read_tokens(run: Run) -> int:
 
 def check_run_folders(sweep: Sweep) -> None:
     """ValueError where a run was begun with other settings than its cell has now: one would be taken for the other."""
-    problems = [problem for run in sweep.runs for problem in _changes(run)]
+    problems = []
+    for run in sweep.runs:
+        if changed := changed_settings(run):
+            told = ", ".join(f"{key} was {then}, is {now}" for key, (then, now) in changed.items())
+            problems.append(
+                f"cell {run.cell}: {run.recipe.run_folder} was begun with other settings: {told}; restore them, "
+                "rename the cell, or choose another --folder"
+            )
     if problems:
         raise ValueError(list_problems(sweep.name, problems))
 
 
-def _changes(run: Run) -> Iterator[str]:
+def changed_settings(run: Run) -> dict[str, tuple[object, object]]:
+    """Dotted key -> value that a run was begun with, and that its cell has now."""
     file = Path(run.recipe.run_folder) / RECIPE_FILE
     if not file.is_file():
-        return
+        return {}
     then, now = (_settings(recipe) for recipe in (load_recipe(file), run.recipe))
-    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
-    if changed:
-        told = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed)
-        yield (
-            f"cell {run.cell}: {run.recipe.run_folder} was begun with other settings: {told}; restore them, "
-            "rename the cell, or choose another --folder"
-        )
+    keys = sorted(then.keys() | now.keys())
+    return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:

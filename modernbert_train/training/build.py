@@ -31,7 +31,7 @@ from modernbert_train.training.callbacks import (
     StopOnNonFinite,
     position,
 )
-from modernbert_train.training.checkpoint import find_latest, read_marker
+from modernbert_train.training.checkpoint import WEIGHTS_ONLY, find_latest, read_marker
 from modernbert_train.training.contributions import log_sources
 from modernbert_train.training.downloads import check_downloads
 from modernbert_train.training.first_weights import set_first_weights
@@ -238,9 +238,17 @@ def build_trainer(
 
 
 def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
-    """Marker and path of the newest good checkpoint, if there is one."""
+    """Marker and path of the newest good checkpoint, if there is one. ValueError: it holds weights alone."""
     latest = find_latest(run)
-    return None if latest is None else {**read_marker(latest), "path": str(latest)}
+    if latest is None:
+        return None
+    marker = read_marker(latest)
+    if marker.get(WEIGHTS_ONLY):
+        raise ValueError(
+            f"run_folder is {run}, in which {latest.name} holds weights without an optimizer's state, as import and "
+            f"average make them: no run can go on from it; name another run_folder, and begin with init.from={run}"
+        )
+    return {**marker, "path": str(latest)}
 
 
 def check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:

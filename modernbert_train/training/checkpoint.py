@@ -24,6 +24,7 @@ from modernbert_train.training.run_files import CHECKPOINT_FOLDER
 
 log = logging.getLogger(__name__)
 
+WEIGHTS_ONLY = "weights_only"  # in a marker: a run can begin with it, but not go on from it
 _PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
 _UNFINISHED = ".saving-"  # before the name of a file being written; a save that was cut off leaves one
 
@@ -169,7 +170,7 @@ def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker
     content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
     path = checkpoint_path(folder, marker["step"])
     torch.save(content, unfinished_path(path))
-    finish_checkpoint(path, marker)
+    finish_checkpoint(path, {**marker, WEIGHTS_ONLY: True})
     return path
 
 

@@ -15,10 +15,12 @@ from modernbert_train import cli
 from modernbert_train.cli import main
 from modernbert_train.config import Recipe, dump_recipe, load_recipe
 from modernbert_train.sweep import launch
+from modernbert_train.sweep.command import check_inputs
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
 from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
 from tests.sweep.sweeps import make_sweep, pretend_finished
+from tests.training.spawned import held
 
 CELLS = "cells: {gated: [], plain: [model.mlp=gelu]}"
 
@@ -30,16 +32,15 @@ def lines_of(file: Path) -> list[str]:
 def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
     """The others go on; the same command runs the failed one again and leaves the finished ones alone."""
     caplog.set_level("INFO")
-    source = tmp_path / "source"
-    path = make_sweep(tmp_path, f"cells: {{gated: [], broken: [init.from={source}]}}", seeds="[1]")
-    assert main(["sweep", str(path), "--parallel", "2"]) == 1
+    path = make_sweep(tmp_path, "cells: {gated: [], broken: [model.mlp=gelu]}", seeds="[1]")
     finished, broken = (run.recipe.run_folder for run in read_sweep(path).runs)
+    with held(Path(broken)):
+        assert main(["sweep", str(path), "--parallel", "2"]) == 1
     assert "FAILED: broken/seed-1 with exit status 2" in caplog.text
-    assert f"error: init.from: {source}: no such run folder or checkpoint" in caplog.text  # its last words
+    assert f"error: run_folder is {broken}, in which another run is at work" in caplog.text  # its last words
     assert "finished gated/seed-1" in caplog.text
     assert "So far 1 of 2 runs are finished." in capsys.readouterr().out
     before = (Path(finished) / "log.txt").read_text()
-    source.symlink_to(finished)  # whatever was missing is there
     caplog.clear()
     assert main(["sweep", str(path)]) == 0
     assert "started broken/seed-1" in caplog.text
@@ -54,6 +55,18 @@ def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
     steps = [json.loads(line) for line in lines_of(Path(broken) / "metrics.jsonl")]
     assert [line["step"] for line in steps] == [1, 2, 2]
     assert main(["sweep", str(path), "--report"]) == 0
+
+
+def test_weights_that_are_not_there_are_found_before_anything_runs(tmp_path, capsys):
+    path = make_sweep(tmp_path, "cells: {fresh: [], further: [init.from=nowhere]}")
+    assert main(["sweep", str(path)]) == 2
+    assert "cell further: init.from: nowhere: no such run folder" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    for run in read_sweep(path).runs:
+        folder = Path(run.recipe.run_folder) / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "step-00000001.pt").touch()
+    check_inputs(read_sweep(path))  # what has begun needs them no more
 
 
 def test_listed_commands_make_the_same_runs(tmp_path, capsys):
@@ -223,6 +236,9 @@ def test_a_run_begun_with_other_settings_is_not_taken_for_the_cell_s(tmp_path, c
         "was 1e-07, is 1e-06; restore them, rename the cell, or choose another --folder"
         in capsys.readouterr().err
     )
+    assert main(["sweep", str(path), "--report"]) == 0  # what it came to can still be read
+    expected = "The sweep was changed since: gated ran with other values of optimizer.eps than it says now."
+    assert expected in (tmp_path / "runs/results.md").read_text()
 
 
 def changed(recipe: Recipe, *overrides: str) -> str:

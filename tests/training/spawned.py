@@ -4,13 +4,18 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
+from modernbert_train.training.run_lock import only_run_in
+
 # Forks of a process that has imported everything once, and of none that pytest has touched.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.training.conftest", "modernbert_train.training.build"])
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.training.conftest", "modernbert_train.training.build"])
 
 
 def free_port() -> int:
@@ -36,8 +41,8 @@ def on_ranks(
             "MASTER_PORT": port,
             **(environment[rank] if environment else {}),
         }
-        receiver, sender = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_run, args=(function, its_arguments, variables, sender))
+        receiver, sender = _CONTEXT.Pipe(duplex=False)
+        process = _CONTEXT.Process(target=_run, args=(function, its_arguments, variables, sender))
         process.start()
         sender.close()
         children.append((process, receiver))
@@ -70,3 +75,28 @@ def _run(
     except ValueError as error:
         answer = str(error)
     sender.send(answer)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[BaseProcess]:
+    """A process that is at work in a run folder, for all that others can see; it is killed at the end."""
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_hold, args=(run, sender))
+    process.start()
+    assert receiver.recv() == "held"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+
+
+def _hold(run: Path, answer: Connection) -> None:
+    """Like a rank: its loader's workers are forks that have its open files, and outlive it if it is killed."""
+    with only_run_in(run):
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        answer.send("held")
+        time.sleep(300)

@@ -123,7 +123,9 @@ def test_a_folder_without_weights_is_found_out_by_the_dry_run(tiny, trained, tmp
     exported = export_checkpoint(trained, tmp_path / "hf")
     (exported / "model.safetensors").unlink()
     assert main(["train", str(tiny), f"init.from={exported}", "--dry-run"]) == 0
-    expected = f"without the plan of the first weights: init.from: {exported}: has neither model.safetensors nor"
+    expected = (
+        f"without the plan of the first weights: init.from: {exported}: has neither model.safetensors nor"
+    )
     assert expected in capsys.readouterr().out
 
 
@@ -213,6 +215,17 @@ def test_weights_that_are_no_numbers(tiny, trained, tmp_path, capsys):
     save_weights(tmp_path, weights, marker)
     assert main(["train", str(tiny), f"run_folder={tmp_path}/run", f"init.from={tmp_path}"]) == 2
     assert "head.norm.weight holds NaN or infinity" in capsys.readouterr().err
+
+
+def test_weights_alone_are_no_run(tiny, trained, tmp_path, capsys):
+    """What import and average make is begun with, and not gone on from: there is no optimizer's state."""
+    shutil.copy(trained / "tokenizer.json", tmp_path)
+    save_weights(tmp_path, *load_weights(trained))
+    assert main(["train", str(tiny), f"run_folder={tmp_path}"]) == 2
+    expected = (
+        rf"run_folder is {tmp_path}, in which step-\d+\.pt holds weights .*; name .* init\.from={tmp_path}"
+    )
+    assert re.search(expected, capsys.readouterr().err)
 
 
 def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):

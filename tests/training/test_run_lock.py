@@ -19,39 +19,9 @@ from modernbert_train.training import run_lock
 from modernbert_train.training.build import train
 from modernbert_train.training.run_lock import only_run_in
 from tests.recipes import make_tiny
-from tests.training.spawned import CONTEXT, on_ranks
+from tests.training.spawned import held, on_ranks
 
 HOST = socket.gethostname()
-
-
-def hold_until_killed(run, answer):
-    """Like a rank: its loader's workers are forks that have its open files, and may outlive it."""
-    with only_run_in(run):
-        if os.fork() == 0:
-            time.sleep(20)
-            os._exit(0)
-        answer.send("held")
-        time.sleep(60)
-
-
-@pytest.fixture
-def hold():
-    """Starts a process that holds a folder; it goes with the test."""
-    started = []
-
-    def start(run):
-        receiver, sender = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=hold_until_killed, args=(run, sender))
-        process.start()
-        started.append(process)
-        assert receiver.recv() == "held"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
-        process.close()
 
 
 @pytest.fixture
@@ -67,38 +37,37 @@ def refused(run, pid):
     )
 
 
-def test_held_while_its_process_lives(tmp_path, hold, impatient):
+def test_held_while_its_process_lives(tmp_path, impatient):
     run = tmp_path / "run"
-    holder = hold(run)
-    with pytest.raises(ValueError, match=rf"^{refused(run, holder.pid)}$"), only_run_in(run):
-        pass
-    holder.kill()
-    with only_run_in(run):  # at once, and though its fork lives on
-        assert json.loads((run / "run.lock").read_text())["pid"] == os.getpid()
+    with held(run) as holder:
+        with pytest.raises(ValueError, match=rf"^{refused(run, holder.pid)}$"), only_run_in(run):
+            pass
+        holder.kill()
+        with only_run_in(run):  # at once, and though its fork lives on
+            assert json.loads((run / "run.lock").read_text())["pid"] == os.getpid()
 
 
-def test_waits_for_one_that_is_about_to_end(tmp_path, hold, caplog):
+def test_waits_for_one_that_is_about_to_end(tmp_path, caplog):
     run = tmp_path / "run"
-    holder = hold(run)
-    threading.Timer(0.5, holder.kill).start()
-    with only_run_in(run):
-        pass
-    (record,) = caplog.records
-    assert f"is held by process {holder.pid} on {HOST}" in record.getMessage()
+    with held(run) as holder:
+        threading.Timer(0.5, holder.kill).start()
+        with only_run_in(run):
+            pass
+        (record,) = caplog.records
+        assert f"is held by process {holder.pid} on {HOST}" in record.getMessage()
 
 
-def test_more_patience_with_another_host(tmp_path, hold, impatient, monkeypatch):
+def test_more_patience_with_another_host(tmp_path, impatient, monkeypatch):
     """A machine that was switched off holds its lock until the file server misses it."""
     run = tmp_path / "run"
-    hold(run)
-    holder = json.loads((run / "run.lock").read_text())
-    # Not by opening and closing it here, which is harmless in another process than the holder's.
-    (run / "run.lock").write_text(json.dumps({**holder, "host": "node7", "slurm_job": "55"}))
-    monkeypatch.setattr(run_lock, "_PATIENCE_WITH_OTHER_HOSTS_SECONDS", 0.5)
-    since = time.monotonic()
-    with pytest.raises(ValueError, match=r"on node7, since .* UTC, Slurm job 55; wait"), only_run_in(run):
-        pass
-    assert time.monotonic() - since >= 0.5
+    monkeypatch.setattr(run_lock, "_PATIENCE_WITH_OTHER_HOSTS_SECONDS", 1.5)
+    with held(run):
+        holder = json.loads((run / "run.lock").read_text())
+        (run / "run.lock").write_text(json.dumps({**holder, "host": "node7", "slurm_job": "55"}))
+        since = time.monotonic()
+        with pytest.raises(ValueError, match=r"on node7, since .* UTC, Slurm job 55; wait"), only_run_in(run):
+            pass
+        assert time.monotonic() - since >= 1.5
 
 
 def test_a_file_that_the_one_before_removed_is_no_lock(tmp_path, monkeypatch):
@@ -147,14 +116,14 @@ def train_in(folder):
     train(load_recipe("tiny.yaml"))
 
 
-def test_no_rank_of_a_second_run_starts(tmp_path, hold):
+def test_no_rank_of_a_second_run_starts(tmp_path):
     make_tiny(tmp_path)
     run = tmp_path / "run"
-    holder = hold(run)
-    answers = on_ranks(train_in, [(tmp_path,)] * 2)
-    assert answers[0] == answers[1]
-    assert re.fullmatch(refused(run, holder.pid), answers[0])
-    assert os.listdir(run) == ["run.lock"]
+    with held(run) as holder:
+        answers = on_ranks(train_in, [(tmp_path,)] * 2)
+        assert answers[0] == answers[1]
+        assert re.fullmatch(refused(run, holder.pid), answers[0])
+        assert os.listdir(run) == ["run.lock"]
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
