@@ -12,9 +12,10 @@ from modernbert_train.data.batch import micro_batches
 class SettleBuckets(Callback):
     """Before its first step, one forward and backward pass whose gradients are thrown away.
 
-    DistributedDataParallel sums gradients in buckets, and lays these out anew once a backward pass has shown it in which
+    DistributedDataParallel sums gradients in buckets, and lays these out anew once a backward pass has shown in which
     order gradients are ready. Where a gradient lies decides in which order the ranks' shares of it are added, so that
-    with more than two ranks the first step of a process would differ from the same step without a restart, by rounding.
+    with more than two ranks the first step of a process would differ, by rounding, from the same step of a run that was
+    never stopped.
 
     After `Schedule`, which sets the rows of a micro-batch: torch.compile must see the shapes of the step itself.
     """
