@@ -30,7 +30,8 @@ class SettleBuckets(Callback):
         self._settled = True
         assert state.device_train_microbatch_size is not None
         first, *_ = micro_batches(state.batch, int(state.device_train_microbatch_size), self._pad_id)
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        devices = {parameter.device for parameter in state.model.parameters() if parameter.is_cuda}
+        with torch.random.fork_rng(devices):
             state.model(state.device.batch_to_device(first)).backward()
         for parameter in state.model.parameters():
             parameter.grad = None
