@@ -37,7 +37,6 @@ def read_marker(folder: Path) -> dict[str, Any]:
         "local_rope_theta": model.local_rope_theta,
         "model": dataclasses.asdict(model),
         "tokenizer_fingerprint": _tokenizer_of(folder, model).fingerprint,
-        "complete": True,
     }
 
 

@@ -95,7 +95,7 @@ def write_run(run: Path, recipe: Recipe, state_dict: dict[str, torch.Tensor]) ->
     marker = {
         "step": 10, "tokens": 5_120, "phase": "extend", "phase_step": 10, "context_tokens": 128,
         "global_rope_theta": 10_000.0, "local_rope_theta": 10_000.0, "model": dataclasses.asdict(MODEL),
-        "tokenizer_fingerprint": tokenizer.fingerprint, "complete": True,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
     }  # fmt: skip
     save_weights(run, state_dict, marker)
     (run / "recipe.yaml").write_text(dump_recipe(recipe))

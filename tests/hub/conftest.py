@@ -69,7 +69,6 @@ def write_checkpoint_of(
         "local_rope_theta": 10_000.0,
         "model": dataclasses.asdict(config),
         "tokenizer_fingerprint": load_tokenizer_info(run).fingerprint,
-        "complete": True,
         **marker_fields,
     }
     return save_weights(run, state_dict, marker)
