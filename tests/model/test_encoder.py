@@ -109,10 +109,10 @@ def test_dropout_only_in_training():
 def test_dropout_comes_after_the_output_projection():
     attention = perturbed_model(TINY).model.layers[1].attn.train()
     hidden, rotary = torch.randn(40, 32), RotaryEmbedding(16, 1e4, 1e4)(torch.arange(40))[1]
-    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu")
+    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu", False)
     dropped = (out == 0).float().mean()
     assert 0.05 < dropped < 0.15  # of 1,280 elements: 0.1 and three standard deviations are 0.075 to 0.125
-    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu")
+    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu", False)
     torch.testing.assert_close(out[out != 0], kept[out != 0] / 0.9)
 
 
