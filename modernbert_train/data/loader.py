@@ -38,7 +38,7 @@ class PhaseRows:
     """What one phase reads: its plan, its mask rate, and the (number of steps, rows of a global batch) of its parts."""
 
     plan: Plan
-    mask_rate: float
+    mask_rate: float | None  # None: nothing is masked, every token predicts the next one
     steps: tuple[tuple[int, int], ...]
 
     @property
@@ -196,8 +196,9 @@ class PlannedRows(IterableDataset[_Item]):
         """Seek. ValueError if the phase at this position would now read other rows than when it was saved."""
         if state["fingerprint"] != self._fingerprint(state["step"]):
             raise ValueError(
-                "data: the checkpoint was made with other data, mixture, streams, context, mask rate or seed than the "
-                "recipe now names for this phase; restore them, or start a new run from its weights with init.from"
+                "data: the checkpoint was made with other data, mixture, streams, context, objective, mask rate or "
+                "seed than the recipe now names for this phase; restore them, or start a new run from its weights with "
+                "init.from"
             )
         self.step = state["step"]
         self.positions = dict(state["positions"])

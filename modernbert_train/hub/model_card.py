@@ -46,11 +46,13 @@ def model_card(name: str, marker: dict[str, Any], num_parameters: int, run: Path
 
 
 def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
-    """The last held-out scores in metrics.jsonl, up to optimizer step `step`; None if there are none."""
+    """The last masked-LM scores of held-out text in metrics.jsonl, up to step `step`; None if there are none."""
     text = _read(metrics) or ""
     # A last line without its end is being written by a run that still goes on.
     lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    evaluations = [line for line in lines if "eval" in line and line["step"] <= step]
+    evaluations = [
+        line for line in lines if "eval" in line and line["step"] <= step and line.get("objective") != "clm"
+    ]
     return evaluations[-1] if evaluations else None
 
 
@@ -115,7 +117,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
                 f"{phase['tokens']:,}",
                 f"{phase['context_tokens']:,}",
                 f"{phase['global_rope_theta']:,.0f}",
-                f"{phase['mask_rate']:.0%}",
+                "next token" if phase.get("objective") == "clm" else f"{phase['mask_rate']:.0%}",
                 f"{phase['learning_rate']:g}",
                 in_words(phase["mixture"]),
             )

@@ -158,7 +158,9 @@ def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
 
 def test_a_checkpoint_of_other_data_is_refused(world):
     state = make_loader(world).dataset.state_dict(-1, True)
-    with pytest.raises(ValueError, match="other data, mixture, streams, context, mask rate or seed"):
+    with pytest.raises(
+        ValueError, match="other data, mixture, streams, context, objective, mask rate or seed"
+    ):
         make_loader(world, seed=18).dataset.load_state_dict(state)
 
 
