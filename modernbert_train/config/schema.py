@@ -185,8 +185,9 @@ class PhaseConfig:
     micro_batch_tokens: int = 8_192  # what a rank computes at once; left out in the first phase: row_tokens
     global_rope_theta: float = 10_000.0
     local_rope_theta: float = 10_000.0
-    # mlm: masked tokens are predicted, from both sides. clm: every token predicts the next one of its document, and sees
-    # only what comes before. Logits of all tokens take more memory than those of masked ones: mind micro_batch_tokens.
+    # mlm: masked tokens are predicted, from both sides. clm: every token predicts the next one of its document, and
+    # sees only what comes before. Logits of all tokens, not of the masked ones alone, take more memory: mind
+    # micro_batch_tokens.
     objective: Objective = "mlm"
     mask_rate: float = 0.3  # of mlm; a phase of clm hands it on to the next
     weight_decay: float | None = None  # left out in the first phase: that of the optimizer

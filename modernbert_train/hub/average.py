@@ -107,7 +107,7 @@ def _check_weights(weights: Sequence[float], num_checkpoints: int) -> None:
 
 
 def _check_alike(sources: Sequence[WeightSource]) -> None:
-    """ValueError unless all are of one architecture, tokenizer, RoPE and objective, and so their weights alike in meaning."""
+    """ValueError unless architecture, tokenizer, RoPE and objective are one: else weights mean different things."""
     first = sources[0]
     for other in sources[1:]:
         pairs = {f"model.{field}": (first.model, other.model, field) for field in _SAME_MODEL}

@@ -44,7 +44,7 @@ def step_of(state: State) -> int:
 
 
 class Schedule(Callback):
-    """Sets by the plan the optimizer, rows of a micro-batch, RoPE theta and causality; by the step random numbers (dropout).
+    """Sets the optimizer, rows of a micro-batch, RoPE theta and causality by the plan, dropout's numbers by the step.
 
     Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """

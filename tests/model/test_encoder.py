@@ -183,6 +183,18 @@ def test_one_graph_for_any_number_of_documents():
     assert run_compiled("aot_eager") == 1
 
 
+def test_another_graph_for_causal_attention_and_the_same_again():
+    torch._dynamo.reset()
+    model = perturbed_model(TINY)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(model.loss_sums, backend=counter, fullgraph=True)
+    inputs = masked(random_documents([100, 156], TINY.vocab_size), 77)
+    for causal, graphs in ((True, 1), (False, 2), (True, 2)):
+        model.set_causal(causal)
+        torch.testing.assert_close(compiled(**inputs), model.loss_sums(**inputs))
+        assert counter.frame_count == graphs
+
+
 @pytest.mark.slow
 def test_compiled():
     assert run_compiled("inductor") == 1
