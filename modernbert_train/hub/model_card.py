@@ -58,9 +58,8 @@ def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
 
 def _summary(marker: dict[str, Any], family: str, num_parameters: int) -> str:
     return (
-        f"A {family} encoder with {num_parameters:,} parameters, pretrained by masked "
-        f"language modelling on {marker['tokens']:,} tokens, last with documents of up to "
-        f"{marker['context_tokens']:,} tokens.\n\n"
+        f"A {family} encoder with {num_parameters:,} parameters, pretrained on {marker['tokens']:,} tokens, last by "
+        f"masked language modelling with documents of up to {marker['context_tokens']:,} tokens.\n\n"
         + (
             f"Its weights are {marker['merged']}.\n"
             if "merged" in marker
