@@ -228,20 +228,28 @@ class PlannedLoader(DataLoader):
 
     def __iter__(self) -> Iterator[PackedBatch]:
         items = super().__iter__()
-        for step in range(self.dataset.step, self.dataset.total_steps):
-            if self.dataset.is_skipped(step):
-                continue
-            started = time.perf_counter()
-            parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
-            self.dataset.step = step + 1
-            self.dataset.positions = {
-                stream: at for part in parts for stream, at in part["positions"].items()
-            }
-            for part in parts:
-                self.dataset.source_tokens.update(part["source_tokens"])
-            batch = _from_arrays([part["batch"] for part in parts]) if self.num_workers else parts[0]["batch"]
-            self.wait_seconds += time.perf_counter() - started
-            yield batch
+        try:
+            for step in range(self.dataset.step, self.dataset.total_steps):
+                if self.dataset.is_skipped(step):
+                    continue
+                started = time.perf_counter()
+                parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
+                self.dataset.step = step + 1
+                self.dataset.positions = {
+                    stream: at for part in parts for stream, at in part["positions"].items()
+                }
+                for part in parts:
+                    self.dataset.source_tokens.update(part["source_tokens"])
+                batch = (
+                    _from_arrays([part["batch"] for part in parts]) if self.num_workers else parts[0]["batch"]
+                )
+                self.wait_seconds += time.perf_counter() - started
+                yield batch
+        finally:
+            # Now, and not when the iterator is collected: the traceback of an error keeps it until the trainer exits,
+            # and that waits for workers which leave signals alone.
+            if self.num_workers:
+                items._shutdown_workers()
 
 
 def _readable(item: _Item | ValueError) -> _Item:

@@ -1,4 +1,6 @@
+import multiprocessing
 import os
+import signal
 from contextlib import closing
 from pathlib import Path
 
@@ -191,6 +193,18 @@ def test_rows_hold_the_documents(world):
     for (source, document), pieces in found.items():
         whole = [token for _, part in sorted(pieces) for token in part]
         assert whole == sources[source]["train"][document]
+
+
+def test_a_worker_that_is_killed_takes_the_others_with_it(world):
+    before = set(multiprocessing.active_children())
+    batches = iter(make_loader(world, num_workers=2))
+    next(batches)
+    first, second = set(multiprocessing.active_children()) - before
+    os.kill(first.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        list(batches)
+    assert not second.is_alive()  # while the error, and with it the iterator, is still held
+    assert error.value.__traceback__ is not None
 
 
 def test_evaluation_masks_are_fixed_and_shared_out(world):
