@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from modernbert_train.data.batch import checksum, collate, join
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.order import SourceOrder
 from modernbert_train.data.plan import Plan
-from modernbert_train.data.reader import BlockReader, StreamReader, WindowReader, evaluation_batches
+from modernbert_train.data.reader import StreamReader, WindowReader, evaluation_batches
 from tests.stores import make_store, make_tokenizer, random_documents
 
 STREAMS = 48  # so that 4 ranks have 12 each, and each of 4 workers 3

@@ -16,9 +16,9 @@ import pytest
 from streaming import MDSWriter
 
 from modernbert_train.data import download
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.cache import Cache
 from modernbert_train.data.download import Patience, expect
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.remote import open_store, open_tokenizer
 from modernbert_train.data.split import write_sidecars
 from tests.object_store import serving

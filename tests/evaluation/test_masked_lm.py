@@ -19,9 +19,9 @@ from modernbert_train.config import (
     SourceConfig,
     dump_recipe,
 )
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.data.masking import IGNORED
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
 from modernbert_train.evaluation.scorers import padded_batches
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens

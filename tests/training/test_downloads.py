@@ -19,8 +19,8 @@ from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.data import download
 from modernbert_train.data.batch import checksum, join
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.downloads import check_downloads, nodes_of_machines
 from modernbert_train.training.inputs import open_inputs, plan_rows
