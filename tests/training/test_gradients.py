@@ -10,15 +10,9 @@ import pytest
 import torch
 
 from modernbert_train.config import load_recipe
-from tests.recipes import make_tiny
 from tests.training.gradients import first_gradient
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("gradients"))
 
 
 def overrides(micro_batch_rows: int) -> list[str]:

@@ -10,12 +10,6 @@ from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from tests.recipes import make_tiny
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

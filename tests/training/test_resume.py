@@ -12,22 +12,23 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_killed_run_is_the_undisturbed_one(tmp_path, world_size):
-    recipe = make_tiny(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(recipe)]
-    options = ["training.save_every_tokens=2K", "--kills", "4", "--world-size", str(world_size)]
-    done = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
+@pytest.mark.parametrize(
+    ("kills", "options"),
+    [(4, ["training.save_every_tokens=2K"]), (3, ["--ask"])],
+    ids=["killed", "asked to stop"],
+)
+def test_a_disturbed_run_is_the_undisturbed_one(tmp_path, kills, options, world_size):
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.training.kill",
+        str(make_tiny(tmp_path)),
+        *options,
+    ]
+    command += ["--kills", str(kills), "--world-size", str(world_size)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "4 kills (" in done.stdout
-    assert "lines of metrics and all weights equal, bit for bit" in done.stdout
-
-
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_that_was_asked_to_stop_is_the_undisturbed_one(tmp_path, world_size):
-    recipe = make_tiny(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(recipe)]
-    options = ["--ask", "--kills", "3", "--world-size", str(world_size)]
-    done = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "3 kills (" in done.stdout
+    assert f"{kills} kills (" in done.stdout
     assert "lines of metrics and all weights equal, bit for bit" in done.stdout
