@@ -22,6 +22,7 @@ from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.optim.schedule import RunPlan, plan_run
 from modernbert_train.training.agreement import agree, check_run_folder
 from modernbert_train.training.averaging import WeightAverage
+from modernbert_train.training.buckets import SettleBuckets
 from modernbert_train.training.callbacks import (
     Evaluate,
     GradientNorm,
@@ -211,6 +212,7 @@ def build_trainer(
         callbacks=[
             SkipSteps(loader),
             Schedule(plan, model, recipe.optimizer, recipe.seed),
+            SettleBuckets(inputs.tokenizer.pad_id),
             gradient,
             StopOnNonFinite(),
             *averages,
