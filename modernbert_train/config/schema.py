@@ -21,6 +21,7 @@ NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu"]
 Positions = Literal["rope", "learned", "none"]
 InitMethod = Literal["copy", "tile_middle", "tile_edge"]
+Objective = Literal["mlm", "clm"]
 OptimizerName = Literal["stableadamw", "adamw", "muon"]
 
 
@@ -176,7 +177,11 @@ class PhaseConfig:
     micro_batch_tokens: int = 8_192  # what a rank computes at once; left out in the first phase: row_tokens
     global_rope_theta: float = 10_000.0
     local_rope_theta: float = 10_000.0
-    mask_rate: float = 0.3
+    # mlm: masked tokens are predicted, from both sides. clm: every token predicts the next one of its document, and
+    # sees only what comes before. Logits of all tokens, not of the masked ones alone, take more memory: mind
+    # micro_batch_tokens.
+    objective: Objective = "mlm"
+    mask_rate: float = 0.3  # of mlm; a phase of clm hands it on to the next
     weight_decay: float | None = None  # left out in the first phase: that of the optimizer
     # What a GPU trains on, evaluation and checkpoints included, for the hours that `--dry-run` shows; left out in the
     # first phase: estimated.
@@ -199,6 +204,7 @@ INHERITED_FIELDS = (
     "learning_rate",
     "global_rope_theta",
     "local_rope_theta",
+    "objective",
     "mask_rate",
     "weight_decay",
     "tokens_per_s_per_gpu",
@@ -237,7 +243,7 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out masked-LM loss and accuracy per source, with a fixed mask."""
+    """Held-out loss and accuracy per source under the objective of the phase; of mlm with a fixed mask."""
 
     every_tokens: int = 0  # 0: only at the end of each phase
     mask_rate: float = 0.15

@@ -1,7 +1,8 @@
 """Batches: rows joined into one long sequence of documents, the form in which the model eats them.
 
 A `PackedBatch` is a plain dict, since that is what Composer and the loader's workers know how to move. Its tensors are
-kept row by row, so that it can be cut into micro-batches; `micro_batches` joins the rows of each.
+kept row by row, so that it can be cut into micro-batches; `micro_batches` joins the rows of each. Masked is what a
+position is called that has a label; where tokens predict the next one, that is every token but the last of a document.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class PhaseRows:
     """What one phase reads: its plan, its mask rate, and the (number of steps, rows of a global batch) of its parts."""
 
     plan: Plan
-    mask_rate: float
+    mask_rate: float | None  # None: nothing is masked, every token predicts the next one
     steps: tuple[tuple[int, int], ...]
 
     @property
@@ -197,8 +197,9 @@ class PlannedRows(IterableDataset[_Item]):
         """Seek. ValueError if the phase at this position would now read other rows than when it was saved."""
         if state["fingerprint"] != self._fingerprint(state["step"]):
             raise ValueError(
-                "data: the checkpoint was made with other data, mixture, streams, context, mask rate or seed than the "
-                "recipe now names for this phase; restore them, or start a new run from its weights with init.from"
+                "data: the checkpoint was made with other data, mixture, streams, context, objective, mask rate or "
+                "seed than the recipe now names for this phase; restore them, or start a new run from its weights with "
+                "init.from"
             )
         self.step = state["step"]
         self.positions = dict(state["positions"])
@@ -228,20 +229,28 @@ class PlannedLoader(DataLoader):
 
     def __iter__(self) -> Iterator[PackedBatch]:
         items = super().__iter__()
-        for step in range(self.dataset.step, self.dataset.total_steps):
-            if self.dataset.is_skipped(step):
-                continue
-            started = time.perf_counter()
-            parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
-            self.dataset.step = step + 1
-            self.dataset.positions = {
-                stream: at for part in parts for stream, at in part["positions"].items()
-            }
-            for part in parts:
-                self.dataset.source_tokens.update(part["source_tokens"])
-            batch = _from_arrays([part["batch"] for part in parts]) if self.num_workers else parts[0]["batch"]
-            self.wait_seconds += time.perf_counter() - started
-            yield batch
+        try:
+            for step in range(self.dataset.step, self.dataset.total_steps):
+                if self.dataset.is_skipped(step):
+                    continue
+                started = time.perf_counter()
+                parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
+                self.dataset.step = step + 1
+                self.dataset.positions = {
+                    stream: at for part in parts for stream, at in part["positions"].items()
+                }
+                for part in parts:
+                    self.dataset.source_tokens.update(part["source_tokens"])
+                batch = (
+                    _from_arrays([part["batch"] for part in parts]) if self.num_workers else parts[0]["batch"]
+                )
+                self.wait_seconds += time.perf_counter() - started
+                yield batch
+        finally:
+            # Now, and not when the iterator is collected: the traceback of an error keeps it until the trainer exits,
+            # and that waits for workers which leave signals alone.
+            if self.num_workers:
+                items._shutdown_workers()
 
 
 def _readable(item: _Item | ValueError) -> _Item:

@@ -1,4 +1,6 @@
-"""Masked-language-model masking. Pure: ids in, masked ids and labels out, random numbers by counter.
+"""What a row asks of the model: its masked tokens, or for every token the next one (`predict_next`).
+
+Masked-language-model masking is pure: ids in, masked ids and labels out, random numbers by counter.
 
 Of the tokens of a row that may be masked (no special token, no padding), exactly the given rate is chosen, without
 replacement; of the chosen, 80% become [MASK], 10% a random ordinary token, 10% stay (BERT, section 3.1; the fractions
@@ -24,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 
 _HALF = np.uint64(32)  # bits of half a draw
 
-IGNORED = -100  # label of a slot that stands for no masked token: cross entropy skips it
+IGNORED = -100  # label of a slot that asks for nothing: cross entropy skips it
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,29 @@ def mask_row(
         labels[:num_masked] = original
         masked_ids[where] = _replacements(original, shares, masking, generator)
     return masked_ids, positions, labels, num_masked
+
+
+def predict_next(input_ids: Int32, segment_tokens: Int32, num_tokens: int) -> tuple[Int32, Int32, int]:
+    """Causal language modelling: each token but the last of its document predicts the next one, [SEP] included.
+
+    Args:
+        input_ids: [row_tokens].
+        segment_tokens: [num_segments] adds up to row_tokens: first the documents, then padding.
+        num_tokens: slots before the padding.
+
+    Returns:
+        Positions that predict, ascending, and their labels, both [row_tokens] and filled up with position 0 and label
+        -100; and how many predict.
+
+    """
+    predicts = np.arange(len(input_ids)) < num_tokens
+    predicts[np.cumsum(segment_tokens) - 1] = False
+    where = np.flatnonzero(predicts)
+    positions = np.zeros(len(input_ids), dtype=np.int32)
+    labels = np.full(len(input_ids), IGNORED, dtype=np.int32)
+    positions[: len(where)] = where
+    labels[: len(where)] = input_ids[where + 1]
+    return positions, labels, len(where)
 
 
 def _choose(count: int, chosen: int, generator: np.random.Philox) -> tuple[Int64, Float64]:

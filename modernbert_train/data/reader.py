@@ -10,7 +10,7 @@ import numpy.typing as npt
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
 from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.data.masking import Int32, Masking, mask_row
+from modernbert_train.data.masking import Int32, Masking, mask_row, predict_next
 from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, advance, evaluation_window
 from modernbert_train.data.skip import SkippedDocuments, find_skipped, without_pieces
 from modernbert_train.data.split import Split
@@ -52,15 +52,18 @@ class WindowReader:
         index: int,
         row_tokens: int,
         context_tokens: int,
-        mask_rate: float,
+        mask_rate: float | None,
         masking: Masking,
         key: tuple[object, ...],
     ) -> Row:
-        """A row as the model gets it."""
+        """A row as the model gets it. `mask_rate` None: nothing is masked, every token predicts the next one."""
         input_ids, segment_tokens, num_tokens = self.row(index, row_tokens, context_tokens)
-        masked_ids, positions, labels, num_masked = mask_row(input_ids, mask_rate, masking, key)
+        if mask_rate is None:
+            positions, labels, num_masked = predict_next(input_ids, segment_tokens, num_tokens)
+        else:
+            input_ids, positions, labels, num_masked = mask_row(input_ids, mask_rate, masking, key)
         return Row(
-            input_ids=masked_ids,
+            input_ids=input_ids,
             segment_tokens=segment_tokens,
             masked_positions=positions,
             labels=labels,
@@ -80,7 +83,7 @@ class StreamReader:
         reader: BlockReader,
         tokenizer: TokenizerInfo,
         masking: Masking,
-        mask_rate: float,
+        mask_rate: float | None,
         skipped: SkippedDocuments | None = None,
     ) -> None:
         self.plan = plan
@@ -149,12 +152,15 @@ def evaluation_batches(
     *,
     context_tokens: int,
     row_tokens: int,
-    mask_rate: float,
+    mask_rate: float | None,
     max_rows: int,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[MicroBatch]:
-    """Held-out rows, one a batch, with masks that depend on (source, row) alone; every `world_size`-th for a rank."""
+    """Held-out rows, one a batch, with masks that depend on (source, row) alone; every `world_size`-th for a rank.
+
+    `mask_rate` None: nothing is masked, every token predicts the next one.
+    """
     window = evaluation_window(name, split, context_tokens, row_tokens, max_rows)
     rows = WindowReader(window, {name: split}, reader, tokenizer)
     for index in range(rank, min(window.num_rows, max_rows), world_size):

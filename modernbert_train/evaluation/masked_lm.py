@@ -2,7 +2,8 @@
 
 The masks are fixed, so two models that are given the same recipe answer the same questions. A run or
 checkpoint is computed by our encoder on packed rows; a Hugging Face folder by Transformers on the same
-documents padded, which makes its scores a check of the export too.
+documents padded, which makes its scores a check of the export too. A checkpoint that was last trained with the
+objective clm is asked for the next token instead.
 """
 
 import dataclasses
@@ -18,13 +19,14 @@ import torch
 from tqdm import tqdm
 
 from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.config.schema import Objective
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.data.masking import IGNORED
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
-from modernbert_train.training.checkpoint import load_weights, run_folder_of
+from modernbert_train.training.checkpoint import is_causal, load_weights, run_folder_of
 from modernbert_train.training.inputs import Inputs, open_inputs
 from modernbert_train.training.run_files import RECIPE_FILE
 
@@ -37,10 +39,11 @@ class SourceScore:
 
     source: str
     num_tokens: int  # [CLS] and [SEP] included
-    num_masked: int
+    num_masked: int  # or, with clm, that predict the next one
     loss: float
     accuracy: float
     unigram: UnigramScore
+    objective: Objective = "mlm"
 
     @property
     def gain(self) -> float:
@@ -60,6 +63,7 @@ class Subject:
     scorer: Scorer
     tokenizer: TokenizerInfo
     context_tokens: int  # longest document it was trained on
+    objective: Objective = "mlm"  # that it was last trained with
 
 
 def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
@@ -115,6 +119,9 @@ def score_source(
     counts = count_tokens(
         source, inputs.train[source], inputs.reader, subject.tokenizer.num_ids, progress_bar
     )
+    # Never masked, and in no store: where the next token is asked for, [SEP] is as frequent as in the answers.
+    num_ends = int((masked == subject.tokenizer.sep_id).sum())
+    counts[subject.tokenizer.sep_id] += counts.sum() * num_ends // max(1, len(masked) - num_ends)
     return SourceScore(
         source=source,
         num_tokens=num_tokens,
@@ -122,12 +129,14 @@ def score_source(
         loss=loss_sum / len(masked),
         accuracy=num_correct / len(masked),
         unigram=score_unigram(counts, masked),
+        objective=subject.objective,
     )
 
 
 def format_scores(scores: list[SourceScore]) -> str:
     """The scores as a text table."""
-    columns = ("source", "tokens", "masked", "loss", "unigram", "below", "accuracy", "most frequent", "ratio")
+    asked = "next tokens" if any(score.objective == "clm" for score in scores) else "masked"
+    columns = ("source", "tokens", asked, "loss", "unigram", "below", "accuracy", "most frequent", "ratio")
     rows = [
         (
             s.source, f"{s.num_tokens:,}", f"{s.num_masked:,}",
@@ -164,7 +173,7 @@ def _batches(source: str, inputs: Inputs, subject: Subject, recipe: Recipe) -> I
         inputs.masking,
         context_tokens=min(phase.context_tokens, subject.context_tokens),
         row_tokens=phase.row_tokens,
-        mask_rate=recipe.evaluation.mask_rate,
+        mask_rate=None if subject.objective == "clm" else recipe.evaluation.mask_rate,
         max_rows=recipe.evaluation.max_rows,
     )
 
@@ -176,7 +185,8 @@ def _load(target: Path, device: torch.device) -> Subject:
         )
     state_dict, marker = load_weights(target)
     tokenizer = load_tokenizer_info(_run_folder(target))
-    return Subject(our_scorer(state_dict, marker, device), tokenizer, marker["context_tokens"])
+    objective: Objective = "clm" if is_causal(marker) else "mlm"
+    return Subject(our_scorer(state_dict, marker, device), tokenizer, marker["context_tokens"], objective)
 
 
 def _hf_context_tokens(folder: Path) -> int:

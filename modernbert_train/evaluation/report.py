@@ -137,7 +137,8 @@ def _draw_loss(axis: Axes, tokens: np.ndarray, metrics: Metrics) -> None:
             clip_on=False,  # the last point lies on the edge
             label=f"held out: {source}   {lines[-1]['eval'][source]['loss']:.2f}",
         )
-    axis.set_ylabel("masked-LM loss (nats)", color=INK)
+    objectives = {line.get("objective", "mlm") for line in metrics.training}
+    axis.set_ylabel("masked-LM loss (nats)" if objectives == {"mlm"} else "loss (nats)", color=INK)
     axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor=GRID, labelcolor=INK)
 
 
@@ -201,7 +202,8 @@ def _draw_phases(axis: Axes, metrics: Metrics, labelled: bool) -> None:
 def _phase_ends(metrics: Metrics) -> list[tuple[str, float]]:
     ends: dict[str, float] = {}
     for line in sorted(metrics.training + metrics.evaluations, key=lambda line: line["tokens"]):
-        ends[line["phase"]] = float(line["tokens"])
+        next_token = " (next token)" if line.get("objective") == "clm" else ""
+        ends[line["phase"] + next_token] = float(line["tokens"])
     return list(ends.items())
 
 

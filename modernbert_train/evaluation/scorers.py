@@ -14,6 +14,7 @@ from modernbert_train.config import ModelConfig
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.masking import IGNORED
 from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.training.checkpoint import is_causal
 
 # Sum of the losses (nats) and number of correct predictions over the masked tokens of a micro-batch.
 Scorer = Callable[[MicroBatch], tuple[float, int]]
@@ -29,6 +30,7 @@ def our_scorer(state_dict: dict[str, Tensor], marker: dict[str, Any], device: to
     )
     model.load_state_dict(state_dict)
     model.set_rope_theta(marker["global_rope_theta"], marker["local_rope_theta"])
+    model.set_causal(is_causal(marker))
     model.eval().to(device)
 
     def score(batch: MicroBatch) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.hub.folders import new_folder
 from modernbert_train.hub.merging import mean, ties
 from modernbert_train.hub.tokenizer_files import copy_tokenizer
-from modernbert_train.training.checkpoint import save_weights
+from modernbert_train.training.checkpoint import is_causal, save_weights
 from modernbert_train.training.run_files import RECIPE_FILE
 from modernbert_train.training.weight_source import WeightSource, open_weights
 
@@ -107,7 +107,7 @@ def _check_weights(weights: Sequence[float], num_checkpoints: int) -> None:
 
 
 def _check_alike(sources: Sequence[WeightSource]) -> None:
-    """ValueError unless all are of one architecture, tokenizer and RoPE: else their weights mean different things."""
+    """ValueError unless architecture, tokenizer, RoPE and objective are one: else weights mean different things."""
     first = sources[0]
     for other in sources[1:]:
         pairs = {f"model.{field}": (first.model, other.model, field) for field in _SAME_MODEL}
@@ -119,6 +119,8 @@ def _check_alike(sources: Sequence[WeightSource]) -> None:
         for name in ("global_rope_theta", "local_rope_theta", "tokenizer_fingerprint"):
             if first.marker[name] != other.marker[name] and not _is_unused(name, first.model):
                 changes.append(f"{name} is {first.marker[name]} and {other.marker[name]}")
+        if is_causal(first.marker) != is_causal(other.marker):
+            changes.append("the objective of one is mlm, of the other clm")
         if changes:
             raise ValueError(
                 f"{first.path} and {other.path} cannot be merged: {', '.join(changes)}; merge checkpoints of one "

@@ -36,7 +36,7 @@ from modernbert_train.hub.parity import (
 )
 from modernbert_train.hub.tokenizer_files import export_tokenizer, text_ids
 from modernbert_train.model import TIED_WEIGHT
-from modernbert_train.training.checkpoint import checkpoint_path, load_weights, run_folder_of
+from modernbert_train.training.checkpoint import checkpoint_path, is_causal, load_weights, run_folder_of
 
 
 def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequence[str] = ()) -> Path:
@@ -44,13 +44,15 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
 
     Prints how far Transformers' logits are from ours, and the likeliest tokens for each [MASK] of the texts
     in `fill`. FailedCheck: weights that hold NaN, logits or token ids that differ. ValueError: no such
-    checkpoint, a model for which Transformers has no class, `out` not empty, a text without [MASK].
+    checkpoint, a model for which Transformers has no class, or that was last trained with objective clm, `out` not
+    empty, a text without [MASK].
     """
     out = Path(out)
     with new_folder(out) as folder:
         state_dict, marker = load_weights(run_or_checkpoint)
         run = _run_folder(Path(run_or_checkpoint))
         checkpoint = checkpoint_path(run, marker["step"])
+        _refuse_causal(marker, checkpoint)
         check_finite(state_dict, checkpoint)
         tokenizer = _tokenizer_of(run, marker)
         check_texts(fill, _mask_token(tokenizer))
@@ -81,6 +83,15 @@ def write_hf_folder(
     # safetensors writes for the owner's eyes alone.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     export_tokenizer(tokenizer, folder, marker["context_tokens"])
+
+
+def _refuse_causal(marker: dict[str, Any], checkpoint: Path) -> None:
+    if is_causal(marker):
+        raise ValueError(
+            f"{checkpoint}: its phase {marker['phase']} has objective clm, and no class of Transformers computes this "
+            "encoder with causal attention; export a checkpoint of a later phase with objective: mlm, or train one on "
+            f"from it with init.from={checkpoint}"
+        )
 
 
 def _run_folder(run_or_checkpoint: Path) -> Path:

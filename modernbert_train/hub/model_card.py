@@ -46,19 +46,20 @@ def model_card(name: str, marker: dict[str, Any], num_parameters: int, run: Path
 
 
 def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
-    """The last held-out scores in metrics.jsonl, up to optimizer step `step`; None if there are none."""
+    """The last masked-LM scores of held-out text in metrics.jsonl, up to step `step`; None if there are none."""
     text = _read(metrics) or ""
     # A last line without its end is being written by a run that still goes on.
     lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    evaluations = [line for line in lines if "eval" in line and line["step"] <= step]
+    evaluations = [
+        line for line in lines if "eval" in line and line["step"] <= step and line.get("objective") != "clm"
+    ]
     return evaluations[-1] if evaluations else None
 
 
 def _summary(marker: dict[str, Any], family: str, num_parameters: int) -> str:
     return (
-        f"A {family} encoder with {num_parameters:,} parameters, pretrained by masked "
-        f"language modelling on {marker['tokens']:,} tokens, last with documents of up to "
-        f"{marker['context_tokens']:,} tokens.\n\n"
+        f"A {family} encoder with {num_parameters:,} parameters, pretrained on {marker['tokens']:,} tokens, last by "
+        f"masked language modelling with documents of up to {marker['context_tokens']:,} tokens.\n\n"
         + (
             f"Its weights are {marker['merged']}.\n"
             if "merged" in marker
@@ -115,7 +116,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
                 f"{phase['tokens']:,}",
                 f"{phase['context_tokens']:,}",
                 f"{phase['global_rope_theta']:,.0f}",
-                f"{phase['mask_rate']:.0%}",
+                "next token" if phase.get("objective") == "clm" else f"{phase['mask_rate']:.0%}",
                 f"{phase['learning_rate']:g}",
                 in_words(phase["mixture"]),
             )

@@ -27,14 +27,19 @@ _FLASH_PACKAGES = {
 
 
 def attention(
-    qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    window: int | None,
+    backend: str,
+    causal: bool = False,
 ) -> torch.Tensor:
     """Softmax attention, scores scaled by D ** -0.5, each document to itself: [T, 3, H, D] -> [T, H, D].
 
     `cu_seqlens` [N + 1] int32 runs from 0 to T without empty documents, none longer than `max_seqlen`. A
     token sees those at most `window` tokens to either side (inclusive: a window of 64 is 129 tokens wide), or
-    with None the whole document. `backend` is one of `resolve_backend`'s answers. Raises ValueError for a
-    dtype or device that the backend lacks.
+    with None the whole document; if `causal`, none of those after itself. `backend` is one of
+    `resolve_backend`'s answers. Raises ValueError for a dtype or device that the backend lacks.
     """
     assert qkv.ndim == 4, f"qkv must be [T, 3, H, D], has {qkv.ndim} dimensions"
     assert qkv.shape[1] == 3, "qkv must be [T, 3, H, D]"
@@ -45,27 +50,38 @@ def attention(
         _require_flash_input(qkv, backend)
     if backend == "varlen":
         query, key, value = qkv.unbind(1)
-        size = (-1, -1) if window is None else (window, window)
+        reach = -1 if window is None else window
+        size = reach, 0 if causal else reach
         return varlen.varlen_attn(
             query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=size
         )
-    return packed_attention(qkv, cu_seqlens, max_seqlen, window, backend)[0]
+    return packed_attention(qkv, cu_seqlens, max_seqlen, window, backend, causal)[0]
 
 
 @torch.library.custom_op("modernbert_train::packed_attention", mutates_args=())
 def packed_attention(
-    qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    window: int | None,
+    backend: str,
+    causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `attention` calls: the output, and log-sum-exp [H, T] if the backward pass wants it."""
     if backend == "cpu":
         _check_segments(cu_seqlens, len(qkv), max_seqlen)
-        return attention_cpu.forward(qkv, cu_seqlens, window)
-    return attention_flash.forward(qkv, cu_seqlens, max_seqlen, window, backend)
+        return attention_cpu.forward(qkv, cu_seqlens, window, causal)
+    return attention_flash.forward(qkv, cu_seqlens, max_seqlen, window, backend, causal)
 
 
 @packed_attention.register_fake
 def _(
-    qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    window: int | None,
+    backend: str,
+    causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_tokens, _, num_heads, head_dim = qkv.shape
     has_lse = backend != "cpu" or attention_cpu.saves_lse(qkv, window)
@@ -84,11 +100,12 @@ def packed_attention_backward(
     max_seqlen: int,
     window: int | None,
     backend: str,
+    causal: bool,
 ) -> torch.Tensor:
     """Gradient to qkv, [T, 3, H, D]."""
     if backend == "cpu":
-        return attention_cpu.backward(grad_out, qkv, out, lse, cu_seqlens, window)
-    return attention_flash.backward(grad_out, qkv, out, lse, cu_seqlens, max_seqlen, window, backend)
+        return attention_cpu.backward(grad_out, qkv, out, lse, cu_seqlens, window, causal)
+    return attention_flash.backward(grad_out, qkv, out, lse, cu_seqlens, max_seqlen, window, backend, causal)
 
 
 @packed_attention_backward.register_fake
@@ -101,28 +118,29 @@ def _(
     max_seqlen: int,
     window: int | None,
     backend: str,
+    causal: bool,
 ) -> torch.Tensor:
     return qkv.new_empty(qkv.shape)
 
 
 def _setup_context(
     ctx: torch.autograd.function.FunctionCtx,
-    inputs: tuple[torch.Tensor, torch.Tensor, int, int | None, str],
+    inputs: tuple[torch.Tensor, torch.Tensor, int, int | None, str, bool],
     output: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    qkv, cu_seqlens, max_seqlen, window, backend = inputs
+    qkv, cu_seqlens, *options = inputs
     out, lse = output
     # Without log-sum-exp the backward pass starts from the input alone.
     ctx.save_for_backward(qkv, out if lse.ndim == 2 else lse, lse, cu_seqlens)
-    ctx.options = max_seqlen, window, backend
+    ctx.options = options
 
 
 def _backward(
     ctx: torch.autograd.function.FunctionCtx, grad_out: torch.Tensor, grad_lse: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
     qkv, out, lse, cu_seqlens = ctx.saved_tensors
-    options = ctx.options
-    return packed_attention_backward(grad_out, qkv, out, lse, cu_seqlens, *options), None, None, None, None
+    grad = packed_attention_backward(grad_out, qkv, out, lse, cu_seqlens, *ctx.options)
+    return grad, None, None, None, None, None
 
 
 packed_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -22,7 +22,7 @@ _TILE_ELEMENTS, _WIDE_TILE_ELEMENTS = 2**20, 2**18
 
 
 def forward(
-    qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None
+    qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of every document to itself, [T, 3, H, D] -> [T, H, D]; see `attention.attention`.
 
@@ -30,11 +30,11 @@ def forward(
     """
     with torch.autocast(qkv.device.type, enabled=False):
         if saves_lse(qkv, window):
-            return _fused_forward(qkv, cu_seqlens)
+            return _fused_forward(qkv, cu_seqlens, causal)
         unused = qkv.new_empty(0, dtype=torch.promote_types(qkv.dtype, torch.float32))
         if window is None:
-            return _global_forward(qkv, cu_seqlens), unused
-        return _local_forward(qkv, cu_seqlens, window), unused
+            return _global_forward(qkv, cu_seqlens, causal), unused
+        return _local_forward(qkv, cu_seqlens, window, causal), unused
 
 
 def backward(
@@ -44,14 +44,15 @@ def backward(
     lse: torch.Tensor,
     cu_seqlens: torch.Tensor,
     window: int | None,
+    causal: bool,
 ) -> torch.Tensor:
     """Gradient of the loss to qkv [T, 3, H, D], given that to the output; `out` counts if `lse` is there."""
     with torch.autocast(qkv.device.type, enabled=False):
         if saves_lse(qkv, window):
-            return _fused_backward(grad_out, qkv, out, lse, cu_seqlens)
+            return _fused_backward(grad_out, qkv, out, lse, cu_seqlens, causal)
         if window is None:
-            return _global_backward(grad_out, qkv, cu_seqlens)
-        return _local_backward(grad_out, qkv, cu_seqlens, window)
+            return _global_backward(grad_out, qkv, cu_seqlens, causal)
+        return _local_backward(grad_out, qkv, cu_seqlens, window, causal)
 
 
 def saves_lse(qkv: torch.Tensor, window: int | None) -> bool:
@@ -59,19 +60,28 @@ def saves_lse(qkv: torch.Tensor, window: int | None) -> bool:
     return window is None and qkv.device.type == "cpu" and qkv.dtype.itemsize >= 4
 
 
-def _fused_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _fused_forward(
+    qkv: torch.Tensor, cu_seqlens: torch.Tensor, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     num_tokens, _, num_heads, head_dim = qkv.shape
     out, lse = qkv.new_empty(num_tokens, num_heads, head_dim), qkv.new_empty(num_heads, num_tokens)
     for start, end in pairwise(cu_seqlens.tolist()):
         query, key, value = qkv[start:end].permute(1, 2, 0, 3).unsqueeze(1)  # each [1, H, L, D]
-        part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
+        part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, is_causal=causal
+        )
         out[start:end] = part[0].transpose(0, 1)
         lse[:, start:end] = part_lse[0]
     return out, lse
 
 
 def _fused_backward(
-    grad_out: torch.Tensor, qkv: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, cu_seqlens: torch.Tensor
+    grad_out: torch.Tensor,
+    qkv: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    causal: bool,
 ) -> torch.Tensor:
     grad = qkv.new_empty(qkv.shape)
     for start, end in pairwise(cu_seqlens.tolist()):
@@ -79,30 +89,33 @@ def _fused_backward(
         grad_o, o = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (grad_out, out))
         part_lse = lse[None, :, start:end].contiguous()
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_o, query, key, value, o, part_lse, 0.0, False
+            grad_o, query, key, value, o, part_lse, 0.0, causal
         )
         for kind, part in enumerate(parts):
             grad[start:end, kind] = part[0].transpose(0, 1)
     return grad
 
 
-def _global_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+def _global_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, causal: bool) -> torch.Tensor:
     num_tokens, _, num_heads, head_dim = qkv.shape
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
     for start, end in pairwise(cu_seqlens.tolist()):
         query, key, value = qkv[start:end].permute(1, 2, 0, 3).unsqueeze(1)
-        out[start:end] = F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        out[start:end] = attended[0].transpose(0, 1)
     return out
 
 
-def _global_backward(grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+def _global_backward(
+    grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor, causal: bool
+) -> torch.Tensor:
     grad = qkv.new_empty(qkv.shape)
     for start, end in pairwise(cu_seqlens.tolist()):
-        _document_backward(grad_out[start:end], qkv[start:end], grad[start:end])
+        _document_backward(grad_out[start:end], qkv[start:end], grad[start:end], causal)
     return grad
 
 
-def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Tensor) -> None:
+def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Tensor, causal: bool) -> None:
     """Write the gradient of one document [L, 3, H, D]; tiles are some heads, some queries, all keys."""
     length, _, num_heads, head_dim = qkv.shape
     scale = head_dim**-0.5
@@ -121,7 +134,11 @@ def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Te
         for row in range(0, length, num_rows):
             rows = slice(row, row + num_rows)
             q, do = query[heads, rows], grad_o[heads, rows]
-            probs = torch.softmax(torch.bmm(q, key[heads].mT), dim=-1)
+            scores = torch.bmm(q, key[heads].mT)
+            if causal:
+                future = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(row + 1)
+                scores.masked_fill_(future, float("-inf"))
+            probs = torch.softmax(scores, dim=-1)
             grad_value += torch.bmm(probs.mT, do)
             grad_scores = _softmax_backward(torch.bmm(do, value[heads].mT), probs)
             grad[rows, 0, heads] = (torch.bmm(grad_scores, key[heads]) * scale).transpose(0, 1)
@@ -130,10 +147,10 @@ def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Te
         grad[:, 2, heads] = grad_value.transpose(0, 1)
 
 
-def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int) -> torch.Tensor:
+def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int, causal: bool) -> torch.Tensor:
     num_tokens, _, num_heads, head_dim = qkv.shape
     reach = -(-window // BLOCK_TOKENS)
-    bias = _band_bias(cu_seqlens, num_tokens, window, qkv.dtype)  # [B, C, W]
+    bias = _band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)  # [B, C, W]
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
     for head in range(num_heads):  # one at a time: what is laid out anew stays small, and in the cache
         padded = _padded_blocks(qkv[:, :, head], reach)
@@ -146,11 +163,11 @@ def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int) -> 
 
 
 def _local_backward(
-    grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int
+    grad_out: torch.Tensor, qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int, causal: bool
 ) -> torch.Tensor:
     num_tokens, _, num_heads, head_dim = qkv.shape
     reach = -(-window // BLOCK_TOKENS)
-    bias = _band_bias(cu_seqlens, num_tokens, window, qkv.dtype)
+    bias = _band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)
     grad = qkv.new_empty(qkv.shape)
     start = reach * BLOCK_TOKENS
     for head in range(num_heads):
@@ -203,18 +220,22 @@ def _neighbourhoods(x: torch.Tensor, reach: int) -> torch.Tensor:
     return x.as_strided(size, (block * head_dim, head_dim, 1), x.storage_offset())
 
 
-def _band_bias(cu_seqlens: torch.Tensor, num_tokens: int, window: int, dtype: torch.dtype) -> torch.Tensor:
+def _band_bias(
+    cu_seqlens: torch.Tensor, num_tokens: int, window: int, causal: bool, dtype: torch.dtype
+) -> torch.Tensor:
     """What is added to the scores of each block, [B, C, W]: 0 where a query sees a key, else -inf.
 
-    A query sees the keys of its document that are at most `window` tokens away, itself included. The slots
+    A query sees the keys of its document that are at most `window` tokens away, itself included; if
+    `causal`, none after itself. The slots
     after the last token count as a document of their own, so that no row is empty.
     """
-    return _band_bias_of(cu_seqlens.cpu().numpy().tobytes(), num_tokens, window, dtype, cu_seqlens.device)
+    bounds = cu_seqlens.cpu().numpy().tobytes()
+    return _band_bias_of(bounds, num_tokens, window, causal, dtype, cu_seqlens.device)
 
 
 @lru_cache(maxsize=2)  # every local layer of a micro-batch asks for the same one, forward and backward
 def _band_bias_of(
-    cu_seqlens: bytes, num_tokens: int, window: int, dtype: torch.dtype, device: torch.device
+    cu_seqlens: bytes, num_tokens: int, window: int, causal: bool, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     reach = -(-window // BLOCK_TOKENS)
     num_blocks = -(-num_tokens // BLOCK_TOKENS)
@@ -223,7 +244,7 @@ def _band_bias_of(
     lengths = np.diff(bounds)
     slots = np.arange(num_slots)
     first = np.maximum(np.repeat(bounds[:-1], lengths), slots - window)
-    last = np.minimum(np.repeat(bounds[1:], lengths) - 1, slots + window)
+    last = np.minimum(np.repeat(bounds[1:], lengths) - 1, slots if causal else slots + window)
     keys = (np.arange(num_blocks)[:, None] - reach) * BLOCK_TOKENS + np.arange((2 * reach + 1) * BLOCK_TOKENS)
     blocked = (num_blocks, BLOCK_TOKENS, 1)
     first, last = (torch.from_numpy(x).to(device).view(blocked) for x in (first, last))

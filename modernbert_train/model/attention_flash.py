@@ -12,11 +12,16 @@ import torch
 
 
 def forward(
-    qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    window: int | None,
+    backend: str,
+    causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [T, H, D] and log-sum-exp [H, T] of every row of scores."""
     query, key, value = qkv.unbind(1)
-    options = _options(qkv, cu_seqlens, max_seqlen, window, backend)
+    options = _options(qkv, cu_seqlens, max_seqlen, window, backend, causal)
     if backend == "flash2":
         from flash_attn.flash_attn_interface import _flash_attn_varlen_forward
 
@@ -43,10 +48,11 @@ def backward(
     max_seqlen: int,
     window: int | None,
     backend: str,
+    causal: bool,
 ) -> torch.Tensor:
     """Gradient to qkv, [T, 3, H, D]."""
     query, key, value = qkv.unbind(1)
-    options = _options(qkv, cu_seqlens, max_seqlen, window, backend)
+    options = _options(qkv, cu_seqlens, max_seqlen, window, backend, causal)
     grad_out = grad_out.contiguous()
     if backend == "flash4":
         from flash_attn.cute.interface import _flash_attn_bwd
@@ -69,16 +75,23 @@ def backward(
 
 
 def _options(
-    qkv: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, window: int | None, backend: str
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    window: int | None,
+    backend: str,
+    causal: bool,
 ) -> dict[str, Any]:
-    """The arguments that all versions share."""
-    unlimited = None if backend == "flash4" else -1
+    """The arguments that all versions share. All take an open window to the left and 0 to the right as causal."""
+    reach = window
+    if reach is None and backend != "flash4":
+        reach = -1
     return {
         "cu_seqlens_q": cu_seqlens,
         "cu_seqlens_k": cu_seqlens,
         "max_seqlen_q": max_seqlen,
         "max_seqlen_k": max_seqlen,
-        "window_size_left": unlimited if window is None else window,
-        "window_size_right": unlimited if window is None else window,
+        "window_size_left": reach,
+        "window_size_right": 0 if causal else reach,
         "softmax_scale": qkv.shape[-1] ** -0.5,
     }

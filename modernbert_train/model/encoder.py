@@ -32,6 +32,7 @@ class ModernBertModel(nn.Module):
         self.final_norm = build_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self.rotary_emb = _rotary_embedding(config) if config.positions == "rope" else None
         self._backends = backends_by_device(attention_backend)
+        self.causal = False  # no token sees a later one: for next-token prediction, see `set_causal`
 
     def forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int
@@ -44,7 +45,7 @@ class ModernBertModel(nn.Module):
         hidden = self.embeddings(input_ids, position_ids)
         for layer in self.layers:
             rotary = global_rotary if layer.is_global else local_rotary
-            hidden = layer(hidden, rotary, cu_seqlens, max_seqlen, backend)
+            hidden = layer(hidden, rotary, cu_seqlens, max_seqlen, backend, self.causal)
         return self.final_norm(hidden)
 
 
@@ -116,3 +117,10 @@ class ModernBertForMaskedLM(nn.Module):
         """
         if self.model.rotary_emb is not None:
             self.model.rotary_emb.set_theta(global_theta, local_theta)
+
+    def set_causal(self, causal: bool) -> None:
+        """Whether tokens see what comes before them only, as a phase's objective asks; a change compiles once anew.
+
+        No weight depends on it: the same ones go on under the other attention.
+        """
+        self.model.causal = causal

@@ -74,12 +74,13 @@ class Attention(nn.Module):
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
         backend: str,
+        causal: bool,
     ) -> torch.Tensor:
         """[T, d] -> [T, d]; without `rotary` nothing is rotated; the other arguments as for `attention`."""
         qkv = self.Wqkv(hidden).unflatten(-1, (3, self.num_heads, -1))
         if rotary is not None:
             qkv = apply_rotary(qkv, rotary)
-        attended = attention(qkv, cu_seqlens, max_seqlen, self.window, backend)
+        attended = attention(qkv, cu_seqlens, max_seqlen, self.window, backend, causal)
         return self.out_drop(self.Wo(attended.flatten(1)))
 
 
@@ -142,9 +143,10 @@ class EncoderLayer(nn.Module):
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
         backend: str,
+        causal: bool,
     ) -> torch.Tensor:
         """[T, d] -> [T, d]; the other arguments as for `Attention`."""
-        return self.block(self, hidden, rotary, cu_seqlens, max_seqlen, backend)
+        return self.block(self, hidden, rotary, cu_seqlens, max_seqlen, backend, causal)
 
 
 def pre_norm_block(layer: EncoderLayer, hidden: torch.Tensor, *packing: Any) -> torch.Tensor:

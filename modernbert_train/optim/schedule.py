@@ -112,6 +112,11 @@ class PhasePlan:
         """Tokens of the phase: the `tokens` asked for, rounded to whole steps."""
         return self.rows_before(self.num_steps) * self.config.row_tokens
 
+    @property
+    def mask_rate(self) -> float | None:
+        """Share of the tokens that is masked; None where every token predicts the next one."""
+        return None if self.config.objective == "clm" else self.config.mask_rate
+
     def batch_rows(self, phase_step: int) -> int:
         """Returns the rows of a step, over all ranks."""
         assert 0 <= phase_step < self.num_steps, phase_step

@@ -259,9 +259,13 @@ def _alike(cells: list[Cell]) -> Iterator[str]:
 
 def essential(recipe: Recipe) -> Recipe:
     """A recipe without what has no influence on what is learned: names, logging, windows that no layer has,
-    thetas that rotate nothing.
+    thetas that rotate nothing, mask rates where nothing is masked.
     """
-    model, phases = recipe.model, recipe.phases
+    model = recipe.model
+    phases = {
+        key: dataclasses.replace(phase, mask_rate=0.0) if phase.objective == "clm" else phase
+        for key, phase in recipe.phases.items()
+    }
     if model.global_attn_every_n_layers == 1 or model.num_hidden_layers == 1:
         model = dataclasses.replace(model, local_attention=0, local_rope_theta=0.0)
         phases = {key: dataclasses.replace(phase, local_rope_theta=0.0) for key, phase in phases.items()}

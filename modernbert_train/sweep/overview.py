@@ -68,8 +68,7 @@ def _totals(sweep: Sweep) -> list[str]:
 def _most_flops(run: Run, plan: RunPlan) -> float:
     model = run.recipe.model
     return sum(
-        phase.num_tokens
-        * training_flops_per_token(model, [phase.config.context_tokens], phase.config.mask_rate)
+        phase.num_tokens * training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)
         for phase in plan.phases
     )
 

@@ -259,6 +259,7 @@ def _questions(recipe: Recipe) -> dict[str, object]:
         "masking": recipe.masking,
         "data.tokenizer": recipe.data.tokenizer,
         "data.sources": recipe.data.sources,
+        "objective of the last phase": last.objective,
         "context_tokens of the last phase": last.context_tokens,
         "row_tokens of the last phase": last.row_tokens,
     }

@@ -44,7 +44,7 @@ def step_of(state: State) -> int:
 
 
 class Schedule(Callback):
-    """Sets the optimizer, rows of a micro-batch and RoPE theta by the plan, and random numbers (dropout) by the step.
+    """Sets the optimizer, rows of a micro-batch, RoPE theta and causality by the plan, dropout's numbers by the step.
 
     Before each step, and nothing here is carried from step to step, so nothing can be wrong after a restart.
     """
@@ -76,6 +76,7 @@ class Schedule(Callback):
         if thetas != self._thetas:
             self._model.set_rope_theta(*thetas)
             self._thetas = thetas
+        self._model.set_causal(phase.config.objective == "clm")
         # A million ranks, and then the next step: no two (seed, step, rank) of real runs share a state.
         torch.manual_seed((self._seed * 10**12 + step * 10**6 + dist.get_global_rank()) % 2**63)
 
@@ -195,11 +196,12 @@ def position(plan: RunPlan, step: int) -> dict[str, Any]:
         "context_tokens": phase.config.context_tokens,
         "global_rope_theta": phase.config.global_rope_theta,
         "local_rope_theta": phase.config.local_rope_theta,
+        "objective": phase.config.objective,
     }
 
 
 class Evaluate(Callback):
-    """Held-out loss and accuracy of each source, always on the same rows and masks for a context length."""
+    """Held-out loss and accuracy of each source, on the same rows and masks for a context length and objective."""
 
     def __init__(
         self,
@@ -265,7 +267,7 @@ class Evaluate(Callback):
             self._inputs.masking,
             context_tokens=phase.config.context_tokens,
             row_tokens=phase.config.row_tokens,
-            mask_rate=self._config.mask_rate,
+            mask_rate=None if phase.mask_rate is None else self._config.mask_rate,
             max_rows=self._config.max_rows,
             rank=dist.get_global_rank(),
             world_size=dist.get_world_size(),

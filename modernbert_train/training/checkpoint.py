@@ -2,9 +2,9 @@
 
 A checkpoint is two files in `RUN/checkpoints`: `step-00000120.pt` (what Composer saves: weights, optimizer, position
 in the data) and its marker `step-00000120.json` (size and SHA-256 of the former, and what a reader needs to know:
-step, tokens, phase, context, RoPE thetas, architecture). The `.pt` is written under a temporary name and renamed only
-after it is on the disk and its marker stands beside it, so a `.pt` without a marker, or one that does not match its
-marker, was damaged later; a temporary file is a save that was cut off and is ignored.
+step, tokens, phase, context, RoPE thetas, objective, architecture). The `.pt` is written under a temporary name and
+renamed only after it is on the disk and its marker stands beside it, so a `.pt` without a marker, or one that does not
+match its marker, was damaged later; a temporary file is a save that was cut off and is ignored.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ def read_marker(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{marker}: not a readable marker (no JSON object)")
     return content
+
+
+def is_causal(marker: dict[str, Any]) -> bool:
+    """Whether the weights were last trained to predict the next token, with attention to what comes before only."""
+    return marker.get("objective", "mlm") == "clm"  # what is imported, and older markers, do not name mlm
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{recipe.masking.keep_fraction:.0%} kept",
+        **_objective(plan),
         "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
         "each source",
@@ -71,6 +72,15 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "hours": describe_hours(model, plan),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _objective(plan: RunPlan) -> dict[str, str]:
+    """Which phases predict the next token; nothing to say for most runs."""
+    names = [phase.name for phase in plan.phases if phase.mask_rate is None]
+    text = (
+        f"clm in {', '.join(names)}: nothing masked, every token predicts the next one, also of held-out text"
+    )
+    return {"objective": text} if names else {}
 
 
 def _start(init: InitConfig) -> str:
@@ -177,7 +187,7 @@ def _figures(
         ("  decay tokens", _tokens(config.decay_tokens)),
         ("  decay to", _decay(config)),
         ("weight decay", f"{phase.weight_decay:g}"),
-        ("mask rate", f"{config.mask_rate:.1%}"),
+        ("mask rate", "clm" if phase.mask_rate is None else f"{phase.mask_rate:.1%}"),
         (THETAS[0], f"{config.global_rope_theta:,.0f}"),
         (THETAS[1], f"{config.local_rope_theta:,.0f}"),
     ]
@@ -265,7 +275,7 @@ def _picture(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
     yield band("", lambda phase: phase.name, filler=" ")
     yield from bars("learning rate", f"{highest_rate:g}", 4, rate)
     yield from bars("batch tokens", f"{most_rows:,}", 2, batch)
-    yield band("mask rate", lambda phase: f"{phase.config.mask_rate:.0%} ")
+    yield band("mask rate", lambda phase: "clm " if phase.mask_rate is None else f"{phase.mask_rate:.0%} ")
     if has_thetas:
         yield band(THETAS[0], lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
     yield band("context tokens", lambda phase: f"{phase.config.context_tokens:,} ")

@@ -13,7 +13,7 @@ def tokens_per_s(model: ModelConfig, phase: PhasePlan) -> float:
     """Returns the tokens/s of a GPU in a phase, stated or estimated: documents as long as the context, on an H100."""
     if phase.config.tokens_per_s_per_gpu is not None:
         return phase.config.tokens_per_s_per_gpu
-    flops = training_flops_per_token(model, [phase.config.context_tokens], phase.config.mask_rate)
+    flops = training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)
     return ASSUMED_UTILIZATION * H100_PEAK_FLOPS / flops
 
 

@@ -102,7 +102,7 @@ def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRo
                 # By name: a phase run alone reads what it would read in the whole run.
                 key=(recipe.seed, phase.name),
             ),
-            mask_rate=phase.config.mask_rate,
+            mask_rate=phase.mask_rate,
             steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.segments),
         )
         for phase in run_plan.phases

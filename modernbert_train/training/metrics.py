@@ -80,7 +80,7 @@ class Metrics(Callback):
         if self._logs(step_of(state) + 1):
             self._crc = torch.tensor([checksum(state.batch)])
             lengths = state.batch["segment_tokens"].numpy()
-            mask_rate = self._plan.phase_of(step_of(state)).config.mask_rate
+            mask_rate = self._plan.phase_of(step_of(state)).mask_rate
             self._flops_per_token = training_flops_per_token(self._model, lengths, mask_rate)
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -93,8 +93,8 @@ class Metrics(Callback):
             return
         record = self._record(state, step)
         self._write(record)
-        names = set(record) - {"step", "phase", "batch_crc32", "source_tokens"}
-        logger.log_metrics({f"train/{name}": record[name] for name in names})
+        names = set(record) - {"step", "phase", "objective", "batch_crc32", "source_tokens"}
+        logger.log_metrics({f"train/{name}": record[name] for name in names if record[name] is not None})
         logger.log_metrics({f"source_tokens/{name}": n for name, n in record["source_tokens"].items()})
         self._display(record)
         self._reset()
@@ -103,14 +103,17 @@ class Metrics(Callback):
         """After the evaluators: their results, if any were made for this step."""
         step = step_of(state)
         if self._evaluate.step == step:
-            record = {"step": step, "tokens": self._plan.tokens_before(step)}
-            phase = self._plan.phase_of(step - 1).name
-            self._write({**record, "phase": phase, "eval": self._evaluate.results})
+            phase = self._plan.phase_of(step - 1)
+            record: dict[str, Any] = {"step": step, "tokens": self._plan.tokens_before(step)}
+            record |= {"phase": phase.name, "objective": phase.config.objective}
+            self._write({**record, "eval": self._evaluate.results})
             figures = ", ".join(
                 f"{source} {result['loss']:.3f} ({result['accuracy']:.1%})"
                 for source, result in self._evaluate.results.items()
             )
-            self._say(f"held out after {record['tokens']:,} tokens ({phase}): loss (accuracy) {figures}")
+            self._say(
+                f"held out after {record['tokens']:,} tokens ({_phase_of(record)}): loss (accuracy) {figures}"
+            )
 
     def fit_end(self, state: State, logger: Logger) -> None:
         if self._bar is not None:
@@ -138,7 +141,8 @@ class Metrics(Callback):
             "batch_tokens": self._plan.batch_tokens(step - 1),
             "context_tokens": phase.config.context_tokens,
             "global_rope_theta": phase.config.global_rope_theta,
-            "mask_rate": phase.config.mask_rate,
+            "objective": phase.config.objective,
+            "mask_rate": phase.mask_rate,
             "fill": self._tokens / self._slots,
             "tokens_per_s": self._tokens / self._seconds,
             "tokens_per_s_per_device": self._tokens / self._seconds / world_size,
@@ -159,14 +163,14 @@ class Metrics(Callback):
     def _display(self, record: dict[str, Any]) -> None:
         if self._bar is not None:
             self._bar.update(record["tokens"] - self._bar.n)
-            self._bar.set_description(record["phase"], refresh=False)
+            self._bar.set_description(_phase_of(record), refresh=False)
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, lr {record['lr']:.1e}, context {record['context_tokens']:,}, "
                 f"waiting for data {record['data_wait_share']:.0%}"
             )
         elif self._show:
             self._say(
-                f"{record['phase']}: step {record['step']:,}/{self._plan.total_steps:,}, "
+                f"{_phase_of(record)}: step {record['step']:,}/{self._plan.total_steps:,}, "
                 f"{record['tokens'] / self._plan.total_tokens:.0%} of the tokens, loss {record['loss']:.3f}, "
                 f"lr {record['lr']:.1e}, context {record['context_tokens']:,}, {record['tokens_per_s']:,.0f} tokens/s, "
                 f"{self._remaining(record)} left, waiting for data {record['data_wait_share']:.0%}"
@@ -181,6 +185,10 @@ class Metrics(Callback):
             self._bar.write(line, file=sys.stderr)
         elif self._show:
             print(line, file=sys.stderr, flush=True)
+
+
+def _phase_of(record: dict[str, Any]) -> str:
+    return record["phase"] + (", next token" if record["objective"] == "clm" else "")
 
 
 def _peak_memory_bytes() -> int:

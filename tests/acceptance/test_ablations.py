@@ -28,6 +28,7 @@ def test_there_are_sweeps():
         "mask-rate",
         "decay-shape",
         "optimizer",
+        "objective",
         "architecture",
     }
     assert {path.stem for path in SWEEPS} == asked

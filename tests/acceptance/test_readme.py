@@ -97,16 +97,17 @@ def test_commands_are_understood(newcomer, command):
 
 
 def test_parts_of_a_recipe_are_understood(newcomer):
-    _, mixtures, skipped, starts, _ = recipes_of_readme()
+    _, objectives, mixtures, skipped, starts, _ = recipes_of_readme()
     parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()]
-    parts += [skipped, *starts.splitlines()]
+    parts += [skipped, *starts.splitlines(), objectives]
     loaded = []
     for part in parts:
         (newcomer / "my/variant.yaml").write_text(f"include: recipe.yaml\n{part}")
         loaded.append(load_recipe("my/variant.yaml"))
     assert loaded[0] == load_recipe("my/recipe.yaml")
     assert all(recipe != other for number, recipe in enumerate(loaded) for other in loaded[:number])
-    assert len(loaded) == 4 + 1 + 4
+    assert len(loaded) == 4 + 1 + 4 + 1
+    assert [loaded[-1].phases[name].objective for name in ("warm_start", "pretrain")] == ["clm", "mlm"]
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("make ")}))

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, dump_recipe, load_recipe
+from modernbert_train.optim.schedule import plan_run
 from tests.config.recipes import YAML, write
 
 
@@ -77,6 +78,18 @@ def test_null_in_a_phase_means_as_before(tmp_path):
     assert (extension.context_tokens, extension.mask_rate) == (16, 0.2)
 
 
+def test_a_phase_inherits_the_objective_and_past_one_without_masks_the_mask_rate(tmp_path):
+    path = write(tmp_path, YAML + "  decay: {tokens: 640}\n")
+    objectives = [
+        "phases.pretrain.objective=clm",
+        "phases.decay.objective=mlm",
+        "phases.pretrain.mask_rate=0.2",
+    ]
+    phases = load_recipe(path, objectives).phases.values()
+    assert [phase.objective for phase in phases] == ["clm", "clm", "mlm"]
+    assert [phase.mask_rate for phase in plan_run(load_recipe(path, objectives)).phases] == [None, None, 0.2]
+
+
 def test_the_defaults_of_the_first_phase(tmp_path):
     text = """
 name: short
@@ -86,6 +99,7 @@ phases: {only: {tokens: 1M, batch_tokens: 524_288, learning_rate: 1e-3, mixture:
     only = load_recipe(write(tmp_path, text)).phases["only"]
     assert (only.context_tokens, only.row_tokens, only.micro_batch_tokens) == (1024, 8192, 8192)
     assert (only.global_rope_theta, only.local_rope_theta, only.mask_rate) == (10_000.0, 10_000.0, 0.3)
+    assert only.objective == "mlm"
 
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path):

@@ -1,16 +1,21 @@
+import multiprocessing
 import os
+import signal
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from modernbert_train.data.batch import checksum, collate, join
 from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
+from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows, fingerprint_at
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.order import SourceOrder
 from modernbert_train.data.plan import Plan
 from modernbert_train.data.reader import StreamReader, WindowReader, evaluation_batches
+from tests.data.worlds import make_world
+from tests.reference.masking import next_tokens
 from tests.stores import make_store, make_tokenizer, random_documents
 
 STREAMS = 48  # so that 4 ranks have 12 each, and each of 4 workers 3
@@ -159,7 +164,9 @@ def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
 
 def test_a_checkpoint_of_other_data_is_refused(world):
     state = make_loader(world).dataset.state_dict(-1, True)
-    with pytest.raises(ValueError, match="other data, mixture, streams, context, mask rate or seed"):
+    with pytest.raises(
+        ValueError, match="other data, mixture, streams, context, objective, mask rate or seed"
+    ):
         make_loader(world, seed=18).dataset.load_state_dict(state)
 
 
@@ -187,6 +194,18 @@ def test_rows_hold_the_documents(world):
     for (source, document), pieces in found.items():
         whole = [token for _, part in sorted(pieces) for token in part]
         assert whole == sources[source]["train"][document]
+
+
+def test_a_worker_that_is_killed_takes_the_others_with_it(world):
+    before = set(multiprocessing.active_children())
+    batches = iter(make_loader(world, num_workers=2))
+    next(batches)
+    first, second = set(multiprocessing.active_children()) - before
+    os.kill(first.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        list(batches)
+    assert not second.is_alive()  # while the error, and with it the iterator, is still held
+    assert error.value.__traceback__ is not None
 
 
 def test_evaluation_masks_are_fixed_and_shared_out(world):
@@ -234,3 +253,31 @@ def test_collate_of_one_row_has_its_shapes(world):
     assert batch["input_ids"].shape == (1, 64)
     assert batch["labels"].shape == batch["masked_positions"].shape == (1, 20)
     assert int(batch["num_tokens"]) <= 64
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_phase_of_next_tokens_reads_the_same_text_and_masks_nothing(tmp_path, num_workers):
+    """Its shapes are constant; the phase after it is what it is without."""
+    small = make_world(tmp_path)
+    with closing(small.reader):
+        masked = list(small.loader())
+        loader = small.loader(first_mask_rate=None, num_workers=num_workers)
+        assert len({fingerprint_at(small.phases(rate), 1, small.masking) for rate in (None, 0.3, 1.0)}) == 3
+        for step, (batch, other) in enumerate(zip(loader, masked, strict=True)):
+            if step >= 5:
+                assert checksum(batch) == checksum(other)
+                continue
+            assert torch.equal(batch["segment_tokens"], other["segment_tokens"])
+            assert batch["labels"].shape == batch["masked_positions"].shape == batch["input_ids"].shape
+            segments = torch.split(batch["segment_tokens"], batch["num_segments"].tolist())
+            for row, of_row in enumerate(segments):
+                unmasked, hidden = other["input_ids"][row].clone(), int(other["num_masked"][row])
+                unmasked[other["masked_positions"][row, :hidden]] = other["labels"][row, :hidden]
+                assert torch.equal(batch["input_ids"][row], unmasked)
+                ids, num = batch["input_ids"][row].tolist(), int(batch["num_masked"][row])
+                found = zip(
+                    batch["masked_positions"][row].tolist(), batch["labels"][row].tolist(), strict=True
+                )
+                expected = next_tokens(ids, of_row.tolist(), int(batch["num_tokens"][row]))
+                assert list(found)[:num] == expected
+                assert len(expected) > 0

@@ -2,11 +2,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modernbert_train.data.masking import Masking, mask_row, max_masked
-from tests.reference.masking import check_masked_row
+from modernbert_train.data.batch import padding_segments
+from modernbert_train.data.masking import IGNORED, Masking, mask_row, max_masked, predict_next
+from tests.reference.masking import check_masked_row, next_tokens
 from tests.stores import make_tokenizer
 
 SPECIALS = 5  # ids 0 to 4, see make_tokenizer
@@ -78,3 +79,25 @@ def test_masking_of_a_tokenizer(tmp_path):
     assert len(masking.maskable) == 128
     assert masking.ordinary_ids.tolist() == list(range(5, 95))
     assert masking.mask_id == tokenizer.mask_id == 4
+
+
+def test_next_tokens_by_hand():
+    """Two documents and three slots of padding: neither the first [SEP] nor the last, nor padding, predicts."""
+    row = np.array([1, 11, 12, 2, 1, 13, 2, 3, 3, 3], dtype=np.int32)
+    positions, labels, num = predict_next(row, np.array([4, 3, 2, 1], dtype=np.int32), 7)
+    assert num == 5
+    assert positions.tolist() == [0, 1, 2, 4, 5, 0, 0, 0, 0, 0]
+    assert labels.tolist() == [11, 12, 2, 13, 2, *[IGNORED] * 5]
+    assert positions.dtype == labels.dtype == np.int32
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.lists(st.integers(1, 12), max_size=12), st.integers(0, 40))
+def test_next_tokens_of_any_row(documents, padding):
+    segments = np.concatenate([np.array(documents, dtype=np.int32), padding_segments(padding, 12)])
+    row = np.random.default_rng(len(segments)).integers(0, 250, segments.sum()).astype(np.int32)
+    expected = next_tokens(row.tolist(), segments.tolist(), sum(documents))
+    positions, labels, num = predict_next(row, segments, sum(documents))
+    assert list(zip(positions[:num].tolist(), labels[:num].tolist(), strict=True)) == expected
+    assert len(positions) == len(labels) == len(row)
+    assert set(labels[num:].tolist()) <= {IGNORED}

@@ -176,3 +176,19 @@ def test_a_file_of_documents_that_is_not_there(world):
         ValueError, match=r"data.skip.documents_file is gone.txt, which cannot be read .*; name a"
     ):
         load_skipped_documents(SkipConfig(documents_file="gone.txt"), world.train)
+
+
+def test_next_tokens_of_other_documents_stay(world):
+    """And those of a document that is left out are not asked for."""
+    whole, left = (
+        next(iter(world.loader(first_mask_rate=None, skipped_documents=skipped)))
+        for skipped in (None, {"web": np.array([[0, 30]])})
+    )
+    assert int(left["num_masked"].sum()) < int(whole["num_masked"].sum())
+    for row, num in enumerate(left["num_masked"].tolist()):
+        positions, labels = left["masked_positions"][row, :num], left["labels"][row, :num]
+        assert PAD not in labels
+        assert torch.equal(left["input_ids"][row][positions + 1], labels)
+        assert torch.equal(whole["input_ids"][row][positions], left["input_ids"][row][positions])
+        kept = int((left["input_ids"][row] != PAD).sum())
+        assert num == kept - int((left["input_ids"][row] == world.tokenizer.sep_id).sum())

@@ -32,10 +32,10 @@ class World:
     def train(self) -> dict[str, Any]:
         return {name: splits["train"] for name, splits in self.manifest.sources.items()}
 
-    def phases(self) -> list[PhaseRows]:
+    def phases(self, first_mask_rate: float | None = 0.3) -> list[PhaseRows]:
         """Two, with another mixture, context and mask rate; more than a pass over each source."""
         return [
-            PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), 0.3, ((5, 8),)),
+            PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), first_mask_rate, ((5, 8),)),
             PhaseRows(self.plan(1, 128, {"code": 1.0}), 0.15, ((2, 4), (3, 12))),
         ]
 
@@ -52,10 +52,16 @@ class World:
         )
 
     def loader(
-        self, *, rank: int = 0, world_size: int = 1, num_workers: int = 0, **skipped: Any
+        self,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        first_mask_rate: float | None = 0.3,
+        **skipped: Any,
     ) -> PlannedLoader:
         rows = PlannedRows(
-            self.phases(),
+            self.phases(first_mask_rate),
             self.reader,
             self.tokenizer,
             self.masking,

@@ -114,3 +114,13 @@ def test_smooth_is_a_running_mean() -> None:
     values = np.array([0.0, 3.0, 6.0, np.nan, 12.0])
     np.testing.assert_allclose(smooth(values, 3), [1.5, 3.0, 4.5, 9.0, 12.0])
     np.testing.assert_allclose(smooth(values[:3], 1), values[:3])
+
+
+def test_phases_of_next_tokens_are_named(tmp_path: Path) -> None:
+    steps = [step_line(step, "warm", objective="clm", mask_rate=None) for step in range(1, 30)]
+    steps += [step_line(step, objective="mlm") for step in range(30, 60)]
+    evaluations = [eval_line(29, "warm") | {"objective": "clm"}, eval_line(59) | {"objective": "mlm"}]
+    write_metrics(tmp_path / "toy", [*steps, *evaluations])
+    loss = draw_report(read_metrics(tmp_path / "toy" / "metrics.jsonl"), "toy").axes[0]
+    assert [text.get_text() for text in loss.texts] == ["warm (next token)", "pretrain"]
+    assert loss.get_ylabel() == "loss (nats)"

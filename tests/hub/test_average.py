@@ -104,9 +104,11 @@ def test_checkpoints_that_are_not_alike(tmp_path, three, weights, capsys):
     wider = ModelConfig(**{**read_marker(three[0])["model"], "intermediate_size": 64})
     write_checkpoint_of(tmp_path / "wider", random_weights(wider), wider)
     write_checkpoint_of(tmp_path / "later", weights, TINY, global_rope_theta=160_000.0)
+    write_checkpoint_of(tmp_path / "causal", weights, TINY, objective="clm")
     for other, message in (
         ("wider", "model.intermediate_size is 48 and 64; merge checkpoints of one model"),
         ("later", "global_rope_theta is 10000.0 and 160000.0; merge checkpoints"),
+        ("causal", "the objective of one is mlm, of the other clm; merge checkpoints"),
     ):
         assert main(["average", str(three[0]), str(tmp_path / other), str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err

@@ -247,6 +247,7 @@ def test_model_card(tmp_path: Path, run: Path) -> None:
         {"step": 2, "tokens": 2_000, "phase": "pretrain", "eval": {"web": {"loss": 5.0, "accuracy": 0.1}}},
         {"step": 3, "tokens": 3_000, "phase": "pretrain", "eval": {"web": {"loss": 4.5, "accuracy": 0.2}}},
         {"step": 3, "tokens": 3_000, "phase": "pretrain", "loss": 4.0},
+        {"step": 3, "phase": "warm", "objective": "clm", "eval": {"web": {"loss": 4.4, "accuracy": 0.3}}},
         {"step": 9, "tokens": 9_000, "phase": "extend", "eval": {"web": {"loss": 1.0, "accuracy": 0.9}}},
     ]
     unfinished = '{"step": 10, "tok'

@@ -1,4 +1,6 @@
 import inspect
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -20,10 +22,10 @@ def make_qkv(num_tokens, num_heads=2, head_dim=16, dtype=torch.float64, seed=0):
     return qkv.to(dtype).requires_grad_()
 
 
-def assert_equals_reference(ours, qkv, cu, window, tolerance):
+def assert_equals_reference(ours, qkv, cu, window, tolerance, causal=False):
     """`ours` is a function of qkv; forward and backward."""
     exact = qkv.detach().double().requires_grad_()
-    expected = reference(exact, cu, window)
+    expected = reference(exact, cu, window, causal)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     grad = grad.to(qkv.dtype)
     expected.backward(grad.double())
@@ -35,72 +37,84 @@ def assert_equals_reference(ours, qkv, cu, window, tolerance):
     assert relative_error(qkv.grad, exact.grad) < tolerance
 
 
+def assert_cpu_equals_reference(qkv, lengths, window, tolerance, causal):
+    cu = cu_seqlens(lengths)
+    assert_equals_reference(
+        lambda qkv: attention(qkv, cu, max(lengths), window, "cpu", causal),
+        qkv,
+        cu,
+        window,
+        tolerance,
+        causal,
+    )
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("window", [None, 64, 16, 1, 100, 200])
-def test_cpu_backend_equals_reference(window, dtype):
-    cu = cu_seqlens(RAGGED)
+@pytest.mark.parametrize("causal", [False, True])
+def test_cpu_backend_equals_reference(window, dtype, causal):
     qkv = make_qkv(sum(RAGGED), dtype=dtype)
-    assert_equals_reference(
-        lambda qkv: attention(qkv, cu, max(RAGGED), window, "cpu"), qkv, cu, window, TOLERANCE[dtype]
-    )
+    assert_cpu_equals_reference(qkv, RAGGED, window, TOLERANCE[dtype], causal)
 
 
 @pytest.mark.parametrize("lengths", [[1], [64], [65], [5, 700, 3]])
 @pytest.mark.parametrize("window", [None, 64])
-def test_cpu_backend_on_few_documents(lengths, window):
-    cu = cu_seqlens(lengths)
-    qkv = make_qkv(sum(lengths))
-    assert_equals_reference(
-        lambda qkv: attention(qkv, cu, max(lengths), window, "cpu"), qkv, cu, window, 1e-13
-    )
+@pytest.mark.parametrize("causal", [False, True])
+def test_cpu_backend_on_few_documents(lengths, window, causal):
+    assert_cpu_equals_reference(make_qkv(sum(lengths)), lengths, window, 1e-13, causal)
 
 
 @pytest.mark.parametrize("tile", [1, 300 * 70, 2**20])  # some queries of one head, more, all heads at once
-def test_global_layers_in_tiles(tile, monkeypatch):
+@pytest.mark.parametrize("causal", [False, True])
+def test_global_layers_in_tiles(tile, causal, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_tile_elements", lambda dtype: tile)
     lengths = [300, 7]
     cu = cu_seqlens(lengths)
     qkv, grad = make_qkv(307, num_heads=3).detach(), make_qkv(307, num_heads=3, seed=1)[:, 0].detach()
     exact = qkv.clone().requires_grad_()
-    expected = reference(exact, cu, None)
+    expected = reference(exact, cu, None, causal)
     expected.backward(grad)
-    torch.testing.assert_close(attention_cpu._global_forward(qkv, cu), expected.detach())
-    torch.testing.assert_close(attention_cpu._global_backward(grad, qkv, cu), exact.grad)
+    torch.testing.assert_close(attention_cpu._global_forward(qkv, cu, causal), expected.detach())
+    torch.testing.assert_close(attention_cpu._global_backward(grad, qkv, cu, causal), exact.grad)
 
 
-def test_local_layers_in_tiles(monkeypatch):
+@pytest.mark.parametrize("causal", [False, True])
+def test_local_layers_in_tiles(causal, monkeypatch):
     monkeypatch.setattr(attention_cpu, "_tile_elements", lambda dtype: 2 * 64 * 192)  # two blocks at a time
-    cu = cu_seqlens(RAGGED)
-    qkv = make_qkv(sum(RAGGED))
-    assert_equals_reference(lambda qkv: attention(qkv, cu, max(RAGGED), 64, "cpu"), qkv, cu, 64, 1e-13)
+    assert_cpu_equals_reference(make_qkv(sum(RAGGED)), RAGGED, 64, 1e-13, causal)
 
 
 def test_gradcheck():
     cu = cu_seqlens([3, 1, 2])
     qkv = make_qkv(6, num_heads=1, head_dim=2)
-    for window in (None, 1):
-        assert torch.autograd.gradcheck(lambda qkv, w=window: attention(qkv, cu, 3, w, "cpu"), (qkv,))
+    for window, causal in product((None, 1), (False, True)):
+        assert torch.autograd.gradcheck(
+            partial(attention, cu_seqlens=cu, max_seqlen=3, window=window, backend="cpu", causal=causal),
+            (qkv,),
+        )
 
 
 @pytest.mark.parametrize("position", [100, 235])  # the window to its right, to its left, across blocks
-def test_a_token_64_away_attends_and_65_away_does_not(position):
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_token_64_away_attends_and_65_away_does_not(position, causal):
     qkv = make_qkv(300)
-    out = attention(qkv, cu_seqlens([300]), 300, 64, "cpu")
+    out = attention(qkv, cu_seqlens([300]), 300, 64, "cpu", causal)
     out[position].sum().backward()
     reached = (qkv.grad[:, 2].abs().sum((1, 2)) > 0).nonzero().squeeze(1)  # through the values
     assert reached.min() == position - 64
-    assert reached.max() == min(299, position + 64)
+    assert reached.max() == (position if causal else min(299, position + 64))
     keys = (qkv.grad[:, 1].abs().sum((1, 2)) > 0).nonzero().squeeze(1)
     assert keys.tolist() == reached.tolist()
 
 
 @pytest.mark.parametrize("window", [None, 64])
-def test_packed_equals_alone(window):
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_equals_alone(window, causal):
     lengths = [130, 1, 65]
     packed = make_qkv(sum(lengths), dtype=torch.float32)
     alone = [part.clone().requires_grad_() for part in packed.detach().split(lengths)]
-    out = attention(packed, cu_seqlens(lengths), 130, window, "cpu")
-    parts = [attention(part, cu_seqlens([len(part)]), len(part), window, "cpu") for part in alone]
+    out = attention(packed, cu_seqlens(lengths), 130, window, "cpu", causal)
+    parts = [attention(part, cu_seqlens([len(part)]), len(part), window, "cpu", causal) for part in alone]
     torch.testing.assert_close(out, torch.cat(parts), rtol=1e-6, atol=1e-6)
     out.square().sum().backward()
     torch.cat(parts).square().sum().backward()
@@ -124,9 +138,10 @@ def test_autocast_does_not_reach_inside():
 )  # opcheck's own
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 64])
-def test_operator_is_registered_as_it_behaves(window, dtype):
+@pytest.mark.parametrize("causal", [False, True])
+def test_operator_is_registered_as_it_behaves(window, dtype, causal):
     """Its schema, shapes without computing (for the compiler) and gradient, checked by PyTorch."""
-    arguments = (make_qkv(73, dtype=dtype), cu_seqlens([70, 3]), 70, window, "cpu")
+    arguments = (make_qkv(73, dtype=dtype), cu_seqlens([70, 3]), 70, window, "cpu", causal)
     torch.library.opcheck(packed_attention, arguments, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 

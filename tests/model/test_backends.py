@@ -109,26 +109,27 @@ def test_flash_kernels_compute_in_half_precision():
 
 
 def reference_window(left, right):
-    assert left == right
-    return None if left in (-1, None) else left
+    """Window and causality, as the reference knows them."""
+    assert right in (left, 0)
+    return None if left in (-1, None) else left, right == 0
 
 
 def forward_by_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scale, left, right):
     assert torch.equal(cu_seqlens_q, cu_seqlens_k)
     assert max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
     assert scale == q.shape[-1] ** -0.5
-    out = reference(torch.stack((q, k, v), dim=1), cu_seqlens_q, reference_window(left, right))
+    out = reference(torch.stack((q, k, v), dim=1), cu_seqlens_q, *reference_window(left, right))
     return out, torch.zeros(q.shape[1], q.shape[0])
 
 
 def backward_by_hand(dout, q, k, v, lse, cu_seqlens_q, left, right):
     """Autograd does not reach inside of an operator."""
     assert lse.shape == (q.shape[1], q.shape[0])
-    window = reference_window(left, right)
+    window, causal = reference_window(left, right)
     qkv = torch.stack((q, k, v), dim=1)
     if window is None:
-        return attention_cpu._global_backward(dout, qkv, cu_seqlens_q).unbind(1)
-    return attention_cpu._local_backward(dout, qkv, cu_seqlens_q, window).unbind(1)
+        return attention_cpu._global_backward(dout, qkv, cu_seqlens_q, causal).unbind(1)
+    return attention_cpu._local_backward(dout, qkv, cu_seqlens_q, window, causal).unbind(1)
 
 
 def flash2_stand_in():
@@ -213,8 +214,9 @@ STAND_INS = {"flash2": flash2_stand_in, "flash3": flash3_stand_in, "flash4": fla
 
 
 @pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("backend", STAND_INS)
-def test_flash_packages_are_called_by_their_signatures(backend, window, monkeypatch):
+def test_flash_packages_are_called_by_their_signatures(backend, window, causal, monkeypatch):
     for name, functions in STAND_INS[backend]().items():
         module = types.ModuleType(name)
         vars(module).update(functions)
@@ -223,5 +225,5 @@ def test_flash_packages_are_called_by_their_signatures(backend, window, monkeypa
     cu = cu_seqlens(lengths)
     qkv = make_qkv(30, dtype=torch.float32)
     assert_equals_reference(
-        lambda qkv: packed_attention(qkv, cu, 20, window, backend)[0], qkv, cu, window, 1e-6
+        lambda qkv: packed_attention(qkv, cu, 20, window, backend, causal)[0], qkv, cu, window, 1e-6, causal
     )

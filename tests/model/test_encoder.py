@@ -109,10 +109,10 @@ def test_dropout_only_in_training():
 def test_dropout_comes_after_the_output_projection():
     attention = perturbed_model(TINY).model.layers[1].attn.train()
     hidden, rotary = torch.randn(40, 32), RotaryEmbedding(16, 1e4, 1e4)(torch.arange(40))[1]
-    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu")
+    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu", False)
     dropped = (out == 0).float().mean()
     assert 0.05 < dropped < 0.15  # of 1,280 elements: 0.1 and three standard deviations are 0.075 to 0.125
-    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu")
+    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu", False)
     torch.testing.assert_close(out[out != 0], kept[out != 0] / 0.9)
 
 
@@ -181,6 +181,18 @@ def run_compiled(backend, config=TINY):
 def test_one_graph_for_any_number_of_documents():
     # Traced and differentiated as for any compiler, then run as it is: what the compiler makes of it takes long.
     assert run_compiled("aot_eager") == 1
+
+
+def test_another_graph_for_causal_attention_and_the_same_again():
+    torch._dynamo.reset()
+    model = perturbed_model(TINY)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(model.loss_sums, backend=counter, fullgraph=True)
+    inputs = masked(random_documents([100, 156], TINY.vocab_size), 77)
+    for causal, graphs in ((True, 1), (False, 2), (True, 2)):
+        model.set_causal(causal)
+        torch.testing.assert_close(compiled(**inputs), model.loss_sums(**inputs))
+        assert counter.frame_count == graphs
 
 
 @pytest.mark.slow

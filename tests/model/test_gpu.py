@@ -32,12 +32,13 @@ def require(backend):
 
 @pytest.mark.parametrize("lengths", [RAGGED, [1024, 3, 1021], [1] * 5, [4096, 7, 129]])
 @pytest.mark.parametrize("window", [None, 64, 32])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("backend", "dtype"),
     [(backend, dtype) for backend in FLASH for dtype in (torch.bfloat16, torch.float16)]
     + [("cpu", torch.float32), ("cpu", torch.bfloat16)],
 )
-def test_backend_equals_reference(backend, dtype, window, lengths):
+def test_backend_equals_reference(backend, dtype, causal, window, lengths):
     require(backend)
     cu = cu_seqlens(lengths).cuda()
     exact = (
@@ -45,9 +46,9 @@ def test_backend_equals_reference(backend, dtype, window, lengths):
     )
     qkv = exact.detach().to(dtype).requires_grad_()
     grad = torch.randn(sum(lengths), 3, 64, device="cuda", dtype=dtype)
-    expected = reference(exact, cu, window)
+    expected = reference(exact, cu, window, causal)
     expected.backward(grad.double())
-    out = attention(qkv, cu, max(lengths), window, backend)
+    out = attention(qkv, cu, max(lengths), window, backend, causal)
     out.backward(grad)
     assert out.dtype == dtype
     assert relative_error(out.detach(), expected.detach()) < TOLERANCE[dtype]
@@ -55,13 +56,14 @@ def test_backend_equals_reference(backend, dtype, window, lengths):
 
 
 @pytest.mark.parametrize("backend", FLASH)
-def test_a_token_64_away_attends_and_65_away_does_not(backend):
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_token_64_away_attends_and_65_away_does_not(backend, causal):
     require(backend)
     qkv = make_qkv(400, head_dim=64).detach().cuda().bfloat16().requires_grad_()
-    out = attention(qkv, cu_seqlens([400]).cuda(), 400, 64, backend)
+    out = attention(qkv, cu_seqlens([400]).cuda(), 400, 64, backend, causal)
     out[200].sum().backward()
     reached = (qkv.grad[:, 2].abs().sum((1, 2)) > 0).nonzero().squeeze(1)
-    assert (reached.min().item(), reached.max().item()) == (136, 264)
+    assert (reached.min().item(), reached.max().item()) == (136, 200 if causal else 264)
 
 
 @pytest.mark.parametrize("backend", FLASH)

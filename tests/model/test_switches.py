@@ -50,11 +50,13 @@ def test_all_are_tried():
 
 
 @pytest.mark.parametrize("config", ALL, ids=name)
-def test_logits_and_gradients_are_those_of_the_formulas(config):
+@pytest.mark.parametrize("causal", [False, True])
+def test_logits_and_gradients_are_those_of_the_formulas(config, causal):
     packed = random_documents(LENGTHS, config.vocab_size)
     model = perturbed_model(config).double()
+    model.set_causal(causal)
     weights = {key: weight.detach().clone().requires_grad_() for key, weight in model.named_parameters()}
-    logits, expected = model(**packed.inputs()), reference.logits(config, weights, packed.documents)
+    logits, expected = model(**packed.inputs()), reference.logits(config, weights, packed.documents, causal)
     # The tables of angles are computed in float32 here.
     tolerance = 1e-5 if config.positions == "rope" else 1e-11
     assert relative_error(logits.detach(), expected.detach()) < tolerance
@@ -72,6 +74,23 @@ def test_a_packed_document_gives_what_it_gives_alone(config):
     logits = model(**packed.inputs())
     alone = torch.cat([model(**Packed([document]).inputs()) for document in packed.documents])
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_causal_means_that_a_later_token_changes_no_earlier_output(config):
+    packed = random_documents(LENGTHS, config.vocab_size)
+    model = perturbed_model(config)
+    changed = packed.inputs()
+    at = LENGTHS[0] + LENGTHS[1] + 10  # within the third document
+    changed["input_ids"][at] = changed["input_ids"][at] % (config.vocab_size - 1) + 1
+    before = slice(at - 10, at)
+    assert not torch.equal(model(**packed.inputs())[before], model(**changed)[before])
+    model.set_causal(True)
+    logits, others = model(**packed.inputs()), model(**changed)
+    assert torch.equal(logits[:at], others[:at])
+    assert not torch.equal(logits[at], others[at])
+    end = sum(LENGTHS[:3])
+    assert torch.equal(logits[end:], others[end:])  # nor anything of another document
 
 
 @pytest.mark.parametrize("config", ALL, ids=name)

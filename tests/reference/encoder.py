@@ -10,12 +10,14 @@ from modernbert_train.config import ModelConfig
 from tests.reference.attention import attention
 
 
-def logits(config: ModelConfig, weights: dict[str, Tensor], documents: list[Tensor]) -> Tensor:
+def logits(
+    config: ModelConfig, weights: dict[str, Tensor], documents: list[Tensor], causal: bool = False
+) -> Tensor:
     """[tokens of all documents, vocabulary], in the dtype of the weights; differentiable."""
-    return torch.cat([_document(config, weights, ids) for ids in documents])
+    return torch.cat([_document(config, weights, ids, causal) for ids in documents])
 
 
-def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
+def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor, causal: bool) -> Tensor:
     def norm(name: str, x: Tensor) -> Tensor:
         if config.norm == "rmsnorm":
             return x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weights[f"{name}.weight"]
@@ -33,7 +35,7 @@ def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor) -> T
             theta = config.global_rope_theta if is_global else config.local_rope_theta
             qkv = torch.stack((_rotate(qkv[:, 0], theta), _rotate(qkv[:, 1], theta), qkv[:, 2]), dim=1)
         whole = torch.tensor([0, len(x)])
-        mixed = attention(qkv, whole, None if is_global else config.local_attention // 2)
+        mixed = attention(qkv, whole, None if is_global else config.local_attention // 2, causal)
         return linear(f"{name}.Wo", mixed.reshape(len(x), -1))
 
     def feed_forward(layer: int, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What must be true of a masked row, checked token by token."""
+"""What must be true of a row, checked token by token."""
 
 
 def check_masked_row(original, masked_ids, positions, labels, num_masked, rate, masking) -> None:
@@ -15,3 +15,14 @@ def check_masked_row(original, masked_ids, positions, labels, num_masked, rate, 
             assert after == before
         else:
             assert after == masking.mask_id or after in ordinary
+
+
+def next_tokens(input_ids, segment_tokens, num_tokens) -> list[tuple[int, int]]:
+    """(Position, token to predict there): document by document, all but the last of each."""
+    found, start = [], 0
+    for length in segment_tokens:
+        for at in range(start, start + length - 1):
+            if at < num_tokens:
+                found.append((at, input_ids[at + 1]))
+        start += length
+    return found

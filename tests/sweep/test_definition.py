@@ -129,6 +129,10 @@ grid:
             "cells local_attention-64 and local_attention-128 are alike: ",
         ),
         (
+            "overrides: [phases.pretrain.objective=clm]\ncells: {a: [], b: [phases.pretrain.mask_rate=0.2]}",
+            "cells a and b are alike: ",
+        ),
+        (
             "overrides: [model.positions=learned]\ncells: {a: [], b: [phases.extension.global_rope_theta=1e5]}",
             "cells a and b are alike: ",
         ),

@@ -205,6 +205,18 @@ def test_the_picture():
     assert lines_of(a_recipe(first, second))[-11:] == PICTURE.strip("\n").splitlines()
 
 
+def test_a_phase_of_next_tokens_is_told():
+    lines = lines_of(a_recipe(a_phase(objective="clm"), a_phase()))
+    text = " ".join(" ".join(lines).split())
+    assert (
+        "objective clm in phase0: nothing masked, every token predicts the next one, also of held-out" in text
+    )
+    table, picture = [line[20:].split() for line in lines if line.startswith("mask rate")]
+    assert table == ["clm", "30.0%"]
+    assert (picture[0], picture[1][-4:]) == ("clm", "│30%")
+    assert not any(line.startswith("objective") for line in lines_of(a_recipe(a_phase())))
+
+
 @pytest.mark.parametrize("num_phases", [1, 2, 5, 9])
 def test_it_fits_into_80_columns(num_phases):
     recipe = a_recipe(*[a_phase(tokens=4_096 * 10**number) for number in range(num_phases)])

@@ -80,3 +80,12 @@ def test_peak_flops(monkeypatch, name, peak):
 def test_no_peak_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert peak_flops() is None
+
+
+def test_next_tokens_by_hand():
+    # Seen: in layer 0 1 to 8 tokens, 36 in all; in each of layers 1 and 2 one token by the first, two by the
+    # others: 15. Head and decoder on 7 of 8 tokens.
+    assert training_flops_per_token(TINY, [8], mask_rate=None) == 6 * (408 + 49) + 12 * 4 * 66 / 8
+    # A document of two beside it: 3 in each layer, and one more token that predicts nothing.
+    both = training_flops_per_token(TINY, [8, 2], mask_rate=None)
+    assert both == pytest.approx(6 * (408 + 0.8 * 56) + 12 * 4 * (66 + 9) / 10)

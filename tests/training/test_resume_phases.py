@@ -1,4 +1,4 @@
-"""A short quickstart, killed in each of its three phases, is the undisturbed run, bit for bit."""
+"""A short quickstart, killed in each of its three phases, is the undisturbed run, bit for bit; also begun causally."""
 
 import re
 import subprocess
@@ -42,8 +42,11 @@ def recipe(tmp_path):
     return path
 
 
-def test_killed_in_every_phase(recipe):
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill_phases", str(recipe)]
+@pytest.mark.parametrize(
+    "overrides", [[], ["phases.pretrain.objective=clm", "phases.extension.objective=mlm"]]
+)
+def test_killed_in_every_phase(recipe, overrides):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill_phases", str(recipe), *overrides]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(re.findall("lines of metrics and all weights equal, bit for bit", done.stdout)) == 2
