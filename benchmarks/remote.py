@@ -23,13 +23,13 @@ import numpy as np
 from streaming import MDSWriter
 
 from modernbert_train.config import parse_tokens
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.cache import Cache
 from modernbert_train.data.download import Patience
 from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
 from modernbert_train.data.manifest import BLOCK_DOCUMENTS, Split, TokenizerInfo, write_manifest
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.plan import Plan
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.remote import open_store
 from modernbert_train.data.split import write_sidecars
 from tests.object_store import ObjectStore

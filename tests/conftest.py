@@ -11,3 +11,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def _in_empty_folder(tmp_path, monkeypatch):
     """Nothing that a test writes by a relative path ends up in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The path of the tiny recipe, with a store and run folders of the module's own."""
+    from tests.recipes import make_tiny  # torch, which not every test needs
+
+    return make_tiny(tmp_path_factory.mktemp("tiny"))

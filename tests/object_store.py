@@ -7,6 +7,7 @@ short, and go away and come back on the same port; and it has no dependencies.
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
 import threading
@@ -17,6 +18,15 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+
+import pytest
+
+CONNECTIONS_ARE_LEFT = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 class ObjectStore:
@@ -35,6 +45,7 @@ class ObjectStore:
         self.bytes_per_second: float | None = None
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
+        self._stopped = threading.Event()
         self.start()
 
     @property
@@ -42,6 +53,7 @@ class ObjectStore:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
+        self._stopped.clear()
         handler = type("Handler", (_Handler,), {"store": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), handler)
         self._server.daemon_threads = True
@@ -55,6 +67,7 @@ class ObjectStore:
         self._server.socket.shutdown(socket.SHUT_RDWR)  # for the children that have inherited it, too
         self._server.server_close()
         self._server = None
+        self._stopped.set()
 
     def shards_got(self) -> Counter[str]:
         """GET requests for shards, by key."""
@@ -63,7 +76,10 @@ class ObjectStore:
 
 @contextmanager
 def serving(root: Path, monkeypatch) -> Iterator[ObjectStore]:
-    """An object store that this process and its children find, with credentials that it takes."""
+    """An object store that this process and its children find, with credentials that it takes.
+
+    Whoever uses it ignores unclosed connections: `CONNECTIONS_ARE_LEFT`.
+    """
     store = ObjectStore(root)
     monkeypatch.setenv("S3_ENDPOINT_URL", store.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -75,6 +91,18 @@ def serving(root: Path, monkeypatch) -> Iterator[ObjectStore]:
     finally:
         if store._server is not None:
             store.stop()
+        # The S3 client leaves its connections to the garbage collector, which would warn of them in whatever test it
+        # ran in: they go here, where the warning is ignored.
+        wait_for_downloads()
+        gc.collect()
+
+
+def wait_for_downloads(seconds: float = 60) -> None:
+    """Until no thread of this process downloads; those that fetch ahead end after their reader is closed."""
+    deadline = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread.name.startswith(("fetch ahead ", "download ")):
+            thread.join(max(0, deadline - time.monotonic()))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,7 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
         key = unquote(urlparse(self.path).path).lstrip("/")
         file = store.root / key
         if store.silent and store.silent in key:
-            time.sleep(3_600)
+            store._stopped.wait()
+            self.close_connection = True
+            return
         time.sleep(store.delay_seconds)
         if "Authorization" not in self.headers:
             self._refuse(403, "AccessDenied")

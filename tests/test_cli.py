@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import modernbert_train.cli
-from modernbert_train import cli
-from modernbert_train.cli import main
+from modernbert_train.cli import commands, main
+from modernbert_train.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parents[1]
 COMMANDS = ("train", "sweep", "report", "evaluate", "export", "import", "average")
@@ -29,9 +28,9 @@ def help_of(*arguments: str) -> str:
 
 def test_help_lists_every_command_with_an_example():
     text = help_of()
-    commands, examples = text.split("\nexamples:\n")
+    listed, examples = text.split("\nexamples:\n")
     for command in COMMANDS:
-        assert re.search(rf"^    {command} +\w", commands, re.MULTILINE)
+        assert re.search(rf"^    {command} +\w", listed, re.MULTILINE)
         assert f"  modernbert {command} " in examples
 
 
@@ -43,7 +42,7 @@ def test_help_of_a_command_has_examples_that_it_accepts(command):
     assert len(own) == len(examples)
     for arguments in own:
         words = re.findall(r'"[^"]*"|\S+', arguments)
-        options = cli._parser().parse_args([command, *(word.strip('"') for word in words)])
+        options = build_parser().parse_args([command, *(word.strip('"') for word in words)])
         assert callable(options.run)
 
 
@@ -89,13 +88,13 @@ def test_every_rank_but_the_first_names_itself(monkeypatch, capsys):
     ],
 )
 def test_exit_status(monkeypatch, capsys, error, status, message):
-    monkeypatch.setattr(cli, "_report", raising(error))
+    monkeypatch.setattr(commands, "run_report", raising(error))
     assert main(["report", "runs/x"]) == status
     assert capsys.readouterr().err == message
 
 
 def test_errors_of_ours_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "_report", raising(RuntimeError("ours")))
+    monkeypatch.setattr(commands, "run_report", raising(RuntimeError("ours")))
     with pytest.raises(RuntimeError, match="ours"):
         main(["report", "runs/x"])
 
@@ -112,7 +111,7 @@ def test_a_rank_that_lost_another_points_to_its_log(monkeypatch, capsys):
         main(["train", "recipe.yaml"])
 
 
-def raising(error: BaseException, where: str = modernbert_train.cli.__file__):
+def raising(error: BaseException, where: str = commands.__file__):
     """A function that raises `error`, as code of the file `where` would."""
     scope = {"error": error}
     exec(compile("def function(*_):\n    raise error", where, "exec"), scope)
@@ -128,8 +127,6 @@ def test_as_a_module():
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
     """Only errors that this package raises are a line for the user; what a library raises is for whoever mends it."""
-    monkeypatch.setattr(
-        "modernbert_train.cli._report", raising(ValueError("of torch"), where=pytest.__file__)
-    )
+    monkeypatch.setattr(commands, "run_report", raising(ValueError("of torch"), where=pytest.__file__))
     with pytest.raises(ValueError, match="of torch"):
         main(["report", "runs/some"])

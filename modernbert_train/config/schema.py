@@ -46,9 +46,7 @@ class ModelConfig:
     norm: Norm = "layernorm"
     norm_placement: NormPlacement = "pre"  # before attention and MLP, or after each is added to its input
     mlp: Mlp = "geglu"  # gelu is the plain one, without a gate
-    positions: Positions = (
-        "rope"  # learned: a table of max_position_embeddings; none: only windows tell near from far
-    )
+    positions: Positions = "rope"  # learned: max_position_embeddings; none: windows alone tell near from far
     bias: bool = False  # in every linear layer and layernorm; the decoder has one always
     parallel_block: bool = False  # attention and MLP read the same normed input and are added at once
     local_attention: int = 128  # full width of the window: 64 tokens to either side
@@ -91,12 +89,8 @@ class SkipConfig:
 class CacheConfig:
     """Where a machine keeps what it has read of stores that a URL names. Runs may share a folder at the same time."""
 
-    folder: str = (
-        "cache"  # on a disk of the machine's own; holds the stores' sidecars besides, 4 bytes a document
-    )
-    limit_bytes: int | None = (
-        None  # of shards: above it, the least recently read ones make room; null: all stay
-    )
+    folder: str = "cache"  # on a disk of the machine's own; the sidecars lie there too, 4 bytes a document
+    limit_bytes: int | None = None  # of shards: those not read for longest make room; null: all stay
     download_attempts: int = 8  # for each file; after the last one the run ends
     download_timeout_seconds: float = 60.0  # an attempt has failed when no byte has arrived for so long
 
@@ -136,9 +130,7 @@ class MixtureConfig:
     """
 
     shares: dict[str, float] = field(default_factory=dict)  # any positive numbers, scaled to add up to 1
-    passes: dict[str, float] = field(
-        default_factory=dict
-    )  # share proportional to passes x tokens of the source
+    passes: dict[str, float] = field(default_factory=dict)  # share proportional to passes x tokens
     temperature: float | None = None
     sources: list[str] | None = None  # that the temperature is for; null: all
 
@@ -245,9 +237,7 @@ class InitConfig:
 
     from_: str | None = None  # `from` in YAML: a run folder, checkpoint or Hugging Face folder; null: random
     method: InitMethod = "copy"  # of a model of the same size
-    rescale: bool = (
-        True  # of tiling: sums over repeated dimensions stay as they were; false: as ModernBERT-large
-    )
+    rescale: bool = True  # of tiling: keeps sums over repeated dimensions; false: as ModernBERT-large
     transplant: bool = False  # onto data.tokenizer, which is not the one the weights were trained with
 
 
@@ -264,9 +254,7 @@ class EvaluationConfig:
 class TrainingConfig:
     """How the run is carried out; nothing here changes what is learned, beyond rounding."""
 
-    precision: Precision = (
-        "auto"  # bf16 autocast on a GPU, else fp32; weights and optimizer state are always fp32
-    )
+    precision: Precision = "auto"  # bf16 autocast on a GPU, else fp32; weights and optimizer are fp32 always
     attention_backend: AttentionBackend = "auto"
     compile: bool = False
     device: Device = "auto"

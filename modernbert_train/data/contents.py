@@ -61,7 +61,7 @@ def pieces_of_row(plan: Plan, stream: int, index: int, window: Window, row: int)
                 shard=shard,
                 file=shard_files(split.path, split.remote)[shard],
                 document_in_shard=document - int(split.first_of_shards[shard, 1]),
-                start=start_in_block - _start_in_block(split, shard, block, document),
+                start=start_in_block - _start_in_block(split, block, document),
                 tokens=int(window.piece_tokens[piece]),
                 block=block,
                 start_in_block=start_in_block,
@@ -70,10 +70,9 @@ def pieces_of_row(plan: Plan, stream: int, index: int, window: Window, row: int)
     return pieces
 
 
-def _start_in_block(split: Split, shard: int, block: int, document: int) -> int:
+def _start_in_block(split: Split, block: int, document: int) -> int:
     """First token of a document, counted from the beginning of its block."""
-    first_block, first_document = split.first_of_shards[shard].tolist()
-    first_document += int(split.blocks(first_block, block - first_block)[:, 0].sum())
+    first_document = split.first_document(block)
     return int(split.lengths(first_document, document - first_document).sum())
 
 

@@ -24,10 +24,11 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from modernbert_train.data.batch import PackedBatch, collate
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.plan import Plan
-from modernbert_train.data.reader import BlockReader, StreamReader
+from modernbert_train.data.reader import StreamReader
 from modernbert_train.data.skip import SkippedDocuments
 
 StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)

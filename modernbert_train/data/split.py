@@ -66,6 +66,11 @@ class Split:
         """The shard that holds a block."""
         return int(np.searchsorted(self.first_of_shards[:, 0], block, side="right")) - 1
 
+    def first_document(self, block: int) -> int:
+        """The number of the first document of a block."""
+        first_block, first_document = self.first_of_shards[self.shard_of(block)].tolist()
+        return first_document + int(self.blocks(first_block, block - first_block)[:, 0].sum())
+
     @cached_property
     def is_compressed(self) -> bool:
         """Whether the shards are compressed."""

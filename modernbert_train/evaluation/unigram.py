@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.manifest import Split
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.split import comes_through_cache
 
 COUNTED_TOKENS = 20_000_000  # enough for frequencies; a split of 2T tokens is not read through

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modernbert_train.config import DataConfig, Recipe
 from modernbert_train.config.skip import range_text
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.cache import Cache
 from modernbert_train.data.download import Patience, is_url
 from modernbert_train.data.loader import PhaseRows
@@ -15,7 +16,6 @@ from modernbert_train.data.manifest import Manifest, Split, TokenizerInfo, load_
 from modernbert_train.data.masking import Masking
 from modernbert_train.data.mixture import resolve_shares
 from modernbert_train.data.plan import Plan
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.remote import open_store, open_tokenizer
 from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
 from modernbert_train.data.split import comes_through_cache

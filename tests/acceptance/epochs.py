@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 
 from modernbert_train.data.batch import MicroBatch, micro_batches
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
 from modernbert_train.data.manifest import Manifest, TokenizerInfo
 from modernbert_train.data.masking import IGNORED, Masking
 from modernbert_train.data.plan import Plan
-from modernbert_train.data.reader import BlockReader
 
 
 def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -> Plan:

@@ -28,11 +28,6 @@ from tests.recipes import TINY, make_tiny, skewed_documents
 from tests.stores import make_store, make_tokenizer
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
 def make_many_shards(folder: Path) -> Path:
     """The tiny recipe on a store of a hundred shards, and windows so short that a run reads many of them."""
     tokenizer = make_tokenizer(folder / "tokenizer")

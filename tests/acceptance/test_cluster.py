@@ -24,7 +24,6 @@ from tests.acceptance.launching import (
     wait_for_steps,
 )
 from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
-from tests.recipes import make_tiny
 from tests.training.spawned import free_port
 
 # At this rate what another order of sums does to a loss does not grow over the steps of a longer run.
@@ -41,15 +40,10 @@ _STARTED: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def one(recipe: Path) -> Path:
+def one(tiny: Path) -> Path:
     """The run of one process that nobody has stopped."""
-    run = recipe.parent / "one"
-    assert main(["train", str(recipe), f"run_folder={run}", *LONGER]) == 0
+    run = tiny.parent / "one"
+    assert main(["train", str(tiny), f"run_folder={run}", *LONGER]) == 0
     return run
 
 
@@ -134,9 +128,9 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[int]:
     return [process.returncode for process in done]
 
 
-def test_two_nodes_by_composer_train_as_one_process(recipe, one, nodes, tmp_path):
+def test_two_nodes_by_composer_train_as_one_process(tiny, one, nodes, tmp_path):
     """Stopped by a signal to one of the nodes alone, they save together; one process goes on with the same batches."""
-    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     processes = composer_on(nodes, 1, LAUNCH, *arguments)
     wait_for_steps(tmp_path / "run", 5, processes[0])
     processes[1].send_signal(signal.SIGTERM)
@@ -149,15 +143,15 @@ def test_two_nodes_by_composer_train_as_one_process(recipe, one, nodes, tmp_path
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two_ranks_by_composer(recipe, one, nodes, tmp_path):
-    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+def test_two_nodes_of_two_ranks_by_composer(tiny, one, nodes, tmp_path):
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     assert ended(composer_on(nodes, 2, COMPOSER, *arguments)) == [0, 0]
     assert_same_steps(tmp_path / "run", one)
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two_ranks_by_composer_are_stopped(recipe, one, nodes, tmp_path):
-    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+def test_two_nodes_of_two_ranks_by_composer_are_stopped(tiny, one, nodes, tmp_path):
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     processes = composer_on(nodes, 2, LAUNCH, *arguments)
     wait_for_steps(tmp_path / "run", 5, processes[0])
     for process in processes:
@@ -169,17 +163,17 @@ def test_two_nodes_of_two_ranks_by_composer_are_stopped(recipe, one, nodes, tmp_
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two_ranks_by_torchrun(recipe, one, nodes, tmp_path):
-    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+def test_two_nodes_of_two_ranks_by_torchrun(tiny, one, nodes, tmp_path):
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     assert ended(torchrun_on(nodes, 2, *arguments)) == [0, 0]
     assert_same_steps(tmp_path / "run", one)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(recipe, one, nodes, tmp_path, number):
+def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(tiny, one, nodes, tmp_path, number):
     """torchrun hands the signal on, waits for its ranks, and ends with 1 whatever these say."""
-    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     processes = torchrun_on(nodes, 2, *arguments)
     wait_for_steps(tmp_path / "run", 5, processes[0])
     for process in processes:
@@ -192,9 +186,9 @@ def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(recipe, one, nodes, tmp_
     assert_same_steps(tmp_path / "run", one)
 
 
-def test_a_launcher_dies_and_its_ranks_save(recipe, one, tmp_path):
+def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):
     """composer by itself dies of SIGUSR1 and leaves its ranks alone: they hear of it, save and end."""
-    arguments = [recipe, f"run_folder={tmp_path}/run", *LONGER]
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     process = start([COMPOSER, "-n", 1, *TRAIN, *arguments])
     wait_for_steps(tmp_path / "run", 5, process)
     process.send_signal(signal.SIGUSR1)

@@ -8,30 +8,24 @@ import pytest
 from modernbert_train.cli import main
 from modernbert_train.training.checkpoint import list_checkpoints
 from tests.acceptance.launching import launch, read_steps
-from tests.recipes import make_tiny
 
 # Each rank draws its own dropout, so the losses of one and of two processes agree without it alone.
 OVERRIDES = ("model.attn_out_dropout=0", "training.keep_checkpoints=100")
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def one(recipe: Path) -> Path:
+def one(tiny: Path) -> Path:
     """The run of one process."""
-    run = recipe.parent / "one"
-    assert main(["train", str(recipe), f"run_folder={run}", *OVERRIDES]) == 0
+    run = tiny.parent / "one"
+    assert main(["train", str(tiny), f"run_folder={run}", *OVERRIDES]) == 0
     return run
 
 
 @pytest.fixture(scope="module")
-def two(recipe: Path) -> Path:
+def two(tiny: Path) -> Path:
     """The run of two processes."""
-    run = recipe.parent / "two"
-    done = launch(2, "train", recipe, f"run_folder={run}", *OVERRIDES)
+    run = tiny.parent / "two"
+    done = launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
     assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout
     return run
@@ -66,15 +60,15 @@ def test_two_processes_train_as_one(one, two):
     assert_same_steps(one, two)
 
 
-def test_one_process_goes_on_where_two_stopped(recipe, one, two, tmp_path):
+def test_one_process_goes_on_where_two_stopped(tiny, one, two, tmp_path):
     run = stopped_after_its_first_checkpoint(two, tmp_path / "run")
-    assert main(["train", str(recipe), f"run_folder={run}", *OVERRIDES]) == 0
+    assert main(["train", str(tiny), f"run_folder={run}", *OVERRIDES]) == 0
     assert_same_steps(run, one)
 
 
-def test_two_processes_go_on_where_one_stopped(recipe, one, tmp_path):
+def test_two_processes_go_on_where_one_stopped(tiny, one, tmp_path):
     run = stopped_after_its_first_checkpoint(one, tmp_path / "run")
-    done = launch(2, "train", recipe, f"run_folder={run}", *OVERRIDES)
+    done = launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
     assert done.returncode == 0, done.stdout
     assert "going on from " in done.stdout
     assert_same_steps(run, one)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import build_parser
-from modernbert_train import cli
+from modernbert_train.cli.parser import parse
 from modernbert_train.config import load_recipe
 from modernbert_train.sweep.definition import read_sweep
 
@@ -86,7 +86,7 @@ def test_commands_are_understood(newcomer, command):
     if words[0] == "python":
         assert callable(build_parser().parse_args(words[3:]).run)
         return
-    options = cli._parse(words[1:])
+    options = parse(words[1:])
     if words[1] == "train":
         load_recipe(options.recipe, options.overrides)
     if words[1] == "sweep":

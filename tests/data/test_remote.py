@@ -16,25 +16,19 @@ import pytest
 from streaming import MDSWriter
 
 from modernbert_train.data import download
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.cache import Cache
 from modernbert_train.data.download import Patience, expect
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.remote import open_store, open_tokenizer
 from modernbert_train.data.split import write_sidecars
-from tests.object_store import serving
+from tests.object_store import CONNECTIONS_ARE_LEFT, serving
 from tests.stores import make_store, make_tokenizer, random_documents
 
 SHARD_BYTES = 4_000
 URL = "s3://bucket/store"
 PATIENT = Patience(attempts=3, silence_seconds=20)
 IMPATIENT = Patience(attempts=3, silence_seconds=1)  # where the server is silent on purpose
-# The S3 client leaves its connections to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = CONNECTIONS_ARE_LEFT
 fork = multiprocessing.get_context("fork")
 
 
@@ -125,18 +119,20 @@ def _run_all(processes: list) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode == 0
 
 
 def test_processes_that_open_at_once_fetch_once(server):
-    server.delay_seconds = 0.1
+    server.delay_seconds = 0.5
+    all_there = fork.Barrier(4)
 
     def open_one() -> None:
+        all_there.wait()
         open_web(open_cache())
 
     _run_all([fork.Process(target=open_one) for _ in range(4)])
-    assert server.gets.pop("bucket/store/manifest.json") <= 2  # late comers ask again
+    assert server.gets.pop("bucket/store/manifest.json") < 4  # late comers ask again
     assert len(server.gets) == 8
     assert set(server.gets.values()) == {1}
 
@@ -166,8 +162,8 @@ def test_many_processes_read_below_the_limit(server, bucket):
 
 
 def make_big_shard(server, folder: Path) -> list[list[int]]:
-    """A store of one shard of a megabyte: clients hold back what is shorter than a quarter of that."""
-    documents = np.random.default_rng(0).integers(5, 256, (8, 65_536)).tolist()
+    """A store of one shard of four megabytes: clients hold back what is shorter than a sixteenth of that."""
+    documents = np.random.default_rng(0).integers(5, 256, (8, 262_144)).tolist()
     make_store(server.root / "bucket/big", make_tokenizer(folder), {"web": {"train": documents}})
     return documents
 
@@ -191,7 +187,7 @@ def test_killed_in_the_middle_of_a_download(server, tmp_path):
     server.bytes_per_second = None
     left = [name for name in os.listdir("cache/incoming") if name.startswith("shards--")]
     assert len(left) == 2  # the claim, and a part of a shard
-    cache = open_cache(2_000_000)
+    cache = open_cache(8_000_000)
     assert os.listdir("cache/incoming") == ["room.lock"]
     with closing(BlockReader([split], cache)) as reader:
         assert reader.read(split, 0).tolist() == [token for document in documents for token in document]
@@ -249,12 +245,13 @@ def test_an_answer_that_is_cut_short(server):
 
 
 def test_a_server_that_comes_back(server, bucket, caplog):
-    cache = open_cache(patience=Patience(attempts=5, silence_seconds=5))
+    cache = open_cache(patience=Patience(attempts=100, silence_seconds=20))
     split = open_web(cache)
     server.stop()
 
     def come_back() -> None:
-        time.sleep(1.5)
+        while "attempt 1 failed" not in caplog.text:
+            time.sleep(0.05)
         server.start()
 
     threading.Thread(target=come_back).start()
@@ -266,7 +263,8 @@ def test_a_server_that_comes_back(server, bucket, caplog):
 @pytest.mark.parametrize("how", ["gone", "silent"])
 def test_a_server_that_does_not_come_back(server, how):
     split = open_web(open_cache())
-    cache = open_cache(patience=IMPATIENT)
+    patience = IMPATIENT if how == "silent" else PATIENT
+    cache = open_cache(patience=patience)
     if how == "gone":
         server.stop()
     else:
@@ -275,7 +273,9 @@ def test_a_server_that_does_not_come_back(server, how):
     reader = BlockReader([split], cache)
     with pytest.raises(ValueError, match="given up after 3 attempts in") as error:
         reader.read(split, 0)
-    assert time.monotonic() - started < IMPATIENT.longest_seconds() + 2 == 3 + 2 * 0.3 + 2
+    assert (
+        time.monotonic() - started < patience.longest_seconds() + 20
+    )  # which a busy machine may take besides
     reason = "EndpointConnectionError|ConnectionClosedError" if how == "gone" else "no byte for 1 s"
     assert error.match(reason)
     assert error.match("check the server and the network; the same command goes on from the last checkpoint")
@@ -288,12 +288,12 @@ def test_the_longest_wait_is_what_it_says():
 def test_slow_is_not_silent(server, tmp_path):
     make_big_shard(server, tmp_path)
     split = open_store("s3://bucket/big", {"web"}, open_cache()).sources["web"]["train"]
-    cache = open_cache(patience=Patience(attempts=1, silence_seconds=2))
-    server.bytes_per_second = 300_000  # three and a half seconds, more than silence is suffered
+    cache = open_cache(patience=Patience(attempts=1, silence_seconds=4))
+    server.bytes_per_second = 700_000  # six seconds, more than silence is suffered
     started = time.monotonic()
     with closing(BlockReader([split], cache)) as reader:
         reader.read(split, 0)
-    assert time.monotonic() - started > 2
+    assert time.monotonic() - started > 4
 
 
 @pytest.mark.parametrize(
@@ -318,10 +318,9 @@ def test_what_no_second_attempt_would_change(server, monkeypatch, url, variables
             monkeypatch.delenv(name)
         else:
             monkeypatch.setenv(name, value)
-    started = time.monotonic()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         open_store(url, {"web"}, open_cache())
-    assert time.monotonic() - started < 5
+    assert "given up after" not in str(error.value)
 
 
 def test_not_allowed(server, monkeypatch):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from modernbert_train.data.batch import PackedBatch, micro_batches
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
 from modernbert_train.data.manifest import Manifest, TokenizerInfo
 from modernbert_train.data.masking import IGNORED, Masking
 from modernbert_train.data.plan import Plan
-from modernbert_train.data.reader import BlockReader
 from tests.stores import Documents, make_store, make_tokenizer, random_documents
 
 STREAMS = 4

@@ -11,10 +11,10 @@ from streaming.base.util import merge_index
 from data_prep.cli import main
 from data_prep.index import shard_lengths
 from data_prep.index_parts import cut_into_blocks
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.cache import Cache
 from modernbert_train.data.download import Patience
 from modernbert_train.data.manifest import load_manifest
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.data.shard_files import ShardFiles
 from modernbert_train.data.split import SIDECARS
 from tests.foreign import CLS, COLUMNS, LENGTH, PAD, SEP, with_specials, write_mds

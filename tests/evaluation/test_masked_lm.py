@@ -19,15 +19,15 @@ from modernbert_train.config import (
     SourceConfig,
     dump_recipe,
 )
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.data.masking import IGNORED
-from modernbert_train.data.reader import BlockReader
 from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
 from modernbert_train.evaluation.scorers import padded_batches
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
 from modernbert_train.hub.export import export_checkpoint
-from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.training.checkpoint import save_weights
+from tests.hub.conftest import random_weights
 from tests.stores import make_store, make_tokenizer, random_documents
 
 MODEL = ModelConfig(
@@ -102,16 +102,6 @@ def write_run(run: Path, recipe: Recipe, state_dict: dict[str, torch.Tensor]) ->
     return run
 
 
-def random_weights() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    state_dict = ModernBertForMaskedLM(MODEL, attention_backend="cpu").state_dict()
-    for name, weight in state_dict.items():
-        noise = torch.randn(weight.shape, generator=generator)
-        state_dict[name] = 1 + 0.2 * noise if "norm" in name else 0.2 * noise
-    state_dict["decoder.weight"] = state_dict["model.embeddings.tok_embeddings.weight"]
-    return state_dict
-
-
 def test_a_model_that_knows_token_frequencies_alone_scores_as_the_baseline(tmp_path: Path) -> None:
     tokenizer = make_tokenizer_with_template(tmp_path / "tokenizer")
     documents = {"train": [[5] * 90 + [6] * 10], "valid": [[5] * 60 + [6] * 40]}
@@ -120,7 +110,7 @@ def test_a_model_that_knows_token_frequencies_alone_scores_as_the_baseline(tmp_p
     with closing(BlockReader([train])) as reader:
         counts = count_tokens("web", train, reader, tokenizer.num_ids, progress_bar=False)
     # With every other weight 0 the logits are the decoder's bias: here the logarithms of the probabilities.
-    state_dict = {name: torch.zeros_like(weight) for name, weight in random_weights().items()}
+    state_dict = {name: torch.zeros_like(weight) for name, weight in random_weights(MODEL).items()}
     state_dict["decoder.bias"] = torch.from_numpy(np.log((counts + 1) / (counts.sum() + 256))).float()
     recipe = recipe_for(store.path, "web")
     run = write_run(tmp_path / "run", recipe, state_dict)
@@ -142,7 +132,7 @@ def test_a_model_that_knows_token_frequencies_alone_scores_as_the_baseline(tmp_p
 def test_a_run_its_checkpoint_and_its_export_score_the_same(
     tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = write_run(tmp_path / "run", recipe, random_weights())
+    run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     exported = export_checkpoint(run, tmp_path / "out")
 
     of_run = evaluate_masked_lm(run, progress_bar=False, device="cpu")
@@ -162,7 +152,7 @@ def test_a_run_its_checkpoint_and_its_export_score_the_same(
 
 
 def test_evaluate_makes_the_table(tmp_path: Path, recipe: Recipe) -> None:
-    run = write_run(tmp_path / "run", recipe, random_weights())
+    run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     table = evaluate(run)
     assert table == format_scores(evaluate_masked_lm(run))
     assert table == evaluate(run, run / "recipe.yaml")
@@ -198,7 +188,7 @@ def test_table() -> None:
 
 
 def test_what_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
-    run = write_run(tmp_path / "run", recipe, random_weights())
+    run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     exported = export_checkpoint(run, tmp_path / "out")
     with pytest.raises(ValueError, match=r"no recipe\.yaml beside it says what to evaluate on; name one"):
         evaluate_masked_lm(exported)
@@ -227,7 +217,7 @@ def test_what_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
 
 
 def test_no_masked_token_at_all(tmp_path: Path, recipe: Recipe) -> None:
-    run = write_run(tmp_path / "run", recipe, random_weights())
+    run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     nothing = dataclasses.replace(recipe, evaluation=EvaluationConfig(mask_rate=0.0, max_rows=4))
     with pytest.raises(ValueError, match="web: no token of its held-out text was masked; raise"):
         evaluate_masked_lm(run, nothing, progress_bar=False)

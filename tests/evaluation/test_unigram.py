@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modernbert_train.data.reader import BlockReader
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.evaluation import unigram
 from modernbert_train.evaluation.unigram import count_tokens, counted_blocks, score_unigram
 from tests.stores import Documents, make_store, make_tokenizer

@@ -82,7 +82,7 @@ def test_one_weight_decay_means_the_same_to_all(name):
             torch.testing.assert_close(parameter.detach(), factor * before[key], rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])
 def test_the_closure_is_called_once_with_gradients(name):
     """Composer computes loss and gradients in it: an optimizer that left it out would never train."""
     module = make_module()

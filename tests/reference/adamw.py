@@ -23,6 +23,16 @@ def start(weight: np.ndarray) -> Tensor:
     return Tensor(weight.astype(np.float64), np.zeros(weight.shape), np.zeros(weight.shape))
 
 
+def moments(
+    tensor: Tensor, gradient: np.ndarray, betas: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count a step, and return the moments after it, corrected for their start at 0: of g and of g^2."""
+    tensor.steps += 1
+    tensor.first = betas[0] * tensor.first + (1 - betas[0]) * gradient
+    tensor.second = betas[1] * tensor.second + (1 - betas[1]) * gradient**2
+    return tensor.first / (1 - betas[0] ** tensor.steps), tensor.second / (1 - betas[1] ** tensor.steps)
+
+
 def step(
     tensor: Tensor,
     gradient: np.ndarray,
@@ -34,10 +44,6 @@ def step(
     weight_decay: float,
 ) -> None:
     """Change the tensor by one step."""
-    tensor.steps += 1
-    tensor.first = betas[0] * tensor.first + (1 - betas[0]) * gradient
-    tensor.second = betas[1] * tensor.second + (1 - betas[1]) * gradient**2
-    mean = tensor.first / (1 - betas[0] ** tensor.steps)
-    square = tensor.second / (1 - betas[1] ** tensor.steps)
+    mean, square = moments(tensor, gradient, betas)
     decayed = tensor.weight * (1 - weight_decay * learning_rate / peak)
     tensor.weight = decayed - learning_rate * mean / (np.sqrt(square) + eps)

@@ -5,24 +5,9 @@ RMS_t = sqrt(mean(g^2 / max(v, eps^2))) where that exceeds 1 (Wortsman et al., 2
 is 1 - weight_decay * (learning rate / peak learning rate).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-
-@dataclass
-class Tensor:
-    """A weight and its two moments."""
-
-    weight: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    steps: int = 0
-
-
-def start(weight: np.ndarray) -> Tensor:
-    """No step taken yet."""
-    return Tensor(weight.astype(np.float64), np.zeros(weight.shape), np.zeros(weight.shape))
+from tests.reference.adamw import Tensor, moments
 
 
 def step(
@@ -36,11 +21,7 @@ def step(
     weight_decay: float,
 ) -> float:
     """Change the tensor by one step. Returns the factor by which the learning rate was lowered, 1 if it was not."""
-    tensor.steps += 1
-    tensor.first = betas[0] * tensor.first + (1 - betas[0]) * gradient
-    tensor.second = betas[1] * tensor.second + (1 - betas[1]) * gradient**2
-    mean = tensor.first / (1 - betas[0] ** tensor.steps)
-    square = tensor.second / (1 - betas[1] ** tensor.steps)
+    mean, square = moments(tensor, gradient, betas)
     rms = np.sqrt(np.mean(gradient**2 / np.maximum(square, eps**2)))
     lowered = max(1.0, float(rms))
     rate = learning_rate / lowered

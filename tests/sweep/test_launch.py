@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from modernbert_train import cli
 from modernbert_train.cli import main
+from modernbert_train.cli.parser import parse
 from modernbert_train.config import Recipe, dump_recipe, load_recipe
 from modernbert_train.sweep import launch
 from modernbert_train.sweep.command import check_inputs
@@ -78,7 +78,7 @@ def test_listed_commands_make_the_same_runs(tmp_path, capsys):
     for line, run in zip(lines, runs, strict=True):
         words = shlex.split(line)
         assert words[:3] == [sys.executable, "-m", "modernbert_train"]
-        options = cli._parse(words[3:])
+        options = parse(words[3:])
         assert load_recipe(options.recipe, options.overrides) == run.recipe
 
 

@@ -76,11 +76,16 @@ def kill_at(processes: list[int], run: Path, seconds: float, during_save: bool) 
             wait(processes[1:])
             return False
         time.sleep(0.0005)
+    kill(processes)
+    return True
+
+
+def kill(processes: list[int]) -> None:
+    """All ranks at once."""
     for process in processes:
         os.kill(process, signal.SIGKILL)
     for process in processes:
         os.waitpid(process, 0)
-    return True
 
 
 def ask_at(processes: list[int], run: Path, lines: int) -> bool:
@@ -163,15 +168,21 @@ def _newest(run: Path) -> str:
     return max((path.stem for path in run.glob("checkpoints/step-*.pt")), default="no checkpoint")
 
 
-if __name__ == "__main__":
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """What every program that kills a run is told."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    parser = command_line(__doc__)
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--ask", action="store_true", help="by a signal to one rank, which saves first")
     options = parser.parse_args()
     kill_and_compare(

@@ -6,18 +6,16 @@ Like `tests.training.kill`, only that a kill comes after a random step of the ph
 round as soon as a checkpoint is being written after it. The recipe must log every step.
 """
 
-import argparse
 import json
 import os
 import random
 import shutil
-import signal
 import time
 from pathlib import Path
 
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.optim.schedule import PhasePlan, plan_run
-from tests.training.kill import assert_same_run, launch, wait
+from tests.training.kill import assert_same_run, command_line, kill, launch, wait
 
 
 def kill_phases(recipe_path: Path, rounds: int, world_size: int, seed: int, overrides: list[str]) -> None:
@@ -66,10 +64,7 @@ def kill_after(processes: list[int], run: Path, step: int, during_save: bool) ->
             wait(processes[1:])
             return
         time.sleep(0.0005)
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
-    for process in processes:
-        os.waitpid(process, 0)
+    kill(processes)
 
 
 def _inode(run: Path) -> int | None:
@@ -98,13 +93,7 @@ def steps_saved(run: Path) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*")
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--world-size", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     kill_phases(options.recipe, options.rounds, options.world_size, options.seed, options.overrides)

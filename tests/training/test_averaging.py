@@ -24,11 +24,6 @@ HALF_LIFE = "training.ema_half_life_tokens=6K"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def finished(tiny):
     return train(load_recipe(tiny, [HALF_LIFE, *SAVE_ALL]))
 

@@ -31,11 +31,7 @@ ONE_STEP += [
 ]
 LARGER = ["model.hidden_size=128", "model.num_attention_heads=4", "model.intermediate_size=160"]
 LARGER += ["model.num_hidden_layers=6"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+DEEPER = ["model.num_hidden_layers=5"]  # the cheapest model that is larger, for whole runs
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +228,7 @@ def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):
     """Stopped after a checkpoint, with what it began from gone, a run goes on as if it had not been stopped."""
     source = tmp_path / "source"
     shutil.copytree(trained, source)
-    overrides = [*LARGER, f"init.from={source}", "init.method=tile_middle", "phases.extension=null"]
+    overrides = [*DEEPER, f"init.from={source}", "init.method=tile_middle", "phases.extension=null"]
     undisturbed = train(load_recipe(tiny, [*overrides, f"run_folder={tmp_path}/undisturbed"]))
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
@@ -246,7 +242,7 @@ def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):
 
 def test_killed_and_started_again_it_is_not_applied_again(tiny, trained, tmp_path):
     recipe = make_tiny(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(recipe), *LARGER]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(recipe), *DEEPER]
     options = [f"init.from={trained}", "init.method=tile_middle", "phases.extension=null", "--kills", "3"]
     done = subprocess.run(
         [*command, "training.save_every_tokens=2K", *options],

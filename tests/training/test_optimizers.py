@@ -10,13 +10,7 @@ from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, load_weights
 from modernbert_train.training.dry_run import describe
-from tests.recipes import make_tiny
 from tests.training.test_train import metrics
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])

@@ -12,12 +12,6 @@ from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.build import check_clock, train
 from modernbert_train.training.callbacks import position
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from tests.recipes import make_tiny
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,9 @@ from modernbert_train.config import load_recipe
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
 from tests.acceptance.launching import launch
-from tests.recipes import make_tiny
 
 # 22 steps: 14 of the first phase, 8 of the second. Saved often, so that a run can be cut back to any step.
 OFTEN = ["training.save_every_tokens=1K", "training.keep_checkpoints=100", "evaluation.every_tokens=8K"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,13 @@ from modernbert_train.training.inputs import open_inputs
 from modernbert_train.training.step_contents import step_contents
 from tests.data.worlds import texts_of
 from tests.foreign import with_specials, write_mds
-from tests.recipes import make_tiny, skewed_documents
+from tests.recipes import skewed_documents
 
 OPTIONS = [
     "data.skip.steps=[6-8]",
     "data.skip.documents=[web:0-99]",
     "phases.extension.mixture.temperature=0.3",
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

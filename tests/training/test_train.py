@@ -18,7 +18,6 @@ from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, load_weights, read_marker
 from modernbert_train.training.contributions import phase_data, whole_run
 from modernbert_train.training.inputs import open_inputs, plan_rows
-from tests.recipes import make_tiny
 from tests.stores import make_tokenizer
 
 # The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
@@ -28,11 +27,6 @@ GOLDEN_LOSSES = [
 # A single phase of two steps.
 SHORT = ["phases.extension=null", "phases.pretrain.batch_ramp=null", "phases.pretrain.tokens=4K"]
 SHORT += ["phases.pretrain.warmup_tokens=1K"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,148 @@
+"""What each command does. It imports what it needs itself, so that `--help` and a mistyped command answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from modernbert_train.cli.errors import failed
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Carry out a recipe, or show what it comes to."""
+    from modernbert_train.config import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    if options.dry_run:
+        from modernbert_train.training.preview import preview
+
+        print(preview(recipe))
+        return 0
+    from modernbert_train.training.build import train
+    from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, Preempted
+
+    try:
+        train(recipe)
+    except Preempted as stopped:
+        logging.getLogger(__name__).warning("%s", stopped)
+        return REQUEUE_EXIT_CODE
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # how gloo says that a connection was closed at its other end
+            raise
+        lost = "another rank has ended, and this one with it; what ended that one stands in its own log"
+        return failed(RuntimeError(lost), status=1)
+    return 0
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    """Run a sweep, or show its cells, commands or results."""
+    from modernbert_train.sweep import command
+
+    which = options.sweep, options.overrides, options.folder
+    if options.dry_run:
+        print(command.preview_sweep(*which))
+    elif options.list:
+        print(command.list_commands(*which))
+    elif options.report:
+        print(command.report_sweep(*which))
+    else:
+        return command.run_sweep(*which, options.parallel, options.launch)
+    return 0
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """Show what is in the batch of a step."""
+    from modernbert_train.config import load_recipe
+    from modernbert_train.training.step_contents import step_contents, to_json, to_text
+
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}: make it at least 1")
+    recipe = load_recipe(options.recipe, options.overrides)
+    found = step_contents(recipe, options.step, options.workers, options.text)
+    try:
+        print(to_json(found) if options.json else to_text(found), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Draw a picture of a run."""
+    from modernbert_train.evaluation.report import write_report
+
+    print(write_report(options.run_folder))
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Score a model on held-out text."""
+    from modernbert_train.evaluation.masked_lm import evaluate
+
+    print(evaluate(options.model, options.recipe))
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write a Hugging Face folder."""
+    from modernbert_train.hub import export_checkpoint
+
+    export = partial(export_checkpoint, options.checkpoint, options.out, fill=options.fill)
+    return _write_checked("exported", export)
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Make a checkpoint of a Hugging Face folder."""
+    from modernbert_train.hub import import_folder
+
+    return _write_checked("imported", partial(import_folder, options.folder, options.out))
+
+
+def run_average(options: argparse.Namespace) -> int:
+    """Make one checkpoint of several."""
+    from modernbert_train.hub import average_checkpoints, ties_checkpoints
+
+    if options.density is not None and options.ties is None:
+        raise ValueError("--density goes with --ties; name the checkpoint that all the others started from")
+    if options.ties is not None:
+        density = 0.2 if options.density is None else options.density
+        out = ties_checkpoints(options.checkpoints, options.ties, options.out, density)
+    else:
+        weights = None if options.weights is None else _numbers(options.weights)
+        out = average_checkpoints(options.checkpoints, options.out, weights, options.ema)
+    print(f"averaged: {out}")
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Examine this machine. Status 1: it has a problem."""
+    from modernbert_train.config import load_recipe
+    from modernbert_train.doctor import as_json, as_text, examine
+
+    recipe = None if options.recipe is None else load_recipe(options.recipe, options.overrides)
+    findings = examine(recipe)
+    print(as_json(findings) if options.json else as_text(findings))
+    return 1 if any(finding.level == "problem" for finding in findings) else 0
+
+
+def _write_checked(done: str, write: Callable[[], Path]) -> int:
+    """Write a folder that is checked before it stays; where the check fails nothing is left behind."""
+    from modernbert_train.hub import FailedCheck
+
+    try:
+        print(f"{done}: {write()}")
+    except FailedCheck as error:
+        return failed(error, status=1)
+    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        problem = f"--weights is {text!r}: write one number for each checkpoint, with commas, such as 3,1"
+    raise ValueError(problem)
