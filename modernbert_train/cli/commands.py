@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from modernbert_train.cli.errors import failed
+from modernbert_train.cli.errors import failed, lost_process
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -32,9 +32,8 @@ def run_train(options: argparse.Namespace) -> int:
         logging.getLogger(__name__).warning("%s", stopped)
         return REQUEUE_EXIT_CODE
     except RuntimeError as error:
-        if "by peer" not in str(error):  # how gloo says that a connection was closed at its other end
+        if (lost := lost_process(error)) is None:
             raise
-        lost = "another rank has ended, and this one with it; what ended that one stands in its own log"
         return failed(RuntimeError(lost), status=1)
     return 0
 

@@ -20,3 +20,15 @@ def failed(error: Exception, status: int) -> int:
     for line in str(error).splitlines() or [repr(error)]:
         print(f"rank {rank}: error: {line}" if rank else f"error: {line}", file=sys.stderr, flush=True)
     return status
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """What a library means that has lost a process this one needs; None if it means something else."""
+    if "by peer" in str(error):  # how gloo says that a connection was closed at its other end
+        return "another rank has ended, and this one with it; what ended that one stands in its own log"
+    if "DataLoader worker" in str(error):
+        return (
+            f"a process that reads the data was killed, most often because memory ran out ({error}); lower "
+            "data.num_workers, or ask for more memory, and start the same command again"
+        )
+    return None

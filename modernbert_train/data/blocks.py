@@ -87,7 +87,7 @@ class BlockReader:
         return np.array([shard.get_max_size() for shard in self._shards[split.path]], dtype=np.int64)
 
     def close(self) -> None:
-        """Fetch nothing ahead any more. Closing again does nothing."""
+        """Fetch ahead what was asked for, and nothing after it. Closing again does nothing."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None

@@ -5,7 +5,10 @@ corpora in tests/data_prep, stores and tokenizers that do not fit in tests/train
 """
 
 import json
+import os
 import re
+import signal
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +26,7 @@ from modernbert_train.optim.schedule import plan_run
 from modernbert_train.training.checkpoint import list_checkpoints
 from modernbert_train.training.inputs import open_inputs, plan_rows
 from tests.acceptance.epochs import pieces_of, plan_of_an_epoch, read_epoch
-from tests.acceptance.launching import launch, read_steps
+from tests.acceptance.launching import TRAIN, finish, launch, read_steps, start, wait_for_steps
 from tests.recipes import TINY, make_tiny, skewed_documents
 from tests.stores import make_store, make_tokenizer
 
@@ -310,3 +313,20 @@ def test_a_shard_that_one_rank_alone_cannot_read(tmp_path):
     )
     assert "Traceback (most recent call last)" not in re.sub("(?s)Exception ignored in.*", "", done.stdout)
     assert len(read_steps(tmp_path / "run")) > 0
+
+
+def test_a_loader_process_that_is_killed(tiny, tmp_path):
+    """As the kernel does where memory runs out: the run ends, and waits for none of the loader's other processes."""
+    long = ("data.num_workers=2", "phases.pretrain.tokens=10M", "data.warn_passes=1000")
+    process = start([sys.executable, *TRAIN, tiny, *long, f"run_folder={tmp_path}/run"])
+    wait_for_steps(tmp_path / "run", 2, process)
+    worker, _ = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    done = finish(process)
+    assert done.returncode == 1
+    assert re.search(
+        "^error: a process that reads the data was killed, .* lower data.num_workers",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert "Traceback" not in done.stdout
