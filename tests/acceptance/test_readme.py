@@ -14,7 +14,8 @@ from modernbert_train.config import load_recipe
 from modernbert_train.sweep.definition import read_sweep
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "docker/README.md", *sorted((ROOT / "yamls").rglob("*.md"))]
+FOLDERS = ("docker", "docs", "yamls")
+PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
