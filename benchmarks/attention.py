@@ -94,7 +94,7 @@ def banded_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None)
     if window != block:
         return None
     num_tokens, _, num_heads, head_dim = qkv.shape
-    bias = attention_cpu._band_bias(cu_seqlens, num_tokens, window, qkv.dtype)
+    bias = attention_cpu._band_bias(cu_seqlens, num_tokens, window, False, qkv.dtype)
     num_blocks = len(bias)
     padded = F.pad(qkv, (0, 0, 0, 0, 0, 0, block, (num_blocks + 1) * block - num_tokens)).permute(1, 2, 0, 3)
     blocks = padded.unflatten(2, (num_blocks + 2, block))  # [3, H, 1 + B + 1, C, D]

@@ -1,4 +1,4 @@
-"""What makes two models the same one."""
+"""What makes two models the same one, and how many of its layers see the whole document."""
 
 from modernbert_train.config.schema import MODEL_SWITCHES, ModelConfig
 
@@ -21,6 +21,11 @@ def architecture(model: ModelConfig) -> dict[str, object]:
     # Learned positions are a table of this length; of others it is no more than a limit.
     fields = (*_FIELDS, "max_position_embeddings") if model.positions == "learned" else _FIELDS
     return {f"model.{field}": getattr(model, field) for field in fields}
+
+
+def num_global_layers(model: ModelConfig) -> int:
+    """Layers 0, n, 2n, ...; the others see a window. Where there are no others, nothing reads `local_attention`."""
+    return len(range(0, model.num_hidden_layers, model.global_attn_every_n_layers))
 
 
 def differences(there: ModelConfig, here: ModelConfig) -> dict[str, tuple[object, object]]:

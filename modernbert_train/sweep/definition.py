@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert_train.config import Recipe, WandbConfig, dump_recipe, load_recipe
+from modernbert_train.config.architecture import num_global_layers
 from modernbert_train.config.fields import did_you_mean
 from modernbert_train.config.layers import list_problems, read_mapping
 from modernbert_train.config.validation import RUN_NAME
@@ -270,7 +271,7 @@ def essential(recipe: Recipe) -> Recipe:
         key: dataclasses.replace(phase, mask_rate=0.0) if phase.objective == "clm" else phase
         for key, phase in recipe.phases.items()
     }
-    if model.global_attn_every_n_layers == 1 or model.num_hidden_layers == 1:
+    if num_global_layers(model) == model.num_hidden_layers:
         model = dataclasses.replace(model, local_attention=0, local_rope_theta=0.0)
         phases = {key: dataclasses.replace(phase, local_rope_theta=0.0) for key, phase in phases.items()}
     if model.positions != "rope":

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from modernbert_train.config import InitConfig, ModelConfig, PhaseConfig, Recipe
+from modernbert_train.config.architecture import num_global_layers
 from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.token_matching import TokenMatches, match_tokens
@@ -196,14 +197,19 @@ def describe_changes(start: Start, phase: PhaseConfig) -> list[str]:
 
     They would fit either way, so that nothing else shows it; it may be what is wanted, and costs at the start.
     """
+    model, unread = start.model, set[str]()
+    if num_global_layers(model) == model.num_hidden_layers:
+        unread |= {"local_attention", "local_rope_theta"}
+    if model.positions != "rope":
+        unread |= {"global_rope_theta", "local_rope_theta"}
     lines = []
     for name in _MATHEMATICS:
-        there, here = getattr(start.source.model, name), getattr(start.model, name)
-        if there != here:
+        there, here = getattr(start.source.model, name), getattr(model, name)
+        if there != here and name not in unread:
             lines.append(f"model.{name}: the weights were trained with {there}, the recipe has {here}")
-    for name in ("global_rope_theta", "local_rope_theta") if start.model.positions == "rope" else ():
+    for name in ("global_rope_theta", "local_rope_theta"):
         there, here = start.source.marker[name], getattr(phase, name)
-        if there != here:
+        if there != here and name not in unread:
             lines.append(
                 f"{name}: the weights were trained with {there:,.0f}, the first phase sets {here:,.0f}"
             )

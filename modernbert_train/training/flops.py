@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import num_global_layers
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
 H100_PEAK_FLOPS = 989e12
@@ -40,7 +41,7 @@ def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_ra
     reach = np.minimum(model.local_attention // 2, length - 1)
     # The first and the last `reach` tokens of a document see 1 to `reach` tokens less than 2 * reach + 1.
     in_window = length * (2 * reach + 1) - reach * (reach + 1)
-    num_global = len(range(0, layers, model.global_attn_every_n_layers))
+    num_global = num_global_layers(model)
     seen = num_global * length**2 + (layers - num_global) * in_window
     if mask_rate is None:  # of any two tokens that see each other one does; every token still sees itself
         seen = (seen + layers * length) / 2

@@ -1,6 +1,7 @@
 """How large a model is, and which one, in words: for the dry run and the model card."""
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import num_global_layers
 
 MLP_NAMES = {"geglu": "GeGLU", "swiglu": "SwiGLU", "gelu": "GELU"}
 
@@ -35,7 +36,7 @@ def num_hidden_weights(model: ModelConfig) -> int:
 def describe_model(model: ModelConfig) -> str:
     """Returns size and shape of a model in one line, with the switches in which it is no ModernBERT."""
     layers = model.num_hidden_layers
-    num_global = len(range(0, layers, model.global_attn_every_n_layers))
+    num_global = num_global_layers(model)
     reach = f"{num_global} global, the others {model.local_attention // 2} tokens to either side"
     parts = [
         f"{num_parameters(model):,} parameters: {layers} layers ({reach if num_global < layers else 'all global'})",
