@@ -41,8 +41,9 @@ quickstart/tokenizer/tokenizer.json: quickstart/corpus/science.jsonl.gz
 quickstart/corpus/science.jsonl.gz: | setup
 	$(BIN)/python -m data_prep corpus quickstart/corpus
 
+# A worker for every core, up to four: many tests start several processes of their own. In one: make test ARGS="-n 0".
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)

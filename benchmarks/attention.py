@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +128,10 @@ def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
     return (position[:, None] - position).abs() <= window
 
 
+def _by_backend(backend: str, qkv: torch.Tensor, cu: torch.Tensor, window: int | None) -> torch.Tensor:
+    return attention(qkv, cu, int(cu.diff().max()), window, backend)
+
+
 def ways(device: torch.device, with_flex: bool) -> dict[str, Way]:
     """Everything that runs on the device, the plain loop first."""
     named: dict[str, Way] = {
@@ -144,9 +149,7 @@ def ways(device: torch.device, with_flex: bool) -> dict[str, Way]:
         except ValueError as problem:
             print(f"without {backend}: {problem}")
             continue
-        named[f"backend {backend}"] = lambda qkv, cu, window, name=backend: attention(
-            qkv, cu, int(cu.diff().max()), window, name
-        )
+        named[f"backend {backend}"] = partial(_by_backend, backend)
     return named
 
 

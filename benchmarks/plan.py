@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modernbert_train.data.blocks import BlockReader
 from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
 from modernbert_train.data.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, TokenizerInfo
 from modernbert_train.data.masking import Masking
@@ -79,7 +80,7 @@ def _blocks_of(lengths: np.ndarray) -> np.ndarray:
     return np.array(ends, dtype=np.int64)
 
 
-class Zeros:
+class Zeros(BlockReader):
     """Stands in for the reader of the blocks: the right number of tokens, all the same."""
 
     def read(self, split: Split, block: int) -> np.ndarray:
@@ -110,7 +111,9 @@ def measure_worker(folder: Path, num_documents: float, context: int, at_end: boo
     tokenizer = TokenizerInfo(Path(), "", 50_368, 1, 2, 3, 4, 0, (0, 1, 2, 3, 4), 50_368)
     plan = make_plan(splits, context)
     phase = PhaseRows(plan, 0.3, ((steps, BATCH_ROWS),))
-    rows = PlannedRows([phase], Zeros(), tokenizer, Masking.of(tokenizer, 0.8, 0.1), rank=0, world_size=WORLD)
+    rows = PlannedRows(
+        [phase], Zeros(()), tokenizer, Masking.of(tokenizer, 0.8, 0.1), rank=0, world_size=WORLD
+    )
     if at_end:  # what a checkpoint of the last step holds: the position of every stream, to within a row
         rows_of_stream = (steps - 11) * BATCH_ROWS // STREAMS
         window, row = divmod(rows_of_stream, WINDOW_ROWS)

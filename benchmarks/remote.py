@@ -48,7 +48,8 @@ def make_store(folder: Path, tokenizer: TokenizerInfo, tokens: int) -> None:
     random = np.random.default_rng(0)
     split = folder / "web/train"
     columns = {"input_ids": "ndarray:uint16", "lengths": "ndarray:uint32"}
-    lengths, blocks = [], []
+    lengths: list[np.ndarray] = []
+    blocks: list[tuple[int, int]] = []
     with MDSWriter(
         out=str(split), columns=columns, hashes=["sha1"], size_limit=SHARD_BYTES, progress_bar=False
     ) as writer:

@@ -22,6 +22,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -88,22 +89,21 @@ def packed(model: torch.nn.Module, batch: Batch) -> Loss:
     lengths = [len(document) for document in batch.documents]
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         fits = (row for row in rows if sum(lengths[i] for i in row) + lengths[index] <= batch.context)
-        row = next(fits, None)
-        if row is None:
+        if (fitting := next(fits, None)) is None:
             rows.append([index])
         else:
-            row.append(index)
+            fitting.append(index)
     size = (len(rows), batch.context)
     ids = torch.zeros(size, dtype=torch.long, device=batch.device)
     labels, document = torch.full_like(ids, -100), torch.full_like(ids, -1)
     position = torch.arange(batch.context, device=batch.device).repeat(len(rows), 1)
     for row, members in enumerate(rows):
         start = 0
-        for index in members:
-            end = start + lengths[index]
-            ids[row, start:end], labels[row, start:end] = batch.documents[index], batch.labels[index]
-            document[row, start:end] = index
-            position[row, start:end] = torch.arange(lengths[index], device=batch.device)
+        for member in members:
+            end = start + lengths[member]
+            ids[row, start:end], labels[row, start:end] = batch.documents[member], batch.labels[member]
+            document[row, start:end] = member
+            position[row, start:end] = torch.arange(lengths[member], device=batch.device)
             start = end
     same = (document[:, :, None] == document[:, None, :]).unsqueeze(1)
     distance = torch.arange(batch.context, device=batch.device)
@@ -113,7 +113,7 @@ def packed(model: torch.nn.Module, batch: Batch) -> Loss:
     return lambda: summed_loss(model, batch, inputs)
 
 
-def summed_loss(model: torch.nn.Module, batch: Batch, inputs: dict[str, object]) -> torch.Tensor:
+def summed_loss(model: torch.nn.Module, batch: Batch, inputs: dict[str, Any]) -> torch.Tensor:
     num_masked = (inputs["labels"] != -100).sum()
     with batch.precision():
         loss = model(**inputs).loss * num_masked

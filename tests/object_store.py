@@ -75,7 +75,7 @@ class ObjectStore:
 
 
 @contextmanager
-def serving(root: Path, monkeypatch) -> Iterator[ObjectStore]:
+def serving(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """An object store that this process and its children find, with credentials that it takes.
 
     Whoever uses it ignores unclosed connections: `CONNECTIONS_ARE_LEFT`.
