@@ -4,22 +4,18 @@ Text for a terminal of 80 columns. Everything follows from the recipe and its pl
 tell (passes over each source, how full the rows are) is shown where the caller gives it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
-from modernbert_train.optim.schedule import PhasePlan, RunPlan, learning_rate
+from modernbert_train.optim.schedule import PhasePlan, RunPlan
 from modernbert_train.training.contributions import Contribution, PhaseData, repetitions, whole_run
+from modernbert_train.training.course import LABEL_WIDTH, THETAS, WIDTH, cut, draw
 from modernbert_train.training.hours import describe_hours, format_hours, gpu_hours, tokens_per_s
 from modernbert_train.training.model_size import describe_model, num_hidden_weights, num_parameters
 
-WIDTH = 80
-LABEL_WIDTH = 20  # of the table and of the picture
 PHASES_IN_A_TABLE = 4
-NARROWEST_PHASE = 10  # columns of the picture, so that a value can stand in it
 BYTES_PER_NUMBER = 4  # fp32
 OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
-BARS = " ▁▂▃▄▅▆▇█"
-THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
 
 def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
@@ -32,7 +28,7 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
         "",
         *_tables(recipe, plan, data),
         *(_sources(recipe, plan, data) if data else ()),
-        *_picture(plan, has_thetas=recipe.model.positions == "rope"),
+        *draw(plan, has_thetas=recipe.model.positions == "rope"),
         *(_warnings(recipe, data) if data else ()),
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -148,17 +144,11 @@ def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iter
     for first in range(0, len(columns), PHASES_IN_A_TABLE):
         chosen = columns[first : first + PHASES_IN_A_TABLE]
         for cells in zip(*chosen, strict=True):
-            label = _cut(cells[0][0], LABEL_WIDTH - 1)
-            yield f"{label:<{LABEL_WIDTH}}" + "".join(
-                f"{_cut(cell, width - 1):>{width}}" for _, cell in cells
-            )
+            label = cut(cells[0][0], LABEL_WIDTH - 1)
+            yield f"{label:<{LABEL_WIDTH}}" + "".join(f"{cut(cell, width - 1):>{width}}" for _, cell in cells)
             if label == "phase":
                 yield "─" * (LABEL_WIDTH + width * len(chosen))
         yield ""
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _figures(
@@ -223,13 +213,13 @@ def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[s
             yield _contribution("", "whole run", whole)
     for source in recipe.data.sources:
         if all(source not in of_phase.sources for of_phase in data):
-            yield f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
+            yield f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
     yield ""
 
 
 def _contribution(source: str, phase: str, part: Contribution) -> str:
     figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.passes:>9.3g}{part.documents:>13,}"
-    return f"{_cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{_cut(phase, 19):<20}{figures}"
+    return f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{cut(phase, 19):<20}{figures}"
 
 
 def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
@@ -246,61 +236,3 @@ def _decay(config: PhaseConfig) -> str:
     if not config.decay_tokens:
         return "-"
     return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
-
-
-def _picture(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
-    """Yields the course of the run, from left to right; every phase has its own scale of tokens."""
-    widths = _widths([phase.num_tokens for phase in plan.phases])
-    highest_rate = max(phase.config.learning_rate for phase in plan.phases)
-    most_rows = max(phase.segments[-1].batch_rows * phase.config.row_tokens for phase in plan.phases)
-
-    def band(label: str, value: Callable[[PhasePlan], str], filler: str = "─") -> str:
-        cells = [_cut(value(p), w).ljust(w, filler) for p, w in zip(plan.phases, widths, strict=True)]
-        return f"{label:<{LABEL_WIDTH}}" + "│".join(cells)
-
-    def bars(label: str, top: str, height: int, share: Callable[[PhasePlan, float], float]) -> Iterator[str]:
-        for level in reversed(range(height)):
-            cells = [
-                "".join(_bar(share(p, (column + 0.5) / w), level, height) for column in range(w))
-                for p, w in zip(plan.phases, widths, strict=True)
-            ]
-            title = label if level == height - 1 else f"  top: {top}" if level == height - 2 else ""
-            yield f"{title:<{LABEL_WIDTH}}" + "│".join(cells)
-
-    def rate(phase: PhasePlan, progress: float) -> float:
-        return learning_rate(phase.config, progress * phase.num_tokens) / highest_rate
-
-    def batch(phase: PhasePlan, progress: float) -> float:
-        return _batch_rows_at(phase, progress) * phase.config.row_tokens / most_rows
-
-    yield band("", lambda phase: phase.name, filler=" ")
-    yield from bars("learning rate", f"{highest_rate:g}", 4, rate)
-    yield from bars("batch tokens", f"{most_rows:,}", 2, batch)
-    yield band("mask rate", lambda phase: "clm " if phase.mask_rate is None else f"{phase.mask_rate:.0%} ")
-    if has_thetas:
-        yield band(THETAS[0], lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
-    yield band("context tokens", lambda phase: f"{phase.config.context_tokens:,} ")
-    yield band("tokens so far", lambda phase: format_tokens(phase.first_tokens), filler=" ")
-
-
-def _widths(tokens: list[int]) -> list[int]:
-    """Returns the columns of each phase: its share of the tokens, but wide enough to be seen."""
-    columns = WIDTH - LABEL_WIDTH - (len(tokens) - 1)
-    least = max(1, min(NARROWEST_PHASE, columns // len(tokens)))
-    spare = max(0, columns - least * len(tokens))
-    return [least + spare * amount // sum(tokens) for amount in tokens]
-
-
-def _batch_rows_at(phase: PhasePlan, progress: float) -> int:
-    rows = progress * phase.rows_before(phase.num_steps)
-    for segment in phase.segments:
-        rows -= segment.num_steps * segment.batch_rows
-        if rows < 0:
-            break
-    return segment.batch_rows
-
-
-def _bar(share: float, level: int, height: int) -> str:
-    """Returns what of a bar falls into one line of the picture; `level` 0 is the lowest of `height` lines."""
-    eighths = max(1, round(share * height * 8)) - level * 8
-    return BARS[min(max(eighths, 0), 8)]
