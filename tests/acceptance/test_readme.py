@@ -42,19 +42,21 @@ def commands_of(page: Path) -> list[str]:
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
-def recipes_of_readme() -> list[str]:
-    """The whole one, then what may stand in one: mixtures of a phase, line by line, and a list of what is skipped."""
-    return [block for kind, block in CODE_BLOCK.findall((ROOT / "README.md").read_text()) if kind == "yaml"]
+def yaml_of(page: str) -> list[str]:
+    """The README's: a whole recipe, then what may stand in one, line by line, and at its end a sweep."""
+    return [block for kind, block in CODE_BLOCK.findall((ROOT / page).read_text()) if kind == "yaml"]
 
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder with our recipes, and the README's recipe and sweep where the README has them."""
+    """A folder with our recipes, and the recipe and the sweeps of our pages where the pages have them."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
-    recipe, *_, sweep = recipes_of_readme()
+    recipe, *_, sweep = yaml_of("README.md")
+    (first_weights,) = yaml_of("docs/first-weights.md")
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
     (tmp_path / "my/sweep.yaml").write_text(sweep)
+    (tmp_path / "my/first-weights.yaml").write_text(first_weights)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -98,7 +100,7 @@ def test_commands_are_understood(newcomer, command):
 
 
 def test_parts_of_a_recipe_are_understood(newcomer):
-    _, objectives, mixtures, skipped, starts, _ = recipes_of_readme()
+    _, objectives, mixtures, skipped, starts, _ = yaml_of("README.md")
     parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()]
     parts += [skipped, *starts.splitlines(), objectives]
     loaded = []
