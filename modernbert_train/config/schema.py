@@ -87,7 +87,7 @@ class SkipConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where a machine keeps what it has read of stores that a URL names. Runs may share a folder at the same time."""
+    """Where a machine keeps what it has read of stores that a URL names. Runs may share it, machines differ in it."""
 
     folder: str = "cache"  # on a disk of the machine's own; the sidecars lie there too, 4 bytes a document
     limit_bytes: int | None = None  # of shards: those not read for longest make room; null: all stay

@@ -35,6 +35,7 @@ _REMEDIES = {
     "package": "install requirements.lock on every node",
     "world size": "start every node with the same --world_size",
 }
+_MACHINES_OWN = "data.cache."  # where it has room, and how patient it is
 # A new folder may stay hidden from a node that looked for it before: network file systems remember that for a while.
 _SEEN_WITHIN_SECONDS = 60.0
 
@@ -73,6 +74,7 @@ def facts(recipe: Recipe, device: str) -> Facts:
         **{
             f"recipe {key}": repr(value)
             for key, value in flatten(yaml.safe_load(dump_recipe(recipe))).items()
+            if not key.startswith(_MACHINES_OWN)
         },
         f"data {recipe.data.tokenizer}": tokenizer.fingerprint[:16],
         # With the sums of the lengths of all documents: what the plan is made of.

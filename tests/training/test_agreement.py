@@ -86,7 +86,10 @@ def test_a_node_without_the_store(node, tmp_path):
 
 
 def test_the_same_everywhere(node):
-    assert on_ranks(train_in, [(node, "phases.pretrain.tokens=8K")] * 2) == ["ended well"] * 2
+    """But for the place of the cache, which is a machine's own."""
+    caches = ["data.cache.folder=disk0", "data.cache.folder=disk1"]
+    starts = [(node, "phases.pretrain.tokens=8K", cache) for cache in caches]
+    assert on_ranks(train_in, starts) == ["ended well"] * 2
     assert not list((node / "run").glob(".seen-by-all*"))
 
 
