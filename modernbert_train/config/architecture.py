@@ -1,6 +1,7 @@
-"""What makes two models the same one, and how many of its layers see the whole document."""
+"""What makes two models the same one, and which settings nothing in a model reads."""
 
 from modernbert_train.config.schema import MODEL_SWITCHES, ModelConfig
+from modernbert_train.config.settings import changes
 
 # Dropout and initialization are the training's; RoPE thetas are the phases' to set.
 _FIELDS = (
@@ -24,12 +25,20 @@ def architecture(model: ModelConfig) -> dict[str, object]:
 
 
 def num_global_layers(model: ModelConfig) -> int:
-    """Layers 0, n, 2n, ...; the others see a window. Where there are no others, nothing reads `local_attention`."""
+    """Layers 0, n, 2n, ...; the others see a window."""
     return len(range(0, model.num_hidden_layers, model.global_attn_every_n_layers))
+
+
+def unread_fields(model: ModelConfig) -> set[str]:
+    """Fields of a model, or of its phases, that nothing reads: windows no layer has, thetas that rotate nothing."""
+    unread = set()
+    if num_global_layers(model) == model.num_hidden_layers:
+        unread |= {"local_attention", "local_rope_theta"}
+    if model.positions != "rope":
+        unread |= {"global_rope_theta", "local_rope_theta"}
+    return unread
 
 
 def differences(there: ModelConfig, here: ModelConfig) -> dict[str, tuple[object, object]]:
     """Dotted key -> values of the fields in which two architectures differ."""
-    a, b = architecture(there), architecture(here)
-    keys = dict.fromkeys([*a, *b])
-    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+    return changes(architecture(there), architecture(here))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert_train.config import Recipe, WandbConfig, dump_recipe, load_recipe
-from modernbert_train.config.architecture import num_global_layers
+from modernbert_train.config.architecture import unread_fields
 from modernbert_train.config.fields import did_you_mean
 from modernbert_train.config.layers import list_problems, read_mapping
 from modernbert_train.config.validation import RUN_NAME
@@ -266,18 +266,13 @@ def essential(recipe: Recipe) -> Recipe:
     """A recipe without what has no influence on what is learned: names, logging, windows that no layer has,
     thetas that rotate nothing, mask rates where nothing is masked.
     """
-    model = recipe.model
-    phases = {
-        key: dataclasses.replace(phase, mask_rate=0.0) if phase.objective == "clm" else phase
-        for key, phase in recipe.phases.items()
-    }
-    if num_global_layers(model) == model.num_hidden_layers:
-        model = dataclasses.replace(model, local_attention=0, local_rope_theta=0.0)
-        phases = {key: dataclasses.replace(phase, local_rope_theta=0.0) for key, phase in phases.items()}
-    if model.positions != "rope":
-        thetas: dict[str, Any] = {"global_rope_theta": 0.0, "local_rope_theta": 0.0}
-        model = dataclasses.replace(model, **thetas)
-        phases = {key: dataclasses.replace(phase, **thetas) for key, phase in phases.items()}
+    unread: dict[str, Any] = dict.fromkeys(unread_fields(recipe.model), 0)
+    model = dataclasses.replace(recipe.model, **unread)
+    phases = {}
+    for key, phase in recipe.phases.items():
+        unread_here = {name: value for name, value in unread.items() if hasattr(phase, name)}
+        mask_rate = 0.0 if phase.objective == "clm" else phase.mask_rate
+        phases[key] = dataclasses.replace(phase, mask_rate=mask_rate, **unread_here)
     return dataclasses.replace(
         recipe, name="", run_folder="", wandb=WandbConfig(), model=model, phases=phases
     )

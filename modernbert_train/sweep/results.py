@@ -238,7 +238,7 @@ def notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
     num_runs, num_finished = len(sweep.runs), sum(len(result.runs) for result in results)
     if num_finished < num_runs:
         found.append(f"So far {num_finished} of {num_runs} runs are finished.")
-    changed = {run.cell: changed_settings(run) for run in sweep.runs if changed_settings(run)}
+    changed = {run.cell: settings for run in sweep.runs if (settings := changed_settings(run))}
     if changed:
         keys = sorted({key for of_cell in changed.values() for key in of_cell})
         found.append(

@@ -7,14 +7,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from modernbert_train.config import Recipe, TrainingConfig, dump_recipe, load_recipe
+from modernbert_train.config import Recipe, TrainingConfig, load_recipe
 from modernbert_train.config.layers import list_problems
+from modernbert_train.config.settings import changes, settings_of
 from modernbert_train.optim.schedule import plan_run
 from modernbert_train.sweep.definition import Run, Sweep, essential
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from modernbert_train.training.provenance import flatten
 from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
 
 
@@ -81,12 +79,11 @@ def changed_settings(run: Run) -> dict[str, tuple[object, object]]:
     if not file.is_file():
         return {}
     then, now = (_settings(recipe) for recipe in (load_recipe(file), run.recipe))
-    keys = sorted(then.keys() | now.keys())
-    return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
+    return dict(sorted(changes(then, now).items()))
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
     """Dotted key -> value of what the result of a run depends on."""
     data = dataclasses.replace(recipe.data, num_workers=0)
     recipe = dataclasses.replace(essential(recipe), training=TrainingConfig(), data=data)
-    return flatten(yaml.safe_load(dump_recipe(recipe)))
+    return settings_of(recipe)

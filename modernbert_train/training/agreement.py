@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-import yaml
 from composer.utils import dist
 
-from modernbert_train.config import Recipe, SkipConfig, dump_recipe
+from modernbert_train.config import Recipe, SkipConfig
+from modernbert_train.config.settings import settings_of
 from modernbert_train.data.manifest import MANIFEST_NAME, load_tokenizer_info
 from modernbert_train.data.remote import open_store, open_tokenizer
 from modernbert_train.training.inputs import open_cache
-from modernbert_train.training.provenance import flatten, git_commit, make_run_folder, package_versions
+from modernbert_train.training.provenance import git_commit, make_run_folder, package_versions
 from modernbert_train.training.ranks import numbers, on_rank_zero
 
 Facts = dict[str, str]  # name -> value; "device" must differ, all others must not
@@ -73,7 +73,7 @@ def facts(recipe: Recipe, device: str) -> Facts:
         **{f"package {name}": version for name, version in package_versions().items()},
         **{
             f"recipe {key}": repr(value)
-            for key, value in flatten(yaml.safe_load(dump_recipe(recipe))).items()
+            for key, value in settings_of(recipe).items()
             if not key.startswith(_MACHINES_OWN)
         },
         f"data {recipe.data.tokenizer}": tokenizer.fingerprint[:16],

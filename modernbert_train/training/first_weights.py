@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from modernbert_train.config import InitConfig, ModelConfig, PhaseConfig, Recipe
-from modernbert_train.config.architecture import num_global_layers
+from modernbert_train.config.architecture import unread_fields
 from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.data.manifest import TokenizerInfo
 from modernbert_train.data.token_matching import TokenMatches, match_tokens
@@ -197,14 +197,9 @@ def describe_changes(start: Start, phase: PhaseConfig) -> list[str]:
 
     They would fit either way, so that nothing else shows it; it may be what is wanted, and costs at the start.
     """
-    model, unread = start.model, set[str]()
-    if num_global_layers(model) == model.num_hidden_layers:
-        unread |= {"local_attention", "local_rope_theta"}
-    if model.positions != "rope":
-        unread |= {"global_rope_theta", "local_rope_theta"}
-    lines = []
+    unread, lines = unread_fields(start.model), []
     for name in _MATHEMATICS:
-        there, here = getattr(start.source.model, name), getattr(model, name)
+        there, here = getattr(start.source.model, name), getattr(start.model, name)
         if there != here and name not in unread:
             lines.append(f"model.{name}: the weights were trained with {there}, the recipe has {here}")
     for name in ("global_rope_theta", "local_rope_theta"):

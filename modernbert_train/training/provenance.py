@@ -19,6 +19,7 @@ import yaml
 
 from modernbert_train.config import ModelConfig, OptimizerConfig, Recipe, dump_recipe
 from modernbert_train.config.architecture import architecture
+from modernbert_train.config.settings import changes, flatten, settings_of
 from modernbert_train.data.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 from modernbert_train.training.checkpoint import write_atomically
 from modernbert_train.training.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
@@ -149,8 +150,8 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
     # A run of an older version has not written down the fields added since, whose defaults are what it did.
     older = flatten({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
     before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
-    now = flatten(yaml.safe_load(dump_recipe(recipe)))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    now = settings_of(recipe)
+    changed = dict(sorted(changes(before, now).items()))
     if "phase" in changed:
         of = [
             f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases"
@@ -159,29 +160,17 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
         raise ValueError(
             f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
         )
-    fatal = [key for key in changed if key in architecture(recipe.model)]
+    fields = architecture(recipe.model)
+    fatal = [f"{key} was {then}, is {value}" for key, (then, value) in changed.items() if key in fields]
     if "optimizer.name" in changed:
         raise ValueError(
             f"optimizer.name was {before['optimizer.name']}, is {recipe.optimizer.name}: the checkpoints in {run} hold "
             "the state of the former; restore the value, or start a new run from its weights with init.from"
         )
     if fatal:
-        changes = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in fatal)
         raise ValueError(
-            f"{changes}: the checkpoints in {run} have another architecture; "
+            f"{', '.join(fatal)}: the checkpoints in {run} have another architecture; "
             "restore the value, or name another run_folder"
         )
-    for key in changed:
-        log.warning(
-            "recipe changed since the last start: %s was %s, is %s", key, before.get(key), now.get(key)
-        )
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, under dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+    for key, (then, value) in changed.items():
+        log.warning("recipe changed since the last start: %s was %s, is %s", key, then, value)

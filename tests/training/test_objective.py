@@ -12,7 +12,6 @@ from modernbert_train.config import load_recipe
 from modernbert_train.evaluation.masked_lm import evaluate_masked_lm, format_scores
 from modernbert_train.training.build import train
 from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from tests.recipes import make_tiny
 from tests.training.kill import assert_same_run
 from tests.training.test_phases import phase_end, steps_of
 
@@ -21,11 +20,6 @@ OVERRIDES = [
     "phases.extension.objective=mlm", "phases.extension.tokens=50K", "phases.extension.context_tokens=64",
     "model.attn_out_dropout=0", "training.save_every_tokens=0",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
