@@ -19,8 +19,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from modernbert_train.model import attention_cpu, resolve_backend
-from modernbert_train.model.attention import BACKENDS, attention
+from modernbert_train.model import attention_torch, resolve_backend
+from modernbert_train.model.attention import attention
+from modernbert_train.model.backends import BACKENDS
 from tests.reference.attention import attention as reference
 
 Way = Callable[[torch.Tensor, torch.Tensor, int | None], torch.Tensor]
@@ -91,11 +92,11 @@ def per_document_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int |
 
 def banded_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor | None:
     """Blocks of queries beside three blocks of keys; autograd saves the probabilities. For windows of a block."""
-    block = attention_cpu.BLOCK_TOKENS
+    block = attention_torch.BLOCK_TOKENS
     if window != block:
         return None
     num_tokens, _, num_heads, head_dim = qkv.shape
-    bias = attention_cpu._band_bias(cu_seqlens, num_tokens, window, False, qkv.dtype)
+    bias = attention_torch._band_bias(cu_seqlens, num_tokens, window, False, qkv.dtype)
     num_blocks = len(bias)
     padded = F.pad(qkv, (0, 0, 0, 0, 0, 0, block, (num_blocks + 1) * block - num_tokens)).permute(1, 2, 0, 3)
     blocks = padded.unflatten(2, (num_blocks + 2, block))  # [3, H, 1 + B + 1, C, D]

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
-from modernbert_train.data.manifest import Split, TokenizerInfo, load_manifest, load_tokenizer_info
-from modernbert_train.data.masking import Masking
-from modernbert_train.data.plan import Plan
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.objectives import Masking
+from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.store.manifest import Split, TokenizerInfo, load_manifest, load_tokenizer_info
+from modernbert_train.store.reading import BlockReader
 
 GPU_TOKENS_PER_S, WORKERS = 600_000, 4
 GPU_BATCH_ROWS = 64  # of a rank's batch for the stand-in, at 8,192 tokens a row

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
-from modernbert_train.data.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, TokenizerInfo
-from modernbert_train.data.masking import Masking
-from modernbert_train.data.plan import Plan
-from modernbert_train.data.split import Split, write_sidecars
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.objectives import Masking
+from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.store.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, TokenizerInfo
+from modernbert_train.store.reading import BlockReader
+from modernbert_train.store.split import Split, write_sidecars
 
 # Source -> share of the tokens, share of the documents: long science and books, short web and questions.
 SOURCES = {

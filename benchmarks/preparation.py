@@ -21,10 +21,10 @@ from pathlib import Path
 
 BARE = """
 import sys
-from data_prep.encoding import batched, load_tokenizer
-from data_prep.parts import resolve_inputs
-from data_prep.readers import read_texts
-from data_prep.rows import Span
+from data_prep.tokenize.encoding import batched, load_tokenizer
+from data_prep.inputs.parts import resolve_inputs
+from data_prep.inputs.readers import read_texts
+from data_prep.inputs.rows import Span
 import json, os, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 tokenizer_json, patterns = json.loads(sys.argv[1])

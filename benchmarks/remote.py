@@ -23,17 +23,17 @@ import numpy as np
 from streaming import MDSWriter
 
 from modernbert_train.config import parse_tokens
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.cache import Cache
-from modernbert_train.data.download import Patience
-from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows
-from modernbert_train.data.manifest import BLOCK_DOCUMENTS, Split, TokenizerInfo, write_manifest
-from modernbert_train.data.masking import Masking
-from modernbert_train.data.plan import Plan
-from modernbert_train.data.remote import open_store
-from modernbert_train.data.split import write_sidecars
-from tests.object_store import ObjectStore
-from tests.stores import make_tokenizer
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.objectives import Masking
+from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.store.cache import Cache
+from modernbert_train.store.download import Patience
+from modernbert_train.store.manifest import BLOCK_DOCUMENTS, Split, TokenizerInfo, write_manifest
+from modernbert_train.store.opening import open_store
+from modernbert_train.store.reading import BlockReader
+from modernbert_train.store.split import write_sidecars
+from tests.helpers.object_store import ObjectStore
+from tests.helpers.stores import make_tokenizer
 
 GPU_TOKENS_PER_S = 600_000
 CONTEXT_TOKENS, ROW_TOKENS, BATCH_ROWS, STREAMS = 1_024, 8_192, 16, 4

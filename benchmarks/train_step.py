@@ -30,7 +30,7 @@ import transformers
 from benchmarks.attention import ragged_lengths, seconds
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
-from modernbert_train.training.flops import peak_flops
+from modernbert_train.planning.cost import peak_flops
 
 MODELS = {
     "small": ModelConfig(

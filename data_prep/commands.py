@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def run_corpus(options: argparse.Namespace) -> int:
     """Collect the quickstart's corpus."""
-    from data_prep.corpus import write_corpus
-    from data_prep.report import print_table
+    from data_prep.corpus.corpus import write_corpus
+    from data_prep.inspect.report import print_table
 
     start = time.monotonic()
     rows = write_corpus(options.out, options.megabytes)
@@ -30,7 +30,7 @@ def run_corpus(options: argparse.Namespace) -> int:
 def run_tokenizer(options: argparse.Namespace) -> int:
     """Train a tokenizer, or fit an existing one."""
     from data_prep.tokenizer import fit_tokenizer, lost_text, save_tokenizer
-    from modernbert_train.data.manifest import load_tokenizer_info
+    from modernbert_train.store.manifest import load_tokenizer_info
 
     start = time.monotonic()
     if (options.fit is None) == (not options.input):
@@ -54,9 +54,9 @@ def run_tokenizer(options: argparse.Namespace) -> int:
 def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
     from tqdm import tqdm
 
-    from data_prep.parts import resolve_inputs
-    from data_prep.readers import read_texts
-    from data_prep.rows import Span
+    from data_prep.inputs.parts import resolve_inputs
+    from data_prep.inputs.readers import read_texts
+    from data_prep.inputs.rows import Span
     from data_prep.tokenizer import train_tokenizer
 
     items = resolve_inputs(options.input)
@@ -68,11 +68,11 @@ def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
 
 def run_tokenize(options: argparse.Namespace) -> int:
     """Make a token store."""
-    from data_prep.conditions import parse_conditions
-    from data_prep.job import Settings
-    from data_prep.report import print_store
-    from data_prep.store import plan_job, prepare_store, submit_store
-    from modernbert_train.data.manifest import load_tokenizer_info
+    from data_prep.inputs.filters import parse_conditions
+    from data_prep.inspect.report import print_store
+    from data_prep.tokenize.job import Settings
+    from data_prep.tokenize.store import plan_job, prepare_store, submit_store
+    from modernbert_train.store.manifest import load_tokenizer_info
 
     start = time.monotonic()
     inputs: dict[str, list[str]] = {}
@@ -149,9 +149,9 @@ def _command(options: argparse.Namespace) -> str:
 
 def run_index(options: argparse.Namespace) -> int:
     """Make the manifest of a store of others."""
-    from data_prep.index import IndexSettings, index_store
-    from data_prep.report import print_store
-    from modernbert_train.data.foreign import SPECIALS
+    from data_prep.index.index import IndexSettings, index_store
+    from data_prep.inspect.report import print_store
+    from modernbert_train.store.external import SPECIALS
 
     start = time.monotonic()
     if options.out is None and "://" in options.store:
@@ -192,8 +192,8 @@ def _index_command(options: argparse.Namespace) -> str:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Read a whole store; 1 if anything in it is damaged."""
-    from modernbert_train.data.manifest import MANIFEST_NAME, load_manifest
-    from modernbert_train.data.verification import verify_store
+    from modernbert_train.store.manifest import MANIFEST_NAME, load_manifest
+    from modernbert_train.store.verification import verify_store
 
     try:
         manifest = load_manifest(options.store)
@@ -216,8 +216,8 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Show what a store holds; 1 if a shard is damaged."""
-    from data_prep.inspection import inspect_store
-    from modernbert_train.data.manifest import load_manifest
+    from data_prep.inspect.inspection import inspect_store
+    from modernbert_train.store.manifest import load_manifest
 
     picture = options.picture or options.store / "lengths.png"
     problems = inspect_store(load_manifest(options.store), options.source, options.documents, picture)

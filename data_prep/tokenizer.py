@@ -17,8 +17,8 @@ from tokenizers import (
     trainers,
 )
 
-from data_prep.encoding import load_tokenizer
-from modernbert_train.data.tokenizer_info import VOCAB_MULTIPLE
+from data_prep.tokenize.encoding import load_tokenizer
+from modernbert_train.store.tokenizer import VOCAB_MULTIPLE
 
 SPECIAL_TOKENS = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 NUM_BYTES = 256

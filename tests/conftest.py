@@ -16,6 +16,6 @@ def _in_empty_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The path of the tiny recipe, with a store and run folders of the module's own."""
-    from tests.recipes import make_tiny  # torch, which not every test needs
+    from tests.helpers.recipes import make_tiny  # torch, which not every test needs
 
     return make_tiny(tmp_path_factory.mktemp("tiny"))

@@ -15,9 +15,9 @@ LARGE = "{'torch', 'streaming', 'composer', 'transformers', 'datasets', 'wandb',
     [
         "modernbert_train.cli",
         "modernbert_train.config",
-        "modernbert_train.data.manifest",
-        "modernbert_train.optim.schedule",
-        "modernbert_train.training.dry_run",
+        "modernbert_train.store.manifest",
+        "modernbert_train.schedule",
+        "modernbert_train.planning.dry_run",
         "data_prep.cli",
     ],
 )

@@ -19,12 +19,13 @@ def run_train(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
-        from modernbert_train.training.preview import preview
+        from modernbert_train.planning.dry_run import preview
 
         print(preview(recipe))
         return 0
-    from modernbert_train.training.build import train
-    from modernbert_train.training.preemption import REQUEUE_EXIT_CODE, Preempted
+    from modernbert_train.common.processes import REQUEUE_EXIT_CODE
+    from modernbert_train.training.callbacks.preemption import Preempted
+    from modernbert_train.training.train import train
 
     try:
         train(recipe)
@@ -57,7 +58,7 @@ def run_sweep(options: argparse.Namespace) -> int:
 def run_plan(options: argparse.Namespace) -> int:
     """Show what is in the batch of a step."""
     from modernbert_train.config import load_recipe
-    from modernbert_train.training.step_contents import step_contents, to_json, to_text
+    from modernbert_train.planning.step_contents import step_contents, to_json, to_text
 
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}: make it at least 1")
@@ -88,7 +89,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write a Hugging Face folder."""
-    from modernbert_train.hub import export_checkpoint
+    from modernbert_train.convert import export_checkpoint
 
     export = partial(export_checkpoint, options.checkpoint, options.out, fill=options.fill)
     return _write_checked("exported", export)
@@ -96,14 +97,14 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_import(options: argparse.Namespace) -> int:
     """Make a checkpoint of a Hugging Face folder."""
-    from modernbert_train.hub import import_folder
+    from modernbert_train.convert import import_folder
 
     return _write_checked("imported", partial(import_folder, options.folder, options.out))
 
 
 def run_average(options: argparse.Namespace) -> int:
     """Make one checkpoint of several."""
-    from modernbert_train.hub import average_checkpoints, ties_checkpoints
+    from modernbert_train.convert import average_checkpoints, ties_checkpoints
 
     if options.density is not None and options.ties is None:
         raise ValueError("--density goes with --ties; name the checkpoint that all the others started from")
@@ -130,7 +131,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def _write_checked(done: str, write: Callable[[], Path]) -> int:
     """Write a folder that is checked before it stays; where the check fails nothing is left behind."""
-    from modernbert_train.hub import FailedCheck
+    from modernbert_train.convert import FailedCheck
 
     try:
         print(f"{done}: {write()}")

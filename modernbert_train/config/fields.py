@@ -1,12 +1,12 @@
 """The recipe's classes seen as a tree of YAML keys: which fields a section has, what a value should be."""
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from modernbert_train.common.text import did_you_mean
 from modernbert_train.config.quantities import parse_bytes, parse_tokens
 from modernbert_train.config.schema import Recipe
 
@@ -82,12 +82,6 @@ def _type_text(expected: Any) -> str:
     if origin is list:
         return "a list of texts"
     return "a section with keys of its own" if is_section(expected) else words[expected]
-
-
-def did_you_mean(name: str, candidates: list[str]) -> str:
-    """Returns `; did you mean X?` for the nearest of the candidates, the empty text when none is near."""
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.55)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def suggest_field(key: str, section: type) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modernbert_train.config.fields import did_you_mean
+from modernbert_train.common.text import did_you_mean
 from modernbert_train.config.schema import MixtureConfig
 
 # The keys of a mixture that are no source; each way of writing one, and the keys it has.

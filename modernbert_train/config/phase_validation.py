@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.mixture import check_mixture
+from modernbert_train.config.quantities import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.schema import ModelConfig, PhaseConfig, Recipe
 
 SHORTEST_CONTEXT = 3  # [CLS], one token, [SEP]

@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from modernbert_train.config.checks import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
+from modernbert_train.config.quantities import above_zero, next_multiple, share_of_tokens, zero_or_above
 from modernbert_train.config.schema import CacheConfig, InitConfig, ModelConfig, Recipe
 from modernbert_train.config.skip import check_skip
 

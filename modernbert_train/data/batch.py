@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.objectives import IGNORED
 
 Int32 = npt.NDArray[np.int32]
 

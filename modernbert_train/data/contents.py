@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from modernbert_train.data.plan import Plan, Window, advance
-from modernbert_train.data.split import Split
+from modernbert_train.store.split import Split
 
 
 @dataclass(frozen=True)

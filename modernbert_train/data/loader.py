@@ -8,14 +8,10 @@ a checkpoint is that of the batch the trainer has taken, however far the workers
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -23,53 +19,16 @@ import torch
 import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from modernbert_train.common.processes import end_with_parent
 from modernbert_train.data.batch import PackedBatch, collate
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.data.masking import Masking
-from modernbert_train.data.plan import Plan
+from modernbert_train.data.objectives import Masking
+from modernbert_train.data.plan import PhaseRows, fingerprint_at
 from modernbert_train.data.reader import StreamReader
 from modernbert_train.data.skip import SkippedDocuments
+from modernbert_train.store.manifest import TokenizerInfo
+from modernbert_train.store.reading import BlockReader
 
 StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
-
-
-@dataclass(frozen=True)
-class PhaseRows:
-    """What one phase reads: its plan, its mask rate, and the (number of steps, rows of a global batch) of its parts."""
-
-    plan: Plan
-    mask_rate: float | None  # None: nothing is masked, every token predicts the next one
-    steps: tuple[tuple[int, int], ...]
-
-    @property
-    def num_steps(self) -> int:
-        return sum(num_steps for num_steps, _ in self.steps)
-
-    def batch_rows(self, phase_step: int) -> int:
-        """Rows of the global batch of a step of the phase."""
-        for num_steps, rows in self.steps:
-            if phase_step < num_steps:
-                return rows
-            phase_step -= num_steps
-        raise AssertionError("step beyond the end of the phase")
-
-    def fingerprint(self, masking: Masking) -> str:
-        """Changes with anything that decides which rows the phase reads, or how they are masked."""
-        plan = self.plan
-        sources = [(name, split.digest) for name, split in plan.sources.items()]
-        content = (
-            sources,
-            plan.quota,
-            plan.streams,
-            plan.nodes,
-            plan.context_tokens,
-            plan.row_tokens,
-            plan.key,
-            self.mask_rate,
-        )
-        fractions = masking.mask_fraction, masking.random_fraction
-        return hashlib.sha256(repr((content, fractions)).encode()).hexdigest()[:16]
 
 
 def streams_of_rank(streams: int, rank: int, world_size: int) -> list[int]:
@@ -209,22 +168,13 @@ class PlannedRows(IterableDataset[_Item]):
         return fingerprint_at(self._phases, step, self._masking)
 
 
-def fingerprint_at(phases: Sequence[PhaseRows], step: int, masking: Masking) -> str:
-    """That of the phase which the last of the first `step` steps of a run belongs to."""
-    for phase in phases:
-        if step <= phase.num_steps:
-            break
-        step -= phase.num_steps
-    return phase.fingerprint(masking)
-
-
 class PlannedLoader(DataLoader):
     """Batches of this rank. A DataLoader, because Composer saves the position of nothing else."""
 
     dataset: PlannedRows
 
     def __init__(self, dataset: PlannedRows, *, num_workers: int) -> None:
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_die_with_parent)
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_end_with_trainer)
         self.wait_seconds = 0.0  # time the trainer has spent waiting for batches
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -279,8 +229,6 @@ def _from_arrays(batches: Sequence[PackedBatch]) -> PackedBatch:
     return PackedBatch(**tensors, max_seqlen=batches[0]["max_seqlen"])  # type: ignore[typeddict-item]
 
 
-def _die_with_parent(worker_id: int) -> None:
-    """End a worker when the trainer is killed; otherwise it would live on and hold its shared memory."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+def _end_with_trainer(worker_id: int) -> None:
+    """End a worker when the trainer is killed, instead of leaving it behind."""
+    end_with_parent(signal.SIGKILL)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.data.split import Split
+from modernbert_train.store.split import Split
 
 Int64 = npt.NDArray[np.int64]
 

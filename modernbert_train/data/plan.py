@@ -11,12 +11,14 @@ workers, and a run resumes by a seek to C pairs (window, row).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from modernbert_train.data.objectives import Masking
 from modernbert_train.data.order import (
     BLOCK,
     DOCUMENTS,
@@ -28,7 +30,7 @@ from modernbert_train.data.order import (
     permutation,
 )
 from modernbert_train.data.packing import cut_into_pieces, pack
-from modernbert_train.data.split import Split
+from modernbert_train.store.split import Split
 
 Int64 = npt.NDArray[np.int64]
 
@@ -215,3 +217,50 @@ def _packed(
     by_row = np.argsort(row, kind="stable")
     row_first = np.searchsorted(row[by_row], np.arange(num_rows + 1))
     return Window(blocks, block[by_row], start[by_row], tokens[by_row], document[by_row], row_first)
+
+
+@dataclass(frozen=True)
+class PhaseRows:
+    """What one phase reads: its plan, its mask rate, and the (number of steps, rows of a global batch) of its parts."""
+
+    plan: Plan
+    mask_rate: float | None  # None: nothing is masked, every token predicts the next one
+    steps: tuple[tuple[int, int], ...]
+
+    @property
+    def num_steps(self) -> int:
+        return sum(num_steps for num_steps, _ in self.steps)
+
+    def batch_rows(self, phase_step: int) -> int:
+        """Rows of the global batch of a step of the phase."""
+        for num_steps, rows in self.steps:
+            if phase_step < num_steps:
+                return rows
+            phase_step -= num_steps
+        raise AssertionError("step beyond the end of the phase")
+
+    def fingerprint(self, masking: Masking) -> str:
+        """Changes with anything that decides which rows the phase reads, or how they are masked."""
+        plan = self.plan
+        sources = [(name, split.digest) for name, split in plan.sources.items()]
+        content = (
+            sources,
+            plan.quota,
+            plan.streams,
+            plan.nodes,
+            plan.context_tokens,
+            plan.row_tokens,
+            plan.key,
+            self.mask_rate,
+        )
+        fractions = masking.mask_fraction, masking.random_fraction
+        return hashlib.sha256(repr((content, fractions)).encode()).hexdigest()[:16]
+
+
+def fingerprint_at(phases: Sequence[PhaseRows], step: int, masking: Masking) -> str:
+    """That of the phase which the last of the first `step` steps of a run belongs to."""
+    for phase in phases:
+        if step <= phase.num_steps:
+            break
+        step -= phase.num_steps
+    return phase.fingerprint(masking)

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.data.batch import MicroBatch, Row, collate, micro_batches, padding_segments
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.data.masking import Int32, Masking, mask_row, predict_next
+from modernbert_train.data.objectives import Int32, Masking, mask_row, predict_next
 from modernbert_train.data.plan import SPECIALS_PER_PIECE, Plan, Window, advance, evaluation_window
 from modernbert_train.data.skip import SkippedDocuments, find_skipped, without_pieces
-from modernbert_train.data.split import Split
+from modernbert_train.store.manifest import TokenizerInfo
+from modernbert_train.store.reading import BlockReader
+from modernbert_train.store.split import Split
 
 
 class WindowReader:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from modernbert_train.config import SkipConfig
 from modernbert_train.config.skip import join_ranges, parse_documents
 from modernbert_train.data.batch import Row
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.objectives import IGNORED
 from modernbert_train.data.plan import Window
-from modernbert_train.data.split import Split
+from modernbert_train.store.split import Split
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]

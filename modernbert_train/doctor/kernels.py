@@ -11,7 +11,8 @@ import torch
 
 from modernbert_train.doctor.findings import Finding, Level
 from modernbert_train.model import resolve_backend
-from modernbert_train.model.attention import BACKENDS, attention
+from modernbert_train.model.attention import attention
+from modernbert_train.model.backends import BACKENDS
 
 _TOLERANCE = 2e-2  # bf16 against fp32, values around 1
 _SECONDS = 120  # for the processes of a collective to start, meet and end

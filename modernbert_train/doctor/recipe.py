@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 from modernbert_train.config import Recipe
+from modernbert_train.data.inputs import open_inputs
 from modernbert_train.doctor.findings import Finding
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.dry_run import bytes_text, checkpoints_on_disk_bytes
-from modernbert_train.training.inputs import open_inputs
+from modernbert_train.planning.dry_run import bytes_text, checkpoints_on_disk_bytes
+from modernbert_train.schedule import plan_run
 
 
 def stores(recipe: Recipe) -> list[Finding]:

@@ -9,7 +9,7 @@ objective clm is asked for the next token instead.
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from modernbert_train.checkpoints.checkpoint import is_causal, load_weights, run_folder_of
+from modernbert_train.checkpoints.run_files import RECIPE_FILE
+from modernbert_train.common.text import format_table
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.config.schema import Objective
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.inputs import Inputs, open_inputs
+from modernbert_train.data.objectives import IGNORED
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
-from modernbert_train.training.checkpoint import is_causal, load_weights, run_folder_of
-from modernbert_train.training.inputs import Inputs, open_inputs
-from modernbert_train.training.run_files import RECIPE_FILE
+from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 
 log = logging.getLogger(__name__)
 
@@ -146,20 +147,6 @@ def format_scores(scores: list[SourceScore]) -> str:
         for s in scores
     ]  # fmt: skip
     return format_table(columns, rows)
-
-
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A text table: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [columns, *rows]
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
 
 
 def _batches(source: str, inputs: Inputs, subject: Subject, recipe: Recipe) -> Iterator[MicroBatch]:

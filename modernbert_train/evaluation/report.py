@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from modernbert_train.training.run_files import METRICS_FILE, REPORT_FILE
+from modernbert_train.checkpoints.run_files import METRICS_FILE, REPORT_FILE
 
 INK, GRID, _TRAIN = "#22303c", "#dfe4e8", "#5b6b79"
 _BANDS = ("#eef3f8", "#ffffff")

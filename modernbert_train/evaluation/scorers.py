@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
+from modernbert_train.checkpoints.checkpoint import is_causal
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.objectives import IGNORED
 from modernbert_train.model import ModernBertForMaskedLM
-from modernbert_train.training.checkpoint import is_causal
 
 # Sum of the losses (nats) and number of correct predictions over the masked tokens of a micro-batch.
 Scorer = Callable[[MicroBatch], tuple[float, int]]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.manifest import Split
-from modernbert_train.data.split import comes_through_cache
+from modernbert_train.store.manifest import Split
+from modernbert_train.store.reading import BlockReader
+from modernbert_train.store.split import comes_through_cache
 
 COUNTED_TOKENS = 20_000_000  # enough for frequencies; a split of 2T tokens is not read through
 COUNTED_SHARDS = 8  # of a store elsewhere: each is downloaded whole

@@ -1,6 +1,6 @@
 """ModernBERT in plain PyTorch, on packed documents."""
 
-from modernbert_train.model.attention import resolve_backend
+from modernbert_train.model.backends import resolve_backend
 from modernbert_train.model.encoder import DECODER_BIAS, EMBEDDING, TIED_WEIGHT, ModernBertForMaskedLM
 from modernbert_train.model.initialization import initialize_weights
 

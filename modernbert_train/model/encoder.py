@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.model.attention import backends_by_device
+from modernbert_train.model.backends import backends_by_device
 from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, build_norm
 from modernbert_train.model.rope import RotaryEmbedding
 

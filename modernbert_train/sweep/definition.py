@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modernbert_train.common.text import did_you_mean, list_problems
 from modernbert_train.config import Recipe, WandbConfig, dump_recipe, load_recipe
 from modernbert_train.config.architecture import unread_fields
-from modernbert_train.config.fields import did_you_mean
-from modernbert_train.config.layers import list_problems, read_mapping
+from modernbert_train.config.overrides import read_mapping
 from modernbert_train.config.validation import RUN_NAME
 
 FIELDS = ("base", "overrides", "grid", "cells", "seeds", "folder")

@@ -5,7 +5,7 @@ Nothing is scheduled here: for a cluster, `--list` prints the commands and `--la
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import logging
 import os
 import shlex
@@ -24,10 +24,10 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from modernbert_train.optim.schedule import plan_run
+from modernbert_train.common.processes import SIGNALS, end_with_parent
+from modernbert_train.schedule import plan_run
 from modernbert_train.sweep.definition import Run, Sweep
 from modernbert_train.sweep.state import read_state, read_tokens
-from modernbert_train.training.preemption import SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -135,16 +135,13 @@ def _start(
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,  # a signal is passed on by us, once, to all that the run has started
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            # A run that outlived a killed sweep would collide with itself when the sweep is restarted.
+            preexec_fn=functools.partial(end_with_parent, signal.SIGTERM)
+            if sys.platform == "linux"
+            else None,
         )
     log.info("started %s: see %s", run.name, folder / LOG_FILE)
     return _Started(run, process, slot, time.monotonic())
-
-
-def _end_with_parent() -> None:
-    """A run that outlived a killed sweep would meet itself when the sweep is started again."""
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _visible_devices() -> list[str]:

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from modernbert_train.checkpoints.run_files import METRICS_FILE
+from modernbert_train.common.files import write_atomically
 from modernbert_train.config import Recipe, format_tokens
+from modernbert_train.config.architecture import num_parameters
 from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.sweep.definition import Cell, Run, Sweep
 from modernbert_train.sweep.state import changed_settings, read_state
-from modernbert_train.training.checkpoint import write_atomically
-from modernbert_train.training.model_size import num_parameters
-from modernbert_train.training.run_files import METRICS_FILE
 
 
 @dataclass(frozen=True)

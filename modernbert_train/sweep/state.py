@@ -7,13 +7,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
+from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
+from modernbert_train.common.text import list_problems
 from modernbert_train.config import Recipe, TrainingConfig, load_recipe
-from modernbert_train.config.layers import list_problems
-from modernbert_train.config.settings import changes, settings_of
-from modernbert_train.optim.schedule import plan_run
+from modernbert_train.config.architecture import changes, settings_of
+from modernbert_train.schedule import plan_run
 from modernbert_train.sweep.definition import Run, Sweep, essential
-from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from modernbert_train.training.run_files import METRICS_FILE, RECIPE_FILE
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from composer.loggers import LoggerDestination, WandBLogger
 
+from modernbert_train.checkpoints.provenance import wandb_id
 from modernbert_train.config import Recipe
-from modernbert_train.training.composer_fixes import fix_wandb
-from modernbert_train.training.provenance import wandb_id
-from modernbert_train.training.ranks import on_rank_zero
+from modernbert_train.training.distributed.ranks import on_rank_zero
 
 
 def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
@@ -35,3 +34,11 @@ def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
             },
         )
     ]
+
+
+def fix_wandb() -> None:
+    """Composer asks a W&B run for `get_url()`, which wandb has dropped for the property `url`."""
+    import wandb
+
+    if not hasattr(wandb.Run, "get_url"):
+        wandb.Run.get_url = lambda run: run.url

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from modernbert_train.config import load_recipe
+from modernbert_train.config.architecture import num_parameters
+from modernbert_train.sweep.command import overview
 from modernbert_train.sweep.definition import read_sweep
-from modernbert_train.sweep.overview import overview
-from modernbert_train.training.build import train
-from modernbert_train.training.model_size import num_parameters
-from tests.acceptance.launching import read_steps
+from modernbert_train.training.train import train
 from tests.acceptance.test_recipes import make_sources, tiny_overrides
-from tests.stores import make_tokenizer
+from tests.helpers.launching import read_steps
+from tests.helpers.stores import make_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "yamls/ablations"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 
 from data_prep.cli import main as prepare
-from data_prep.encoding import load_tokenizer
+from data_prep.tokenize.encoding import load_tokenizer
 from data_prep.tokenizer import save_tokenizer, train_tokenizer
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.data.manifest import load_manifest, load_tokenizer_info
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.checkpoint import list_checkpoints
-from modernbert_train.training.inputs import open_inputs, plan_rows
-from tests.acceptance.epochs import pieces_of, plan_of_an_epoch, read_epoch
-from tests.acceptance.launching import TRAIN, finish, launch, read_steps, start, wait_for_steps
-from tests.recipes import TINY, make_tiny, skewed_documents
-from tests.stores import make_store, make_tokenizer
+from modernbert_train.data.inputs import open_inputs, plan_rows
+from modernbert_train.schedule import plan_run
+from modernbert_train.store.manifest import load_manifest, load_tokenizer_info
+from tests.helpers.epochs import pieces_of, plan_of_an_epoch, read_epoch
+from tests.helpers.launching import TRAIN, finish, launch, read_steps, start, wait_for_steps
+from tests.helpers.recipes import TINY, make_tiny, skewed_documents
+from tests.helpers.stores import make_store, make_tokenizer
 
 
 def make_many_shards(folder: Path) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.cli import main
-from modernbert_train.training.checkpoint import list_checkpoints
-from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
-from tests.acceptance.launching import (
+from modernbert_train.common.processes import REQUEUE_EXIT_CODE
+from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
+from tests.helpers.launching import (
     COMPOSER,
     LAUNCH,
     TORCHRUN,
@@ -23,8 +24,7 @@ from tests.acceptance.launching import (
     start,
     wait_for_steps,
 )
-from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
-from tests.training.spawned import free_port
+from tests.helpers.spawned import free_port
 
 # At this rate what another order of sums does to a loss does not grow over the steps of a longer run.
 LONGER = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
+from modernbert_train.common.processes import REQUEUE_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

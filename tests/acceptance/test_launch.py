@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.cli import main
-from modernbert_train.training.checkpoint import list_checkpoints
-from tests.acceptance.launching import launch, read_steps
+from tests.helpers.launching import launch, read_steps
 
 # Each rank draws its own dropout, so the losses of one and of two processes agree without it alone.
 OVERRIDES = ("model.attn_out_dropout=0", "training.keep_checkpoints=100")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from modernbert_train.data.manifest import load_manifest
-from modernbert_train.data.verification import verify_store
-from tests.data_prep.documents import files_of
+from modernbert_train.store.manifest import load_manifest
+from modernbert_train.store.verification import verify_store
+from tests.helpers.texts import files_of
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared/data"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main as prepare
-from modernbert_train.data.manifest import load_manifest, load_tokenizer_info
-from tests.acceptance.epochs import pieces_of, plan_of_an_epoch, read_epoch
-from tests.data_prep.documents import stored_documents
+from modernbert_train.store.manifest import load_manifest, load_tokenizer_info
+from tests.helpers.epochs import pieces_of, plan_of_an_epoch, read_epoch
+from tests.helpers.texts import stored_documents
 
 ROW_TOKENS = 8_192
 SHARED = Path(__file__).parents[3] / "shared/data"

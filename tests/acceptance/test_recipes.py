@@ -11,15 +11,15 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
 from modernbert_train.cli import main
 from modernbert_train.config import Recipe, load_recipe
-from modernbert_train.data.manifest import TokenizerInfo
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from tests.acceptance.launching import read_steps
-from tests.acceptance.published import PUBLISHED
-from tests.recipes import shipped_recipes, skewed_documents
-from tests.stores import make_store, make_tokenizer
+from modernbert_train.schedule import plan_run
+from modernbert_train.store.manifest import TokenizerInfo
+from tests.helpers.launching import read_steps
+from tests.helpers.published import PUBLISHED
+from tests.helpers.recipes import shipped_recipes, skewed_documents
+from tests.helpers.stores import make_store, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RECIPES = shipped_recipes()

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, dump_recipe, load_recipe
-from modernbert_train.optim.schedule import plan_run
-from tests.config.recipes import YAML, write
+from modernbert_train.schedule import plan_run
+from tests.helpers.little_recipe import YAML, write
 
 
 def test_defaults_below_yaml_below_command_line(tmp_path):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from modernbert_train.config import load_recipe
-from tests.config.recipes import YAML, write
+from tests.helpers.little_recipe import YAML, write
 
 
 def message(path, overrides=()):

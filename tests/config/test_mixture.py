@@ -4,7 +4,7 @@ import pytest
 
 from modernbert_train.config import MixtureConfig, dump_recipe, load_recipe
 from modernbert_train.config.mixture import in_words
-from tests.config.recipes import YAML, write
+from tests.helpers.little_recipe import YAML, write
 
 SHARES = "mixture: {web: 3, code: 1}"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from modernbert_train.config import dump_recipe, load_recipe
-from tests.config.recipes import YAML, write
+from tests.helpers.little_recipe import YAML, write
 
 DECAY = """  decay:
     tokens: 640

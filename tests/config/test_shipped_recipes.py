@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from modernbert_train.config import dump_recipe, load_recipe, validate
-from modernbert_train.optim.schedule import plan_run
-from tests.config.recipes import write
-from tests.recipes import shipped_recipes
+from modernbert_train.schedule import plan_run
+from tests.helpers.little_recipe import write
+from tests.helpers.recipes import shipped_recipes
 
 ROOT = Path(__file__).parents[2] / "yamls"
 PARTS = sorted(path for folder in ("models", "data") for path in (ROOT / folder).glob("*.yaml"))

@@ -4,7 +4,7 @@ import pytest
 
 from modernbert_train.config import SkipConfig, load_recipe
 from modernbert_train.config.skip import join_ranges, parse_documents, parse_range, range_text, skipped_steps
-from tests.config.recipes import write
+from tests.helpers.little_recipe import write
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from modernbert_train.config import (
     TrainingConfig,
     validate,
 )
-from tests.config.recipes import a_phase, a_recipe
+from tests.helpers.little_recipe import a_phase, a_recipe
 
 MODEL = a_recipe().model
 DATA = a_recipe().data

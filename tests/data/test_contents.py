@@ -8,7 +8,7 @@ import pytest
 from streaming.base.format.mds.reader import MDSReader
 
 from modernbert_train.data.contents import contents
-from tests.data.worlds import BATCHES, STREAMS, make_world, texts_of
+from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from modernbert_train.data.batch import checksum, collate, join
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.loader import PhaseRows, PlannedLoader, PlannedRows, fingerprint_at
-from modernbert_train.data.masking import Masking
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.objectives import Masking
 from modernbert_train.data.order import SourceOrder
-from modernbert_train.data.plan import Plan
+from modernbert_train.data.plan import PhaseRows, Plan, fingerprint_at
 from modernbert_train.data.reader import StreamReader, WindowReader, evaluation_batches
-from tests.data.worlds import make_world
+from modernbert_train.store.reading import BlockReader
+from tests.helpers.stores import make_store, make_tokenizer, random_documents
+from tests.helpers.worlds import make_world
 from tests.reference.masking import next_tokens
-from tests.stores import make_store, make_tokenizer, random_documents
 
 STREAMS = 48  # so that 4 ranks have 12 each, and each of 4 workers 3
 NODES = 2

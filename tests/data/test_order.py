@@ -14,7 +14,7 @@ from modernbert_train.data.order import (
     permutation,
     philox,
 )
-from modernbert_train.data.split import Split, write_sidecars
+from modernbert_train.store.split import Split, write_sidecars
 
 FEW_SHARDS = [7, 0, 5]  # blocks are dealt; a shard may be empty
 MANY_SHARDS = [3] * 40  # shards are dealt, to up to 5 nodes

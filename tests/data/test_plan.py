@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from modernbert_train.data.plan import Plan, evaluation_window
-from modernbert_train.data.split import Split, write_sidecars
-from tests.stores import make_store, make_tokenizer, random_documents
+from modernbert_train.store.split import Split, write_sidecars
+from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import torch
 from modernbert_train.config import SkipConfig
 from modernbert_train.data.batch import Row, checksum, join
 from modernbert_train.data.contents import contents
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.data.objectives import IGNORED
 from modernbert_train.data.reader import WindowReader
 from modernbert_train.data.skip import is_skipped, load_skipped_documents, without_pieces
-from tests.data.worlds import BATCHES, STREAMS, make_world, texts_of
+from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
 
 PAD = 3
 

@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.tokenizer import save_tokenizer, train_tokenizer
-from tests.data_prep.documents import TRAINING_TEXTS
+from tests.helpers.texts import TRAINING_TEXTS
 
 
 @pytest.fixture(scope="session")

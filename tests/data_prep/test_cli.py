@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_prep.cli import main
-from modernbert_train.data.manifest import load_manifest
-from tests.data_prep.documents import numbered_texts, run_tokenize, write_json_lines
+from modernbert_train.store.manifest import load_manifest
+from tests.helpers.texts import numbered_texts, run_tokenize, write_json_lines
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = ("corpus", "tokenizer", "tokenize", "index", "verify", "inspect")
@@ -53,7 +53,7 @@ def test_ctrl_c(monkeypatch, capsys, store):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modernbert_train.data.verification.verify_store", interrupt)
+    monkeypatch.setattr("modernbert_train.store.verification.verify_store", interrupt)
     assert main(["verify", str(store)]) == 130
     assert "interrupted" in capsys.readouterr().err
 

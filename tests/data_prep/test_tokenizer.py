@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from data_prep.cli import main
-from data_prep.encoding import load_tokenizer
+from data_prep.tokenize.encoding import load_tokenizer
 from data_prep.tokenizer import save_tokenizer, train_tokenizer
-from modernbert_train.data.tokenizer_info import load_tokenizer_info, tokenizer_fingerprint
-from tests.data_prep.documents import TRAINING_TEXTS, TRICKY_TEXTS, write_json_lines
+from modernbert_train.store.tokenizer import load_tokenizer_info, tokenizer_fingerprint
+from tests.helpers.texts import TRAINING_TEXTS, TRICKY_TEXTS, write_json_lines
 
 SHARED_TOKENIZER = Path(__file__).parents[3] / "shared/data/tokenizer"
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]

@@ -16,7 +16,7 @@ import torch
 
 from modernbert_train.cli import main
 from modernbert_train.doctor import Finding, as_json, as_text, kernels, machine, recipe
-from tests.recipes import load_tiny, make_tiny
+from tests.helpers.recipes import load_tiny, make_tiny
 
 REAL_DISK_USAGE = shutil.disk_usage
 REAL_CDLL = ctypes.CDLL

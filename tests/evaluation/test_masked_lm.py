@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.config import (
     DataConfig,
     EvaluationConfig,
@@ -19,16 +20,15 @@ from modernbert_train.config import (
     SourceConfig,
     dump_recipe,
 )
-from modernbert_train.data.blocks import BlockReader
-from modernbert_train.data.manifest import TokenizerInfo, load_tokenizer_info
-from modernbert_train.data.masking import IGNORED
+from modernbert_train.convert.export import export_checkpoint
+from modernbert_train.data.objectives import IGNORED
 from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
 from modernbert_train.evaluation.scorers import padded_batches
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
-from modernbert_train.hub.export import export_checkpoint
-from modernbert_train.training.checkpoint import save_weights
-from tests.hub.conftest import random_weights
-from tests.stores import make_store, make_tokenizer, random_documents
+from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.store.reading import BlockReader
+from tests.convert.conftest import random_weights
+from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
 MODEL = ModelConfig(
     vocab_size=256,

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modernbert_train.data.blocks import BlockReader
 from modernbert_train.evaluation import unigram
 from modernbert_train.evaluation.unigram import count_tokens, counted_blocks, score_unigram
-from tests.stores import Documents, make_store, make_tokenizer
+from modernbert_train.store.reading import BlockReader
+from tests.helpers.stores import Documents, make_store, make_tokenizer
 
 
 def test_score_by_hand() -> None:

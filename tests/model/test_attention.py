@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from modernbert_train.model import attention_cpu
+from modernbert_train.model import attention_torch
 from modernbert_train.model.attention import attention, packed_attention
-from tests.model.documents import RAGGED, cu_seqlens, relative_error
+from tests.helpers.packed_documents import RAGGED, cu_seqlens, relative_error
 from tests.reference.attention import attention as reference
 
 # Relative error (norm) of output and gradient against the reference in float64. bfloat16 keeps 8 bits: 0.4% for
@@ -67,20 +67,20 @@ def test_cpu_backend_on_few_documents(lengths, window, causal):
 @pytest.mark.parametrize("tile", [1, 300 * 70, 2**20])  # some queries of one head, more, all heads at once
 @pytest.mark.parametrize("causal", [False, True])
 def test_global_layers_in_tiles(tile, causal, monkeypatch):
-    monkeypatch.setattr(attention_cpu, "_tile_elements", lambda dtype: tile)
+    monkeypatch.setattr(attention_torch, "_tile_elements", lambda dtype: tile)
     lengths = [300, 7]
     cu = cu_seqlens(lengths)
     qkv, grad = make_qkv(307, num_heads=3).detach(), make_qkv(307, num_heads=3, seed=1)[:, 0].detach()
     exact = qkv.clone().requires_grad_()
     expected = reference(exact, cu, None, causal)
     expected.backward(grad)
-    torch.testing.assert_close(attention_cpu._global_forward(qkv, cu, causal), expected.detach())
-    torch.testing.assert_close(attention_cpu._global_backward(grad, qkv, cu, causal), exact.grad)
+    torch.testing.assert_close(attention_torch._global_forward(qkv, cu, causal), expected.detach())
+    torch.testing.assert_close(attention_torch._global_backward(grad, qkv, cu, causal), exact.grad)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_local_layers_in_tiles(causal, monkeypatch):
-    monkeypatch.setattr(attention_cpu, "_tile_elements", lambda dtype: 2 * 64 * 192)  # two blocks at a time
+    monkeypatch.setattr(attention_torch, "_tile_elements", lambda dtype: 2 * 64 * 192)  # two blocks at a time
     assert_cpu_equals_reference(make_qkv(sum(RAGGED)), RAGGED, 64, 1e-13, causal)
 
 

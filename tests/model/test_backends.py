@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.model import ModernBertForMaskedLM, attention_cpu, resolve_backend
+from modernbert_train.model import ModernBertForMaskedLM, attention_torch, resolve_backend
 from modernbert_train.model import attention as attention_module
-from modernbert_train.model.attention import attention, backends_by_device, packed_attention
-from tests.model.documents import cu_seqlens
+from modernbert_train.model.attention import attention, packed_attention
+from modernbert_train.model.backends import backends_by_device
+from tests.helpers.packed_documents import cu_seqlens
 from tests.model.test_attention import assert_equals_reference, make_qkv
 from tests.reference.attention import attention as reference
 
@@ -128,8 +129,8 @@ def backward_by_hand(dout, q, k, v, lse, cu_seqlens_q, left, right):
     window, causal = reference_window(left, right)
     qkv = torch.stack((q, k, v), dim=1)
     if window is None:
-        return attention_cpu._global_backward(dout, qkv, cu_seqlens_q, causal).unbind(1)
-    return attention_cpu._local_backward(dout, qkv, cu_seqlens_q, window, causal).unbind(1)
+        return attention_torch._global_backward(dout, qkv, cu_seqlens_q, causal).unbind(1)
+    return attention_torch._local_backward(dout, qkv, cu_seqlens_q, window, causal).unbind(1)
 
 
 def flash2_stand_in():

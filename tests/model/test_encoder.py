@@ -8,7 +8,14 @@ import torch.nn.functional as F
 
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.model.rope import RotaryEmbedding, apply_rotary
-from tests.model.documents import RAGGED, SMALL, Packed, perturbed_model, random_documents, relative_error
+from tests.helpers.packed_documents import (
+    RAGGED,
+    SMALL,
+    Packed,
+    perturbed_model,
+    random_documents,
+    relative_error,
+)
 
 TINY = replace(SMALL, vocab_size=64, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 

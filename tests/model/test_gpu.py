@@ -8,7 +8,14 @@ import torch._dynamo.testing
 
 from modernbert_train.model import resolve_backend
 from modernbert_train.model.attention import attention
-from tests.model.documents import RAGGED, SMALL, cu_seqlens, perturbed_model, random_documents, relative_error
+from tests.helpers.packed_documents import (
+    RAGGED,
+    SMALL,
+    cu_seqlens,
+    perturbed_model,
+    random_documents,
+    relative_error,
+)
 from tests.model.test_attention import make_qkv
 from tests.model.test_encoder import masked
 from tests.reference.attention import attention as reference

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
-from tests.model.documents import SMALL
+from tests.helpers.packed_documents import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,14 @@ import transformers
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.schema import MODEL_SWITCHES
-from tests.model.documents import RAGGED, SMALL, Packed, perturbed_model, random_documents, relative_error
+from tests.helpers.packed_documents import (
+    RAGGED,
+    SMALL,
+    Packed,
+    perturbed_model,
+    random_documents,
+    relative_error,
+)
 
 NO_FIELDS_OF_THEIRS = (*MODEL_SWITCHES, "embedding_dropout", "attn_out_dropout", "mlp_out_dropout")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers
 
+from modernbert_train.checkpoints.hf.bert import TOKEN_TYPES, from_bert_weights, to_bert_weights
 from modernbert_train.config import ModelConfig
-from modernbert_train.formats.hf_bert import TOKEN_TYPES, from_bert_weights, to_bert_weights
-from tests.model.documents import BERT, RAGGED, perturbed_model, random_documents, relative_error
+from tests.helpers.packed_documents import BERT, RAGGED, perturbed_model, random_documents, relative_error
 from tests.model.test_parity import assert_logits
 
 BASE = ModelConfig(

@@ -6,14 +6,14 @@ from itertools import product
 import pytest
 import torch
 
+from modernbert_train.checkpoints.checkpoint import load_weights, save_weights
 from modernbert_train.config import ModelConfig, validate
+from modernbert_train.config.architecture import num_parameters
 from modernbert_train.config.schema import MODEL_SWITCHES
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
 from modernbert_train.optim.optimizer import parameter_groups
-from modernbert_train.training.checkpoint import load_weights, save_weights
-from modernbert_train.training.model_size import num_parameters
-from tests.config.recipes import a_phase, a_recipe
-from tests.model.documents import BERT, Packed, perturbed_model, random_documents, relative_error
+from tests.helpers.little_recipe import a_phase, a_recipe
+from tests.helpers.packed_documents import BERT, Packed, perturbed_model, random_documents, relative_error
 from tests.model.test_encoder import run_compiled
 from tests.reference import encoder as reference
 

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from modernbert_train.config import ModelConfig, OptimizerConfig
+from modernbert_train.config.architecture import num_parameters
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.optim.muon import NUM_PARTS
 from modernbert_train.optim.optimizer import build_optimizer, muon_groups, set_learning_rate
-from modernbert_train.training.model_size import num_parameters
 from tests.optim.test_optimizer import PEAK, learning_rate
 from tests.reference import adamw, muon
 

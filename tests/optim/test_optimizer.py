@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from modernbert_train.config import ModelConfig, OptimizerConfig
+from modernbert_train.config.architecture import num_parameters
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.optim.optimizer import build_optimizer, parameter_groups, set_learning_rate
-from modernbert_train.training.model_size import num_parameters
 from tests.reference import adamw, stable_adamw
 
 PEAK = 3e-3

@@ -1,4 +1,4 @@
-"""Slow, obvious twin of modernbert_train/optim/schedule.py: every step is written down, one by one."""
+"""Slow, obvious twin of modernbert_train/schedule.py: every step is written down, one by one."""
 
 from dataclasses import dataclass
 from math import cos, pi, sqrt

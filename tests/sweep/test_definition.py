@@ -2,8 +2,8 @@ import pytest
 
 from modernbert_train.config import load_recipe
 from modernbert_train.sweep.definition import read_sweep
-from tests.config.recipes import YAML, write
-from tests.sweep.sweeps import write_sweep
+from tests.helpers.little_recipe import YAML, write
+from tests.helpers.sweeps import write_sweep
 
 PART = "model: {mlp: gelu, intermediate_size: 24}\n"
 

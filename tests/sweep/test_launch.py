@@ -13,14 +13,14 @@ import pytest
 
 from modernbert_train.cli import main
 from modernbert_train.cli.parser import parse
+from modernbert_train.common.processes import REQUEUE_EXIT_CODE
 from modernbert_train.config import Recipe, dump_recipe, load_recipe
 from modernbert_train.sweep import launch
 from modernbert_train.sweep.command import check_inputs
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
-from modernbert_train.training.preemption import REQUEUE_EXIT_CODE
-from tests.sweep.sweeps import make_sweep, pretend_finished
-from tests.training.spawned import held
+from tests.helpers.spawned import held
+from tests.helpers.sweeps import make_sweep, pretend_finished
 
 CELLS = "cells: {gated: [], plain: [model.mlp=gelu]}"
 

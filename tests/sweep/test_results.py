@@ -2,11 +2,11 @@ import csv
 
 import pytest
 
+from modernbert_train.config.architecture import num_parameters
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.picture import draw_results, write_picture
 from modernbert_train.sweep.results import collect, differences, write_tables
-from modernbert_train.training.model_size import num_parameters
-from tests.sweep.sweeps import make_sweep, pretend_finished
+from tests.helpers.sweeps import make_sweep, pretend_finished
 
 GRID = """
 grid: {model.mlp: [geglu, gelu], model.local_attention: [16, 32]}

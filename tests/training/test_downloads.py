@@ -17,17 +17,17 @@ import pytest
 
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.data import download
 from modernbert_train.data.batch import checksum, join
-from modernbert_train.data.blocks import BlockReader
+from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.downloads import check_downloads, nodes_of_machines
-from modernbert_train.training.inputs import open_inputs, plan_rows
-from tests.acceptance.launching import launch, read_steps
-from tests.object_store import CONNECTIONS_ARE_LEFT, serving, wait_for_downloads
-from tests.recipes import TINY, skewed_documents
-from tests.stores import make_store, make_tokenizer
+from modernbert_train.planning.downloads import check_downloads, nodes_of_machines
+from modernbert_train.schedule import plan_run
+from modernbert_train.store import download
+from modernbert_train.store.reading import BlockReader
+from tests.helpers.launching import launch, read_steps
+from tests.helpers.object_store import CONNECTIONS_ARE_LEFT, serving, wait_for_downloads
+from tests.helpers.recipes import TINY, skewed_documents
+from tests.helpers.stores import make_store, make_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 REMOTE = ["data.sources.web.store=s3://bucket/store", "data.sources.code.store=s3://bucket/store"]
@@ -206,7 +206,7 @@ def test_all_ranks_say_that_the_server_is_gone(tiny, server):
 def test_killed_again_and_again_out_of_an_object_store(tiny, server, tmp_path):
     recipe = shutil.copy(tiny, tmp_path / "tiny.yaml")
     server.bytes_per_second = 100_000
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(recipe)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(recipe)]
     options = [
         *REMOTE,
         "training.save_every_tokens=2K",

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from modernbert_train.config import load_recipe
-from tests.recipes import make_tiny
-from tests.training.gradients import first_gradient
+from tests.helpers.gradients import first_gradient
+from tests.helpers.recipes import make_tiny
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_two_processes_do_not_matter(tiny, whole, tmp_path, rows):
         "MASTER_PORT": port,
     }
     python = [sys.executable, "-W", "ignore"]
-    command = [*python, "-m", "tests.training.gradients", str(tiny), str(tmp_path / "gradients.pt")]
+    command = [*python, "-m", "tests.helpers.gradients", str(tiny), str(tmp_path / "gradients.pt")]
     ranks = [
         subprocess.Popen(
             [*command, *overrides(rows)],

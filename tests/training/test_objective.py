@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.evaluation.masked_lm import evaluate_masked_lm, format_scores
-from modernbert_train.training.build import train
-from modernbert_train.training.checkpoint import list_checkpoints, read_marker
-from tests.training.kill import assert_same_run
+from modernbert_train.training.train import train
+from tests.helpers.kill import assert_same_run
 from tests.training.test_phases import phase_end, steps_of
 
 OVERRIDES = [

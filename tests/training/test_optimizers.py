@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights
 from modernbert_train.config import load_recipe
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.build import train
-from modernbert_train.training.checkpoint import list_checkpoints, load_weights
-from modernbert_train.training.dry_run import describe
+from modernbert_train.planning.dry_run import describe
+from modernbert_train.schedule import plan_run
+from modernbert_train.training.train import train
 from tests.training.test_train import metrics
 
 

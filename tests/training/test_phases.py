@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.build import check_clock, train
-from modernbert_train.training.callbacks import position
-from modernbert_train.training.checkpoint import list_checkpoints, read_marker
+from modernbert_train.schedule import plan_run
+from modernbert_train.training.callbacks.checkpoints import position
+from modernbert_train.training.train import check_clock, train
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes import make_tiny
+from tests.helpers.recipes import make_tiny
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ ASKED_TO_STOP = ["--ask", "--kills", "3"]
     ],  # of four the order of sums matters as well
 )
 def test_a_disturbed_run_is_the_undisturbed_one(tmp_path, options, world_size):
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill", str(make_tiny(tmp_path))]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(make_tiny(tmp_path))]
     command += [*options, "--world-size", str(world_size)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes import YAMLS, skewed_documents
-from tests.stores import make_store, make_tokenizer
+from tests.helpers.recipes import YAMLS, skewed_documents
+from tests.helpers.stores import make_store, make_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def recipe(tmp_path):
     "overrides", [[], ["phases.pretrain.objective=clm", "phases.extension.objective=mlm"]]
 )
 def test_killed_in_every_phase(recipe, overrides):
-    command = [sys.executable, "-W", "ignore", "-m", "tests.training.kill_phases", str(recipe), *overrides]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill_phases", str(recipe), *overrides]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(re.findall("lines of metrics and all weights equal, bit for bit", done.stdout)) == 2

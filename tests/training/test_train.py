@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights, read_marker
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.hub import import_folder
-from modernbert_train.optim.schedule import plan_run
-from modernbert_train.training.build import train
-from modernbert_train.training.checkpoint import list_checkpoints, load_weights, read_marker
-from modernbert_train.training.contributions import phase_data, whole_run
-from modernbert_train.training.inputs import open_inputs, plan_rows
-from tests.stores import make_tokenizer
+from modernbert_train.convert import import_folder
+from modernbert_train.data.inputs import open_inputs, plan_rows
+from modernbert_train.planning.source_stats import phase_data, whole_run
+from modernbert_train.schedule import plan_run
+from modernbert_train.training.train import train
+from tests.helpers.stores import make_tokenizer
 
 # The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
 GOLDEN_LOSSES = [

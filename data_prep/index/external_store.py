@@ -1,0 +1,106 @@
+"""What is in an MDS store that somebody else wrote: its sources and splits, by its index.json files alone.
+
+    STORE/train/<source>/...   STORE/validation/<source>/...   every folder of a split is a source
+    STORE/<source>/...         all of it for training, every folder a source
+    STORE/shard.00000.mds ...  one source
+
+A folder is read by its index.json, which may name shards in folders below it (Streaming's `merge_index`); where it has
+none, all index.json below it are joined.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from modernbert_train.store.files import INDEX_NAME, ShardFiles
+from modernbert_train.store.split import SIDECARS
+
+# Our splits, and the folders that are taken for them
+SPLIT_FOLDERS = {"train": ("train", "training"), "valid": ("valid", "validation", "val", "eval", "dev")}
+
+ShardInfo = dict[str, Any]  # an entry of index.json
+
+
+@dataclass(frozen=True)
+class ForeignSplit:
+    """Shards of one split of one source."""
+
+    folder: str  # below the store; names of the shards count from here
+    shards: list[ShardInfo]
+
+
+def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, ForeignSplit]]:
+    """Source -> split ("train", "valid") -> its shards. `source`: the name of all there is, as one source.
+
+    ValueError: no index.json, a broken one, or one of another format.
+    """
+    found: dict[str, dict[str, ForeignSplit]] = {}
+    for split, names in SPLIT_FOLDERS.items():
+        for folder in names:
+            shards = _shards_of(files, folder)
+            for name, of_source in _by_source(shards, source or folder, group=source is None).items():
+                found.setdefault(name, {}).setdefault(split, ForeignSplit(folder, of_source))
+    if not found:
+        shards = _shards_of(files, "")
+        sources = _by_source(shards, source or PurePosixPath(files.root).name, group=source is None)
+        found = {name: {"train": ForeignSplit("", of_source)} for name, of_source in sources.items()}
+    if not found:
+        raise ValueError(
+            f"store: {files.root} has no {INDEX_NAME} with shards, nor has a folder train/ in it: not an MDS store, "
+            "or not its top folder"
+        )
+    without = [name for name, splits in found.items() if "train" not in splits]
+    if without:
+        raise ValueError(f"store: source {without[0]} of {files.root} has no shards for training")
+    return found
+
+
+def _shards_of(files: ShardFiles, folder: str) -> list[ShardInfo]:
+    """The shards of a folder, as its index.json names them; joined from those below it where it has none."""
+    prefix = f"{folder}/" if folder else ""
+    if files.exists(prefix + INDEX_NAME):
+        return _read_index(files, prefix + INDEX_NAME, "")
+    shards: list[ShardInfo] = []
+    read: list[str] = []
+    for name in sorted(files.indexes(folder), key=lambda name: (name.count("/"), name)):
+        below = name.removesuffix(INDEX_NAME)
+        named_already = any(below.startswith(outer) for outer in read)  # by an index further out
+        if not named_already and not files.exists(
+            below + SIDECARS[0]
+        ):  # what `index` itself wrote is no source
+            read.append(below)
+            shards += _read_index(files, name, below.removeprefix(prefix))
+    return shards
+
+
+def _read_index(files: ShardFiles, name: str, prefix: str) -> list[ShardInfo]:
+    content = files.json(name)
+    try:
+        shards = [_relative(shard, prefix) for shard in content["shards"] if shard["samples"]]
+        formats = {(content["version"], shard["format"], shard["version"]) for shard in shards}
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{files.root}/{name}: not the index of an MDS store ({error!r} is missing)"
+        ) from error
+    if formats - {(2, "mds", 2)}:
+        raise ValueError(
+            f"{files.root}/{name}: has shards of {sorted(formats)}, allowed: format mds, version 2"
+        )
+    return shards
+
+
+def _relative(shard: ShardInfo, prefix: str) -> ShardInfo:
+    files = {
+        key: {**shard[key], "basename": prefix + shard[key]["basename"]} if shard[key] else None
+        for key in ("raw_data", "zip_data")
+    }
+    return {**shard, **files}
+
+
+def _by_source(shards: list[ShardInfo], name: str, *, group: bool) -> dict[str, list[ShardInfo]]:
+    """Shards by the first folder of their names, which is their source; shards without one are source `name`."""
+    sources: dict[str, list[ShardInfo]] = {}
+    for shard in shards:
+        first, *rest = PurePosixPath(shard["raw_data"]["basename"]).parts
+        sources.setdefault(first if group and rest else name, []).append(shard)
+    return sources

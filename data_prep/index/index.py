@@ -1,0 +1,229 @@
+"""An MDS store that somebody else wrote -> a manifest and sidecars for it. Its shards stay where they lie.
+
+What is read of a shard depends on its columns:
+
+    ids the only column of variable size, not compressed      the header: 4 bytes a document
+    other columns of variable size (such as `id`)             the shard, for each document tells its sizes at its head
+    compressed, padded, of fixed length, dtype told by each   the shard
+
+Shards are read one by one, a few ahead; what is done is kept, and the same command goes on after it.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.index.detection import detect_samples, in_folder, reads_whole
+from data_prep.index.external_store import ForeignSplit, ShardInfo, find_splits
+from data_prep.index.parts import IndexParts
+from data_prep.tokenize.store import SOURCE_NAME, copy_tokenizer
+from modernbert_train.store.external import (
+    Int64,
+    Samples,
+    content_lengths,
+    counts_in_header,
+    layout_of,
+    sample_offsets,
+    spans_of,
+)
+from modernbert_train.store.files import INDEX_NAME, ShardFiles
+from modernbert_train.store.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Split,
+    TokenizerInfo,
+    is_store,
+    load_manifest,
+    load_tokenizer_info,
+    write_manifest,
+)
+from modernbert_train.store.split import SIDECARS, load_split
+
+MARKER_NAME = "INDEXING"  # holds the settings of an index that is not finished
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What decides the index of a store."""
+
+    store: str  # folder or URL
+    tokenizer: str  # folder
+    source: str | None  # name of all there is, as one source; None: folders are sources
+    column: str  # of the ids
+    bytes_dtype: str | None  # of the ids in a column of bytes
+    strip: tuple[str, ...] | None  # see Samples; None: found by reading some documents
+    skip_unreadable: bool
+
+
+def index_store(
+    settings: IndexSettings,
+    out: Path,
+    *,
+    licences: dict[str, str],
+    workers: int,
+    overwrite: bool,
+    command: str,
+) -> Manifest:
+    """Write manifest, sidecars and tokenizer to `out`. ValueError: what cannot be used, in one line."""
+    if workers < 1:
+        raise ValueError(f"workers: {workers} must be at least 1")
+    tokenizer = load_tokenizer_info(settings.tokenizer)
+    files = ShardFiles(settings.store)
+    found = find_splits(files, settings.source)
+    _check_names(found, licences)
+    _start(out, overwrite, f"{settings}, {tokenizer.fingerprint}")
+    if tokenizer.path.resolve() != out.resolve():
+        copy_tokenizer(tokenizer, out)
+    sources: dict[str, dict[str, Split]] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    for source, splits in found.items():
+        sources[source] = {}
+        for name, split in splits.items():
+            samples = detect_samples(
+                files,
+                split,
+                f"{source}/{name}",
+                tokenizer,
+                settings.column,
+                settings.bytes_dtype,
+                settings.strip,
+            )
+            indexed = _index_split(
+                files, split, out / source / name, samples, tokenizer, workers, settings.skip_unreadable
+            )
+            sources[source][name] = replace(indexed, remote=_address(files, split, out), samples=samples)
+        num_empty = sum(_num_empty(split) for split in sources[source].values())
+        left_out[source] = {"empty": num_empty} if num_empty else {}
+    write_manifest(out, tokenizer, sources, licences, left_out, command)
+    (out / MARKER_NAME).unlink()
+    return load_manifest(out)
+
+
+def _check_names(found: dict[str, dict[str, ForeignSplit]], licences: dict[str, str]) -> None:
+    for source in found:
+        if not SOURCE_NAME.fullmatch(source):
+            raise ValueError(
+                f"source: {source!r} must be letters, digits, '_', '-' and '.' (a folder's name); name it with --source"
+            )
+    unknown = sorted(set(licences) - set(found))
+    if unknown:
+        raise ValueError(f"licence: no source is named {unknown[0]!r}; sources: {', '.join(found)}")
+
+
+def _start(out: Path, overwrite: bool, settings: str) -> None:
+    """Mark `out` as unfinished. What another index left there unfinished, with other settings, does not count."""
+    if (out / MANIFEST_NAME).exists():
+        if not is_store(out):
+            raise ValueError(
+                f"out: {out} has a {MANIFEST_NAME} of another kind; name another folder with --out"
+            )
+        if not overwrite:
+            raise ValueError(
+                f"out: {out} is finished; replace it with --overwrite, or name another with --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    marker = out / MARKER_NAME
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != settings:
+        for part in out.glob("*/*/*.part"):
+            part.unlink()
+        for sidecar in out.glob(f"*/*/{SIDECARS[0]}"):
+            (sidecar.parent / INDEX_NAME).unlink(missing_ok=True)
+        marker.write_text(settings, encoding="utf-8")
+    (out / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+def _address(files: ShardFiles, split: ForeignSplit, out: Path) -> str:
+    """Where the shards lie, for the manifest: a URL, a path from `out` if that is one tree, else an absolute path."""
+    if files.folder is None:
+        return f"{files.root}/{split.folder}".rstrip("/")
+    store, out = files.folder.resolve(), out.resolve()
+    shards = store / split.folder
+    one_tree = out.is_relative_to(store) or store.is_relative_to(out)
+    return os.path.relpath(shards, out) if one_tree else str(shards)
+
+
+def _index_split(
+    files: ShardFiles,
+    split: ForeignSplit,
+    folder: Path,
+    samples: Samples,
+    tokenizer: TokenizerInfo,
+    workers: int,
+    skip_unreadable: bool,
+) -> Split:
+    if (folder / INDEX_NAME).exists():
+        if not (folder / SIDECARS[0]).exists():
+            raise ValueError(f"out: {folder} is a folder of the store itself; name another one with --out")
+        return load_split(folder)  # by a run that was cut off later
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = IndexParts(folder)
+
+    def lengths_of(number: int) -> Int64 | ValueError:
+        try:
+            return shard_lengths(files, split.folder, split.shards[number], samples, tokenizer)
+        except (ValueError, FileNotFoundError) as error:
+            name = split.shards[number]["raw_data"]["basename"]
+            return ValueError(f"store: {files.root}/{split.folder}/{name}: {error}")
+
+    todo = range(parts.next_shard, len(split.shards))
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(
+            desc="/".join(folder.parts[-2:]), total=len(split.shards), initial=todo.start, unit=" shards"
+        ) as bar,
+    ):
+        for number, lengths in zip(todo, _in_order(pool, lengths_of, todo, ahead=workers), strict=True):
+            if isinstance(lengths, Exception):
+                if not skip_unreadable:
+                    raise ValueError(
+                        f"{lengths}; restore it, or leave such shards out with --skip-unreadable"
+                    )
+                tqdm.write(f"left out: {lengths}")
+            else:
+                parts.add(number, lengths)
+            bar.set_postfix_str(f"{parts.num_tokens:,} tokens", refresh=False)
+            bar.update()
+    return parts.finish(split.shards)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """`function` of every item, in order, computed at most `ahead` items before they are asked for."""
+    running: deque[Future[Result]] = deque()
+    for item in items:
+        running.append(pool.submit(function, item))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def shard_lengths(
+    files: ShardFiles, folder: str, info: ShardInfo, samples: Samples, tokenizer: TokenizerInfo
+) -> Int64:
+    """Content tokens of every document of a shard. ValueError, FileNotFoundError: it cannot be read."""
+    layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
+    info = in_folder(info, folder)
+    raw, num_samples = info["raw_data"], info["samples"]
+    if "pad" not in samples.strip and not reads_whole(files, info, layout):
+        header = files.read(raw["basename"], 0, 4 * (num_samples + 2))
+        starts, ends = sample_offsets(header, num_samples, raw["bytes"])
+        num_specials = sum(special in samples.strip for special in ("cls", "sep"))
+        return np.maximum(counts_in_header(layout, starts, ends) - num_specials, 0)
+    data = files.read_shard(info)
+    spans = spans_of(layout, data, *sample_offsets(data, num_samples, raw["bytes"]))
+    return content_lengths(data, spans, samples, tokenizer)
+
+
+def _num_empty(split: Split) -> int:
+    return split.num_documents - int(np.count_nonzero(split.lengths()))

@@ -1,0 +1,85 @@
+"""The sidecars of a split that is being indexed, and how its documents are cut into blocks."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.index.external_store import ShardInfo
+from modernbert_train.store.external import Int64
+from modernbert_train.store.files import INDEX_NAME
+from modernbert_train.store.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, Split
+from modernbert_train.store.split import write_sidecars
+
+
+def cut_into_blocks(lengths: Int64) -> Int64:
+    """Documents and tokens of the blocks of a shard: int64 [num_blocks, 2]; the rule of our own shards."""
+    ends = np.cumsum(lengths)
+    blocks: list[tuple[int, int]] = []
+    first = before = 0
+    while first < len(lengths):
+        full = (
+            int(np.searchsorted(ends, before + BLOCK_TOKENS)) + 1
+        )  # the document that fills the block is in it
+        last = min(first + BLOCK_DOCUMENTS, full, len(lengths))
+        blocks.append((last - first, int(ends[last - 1]) - before))
+        first, before = last, int(ends[last - 1])
+    return np.array(blocks, np.int64)
+
+
+class IndexParts:
+    """Sidecars while they grow, shard by shard, on disk: a run that was cut off goes on from them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lengths, self._blocks, self._shards = (
+            folder / f"{name}.part" for name in ("lengths", "blocks", "shards")
+        )
+        done = self._read_shards()
+        self.next_shard = int(done[-1, 0]) + 1 if len(done) else 0
+        # what was written of a shard before it was recorded is written again
+        _cut(self._lengths, 4 * int(done[:, 1].sum()))
+        _cut(self._blocks, 16 * int(done[:, 2].sum()))
+        _cut(self._shards, 24 * len(done))
+        self.num_tokens = int(self._read_blocks()[:, 1].sum())
+
+    def _read_shards(self) -> Int64:
+        """Number, documents and blocks of every shard that is done: int64 [num_shards, 3]."""
+        if not self._shards.exists():
+            return np.empty((0, 3), np.int64)
+        stored = np.fromfile(self._shards, np.int64)
+        return stored[: len(stored) // 3 * 3].reshape(-1, 3)
+
+    def _read_blocks(self) -> Int64:
+        return np.fromfile(self._blocks, np.int64).reshape(-1, 2)
+
+    def add(self, number: int, lengths: Int64) -> None:
+        blocks = cut_into_blocks(lengths)
+        record = np.array([number, len(lengths), len(blocks)], np.int64)
+        for file, values in (
+            (self._lengths, lengths.astype(np.uint32)),
+            (self._blocks, blocks),
+            (self._shards, record),
+        ):
+            with open(file, "ab") as part:
+                values.tofile(part)
+        self.num_tokens += int(blocks[:, 1].sum())
+
+    def finish(self, shards: list[ShardInfo]) -> Split:
+        """Write index.json and the sidecars. ValueError: there is no token."""
+        done = self._read_shards()
+        if not self.num_tokens:
+            raise ValueError(f"source {'/'.join(self.folder.parts[-2:])}: no document has any content token")
+        lengths = np.memmap(self._lengths, np.uint32, "r")
+        split = write_sidecars(self.folder, lengths, self._read_blocks(), done[:, 2])
+        index = {"version": 2, "shards": [shards[number] for number in done[:, 0]]}
+        (self.folder / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
+        for part in (self._lengths, self._blocks, self._shards):
+            part.unlink()
+        return split
+
+
+def _cut(file: Path, num_bytes: int) -> None:
+    file.touch()
+    os.truncate(file, num_bytes)

@@ -1,0 +1,100 @@
+"""How long documents are: in bins of powers of two, as text and as a picture."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from data_prep.inspect.report import print_table
+from modernbert_train.store.manifest import Split
+
+_CHUNK_DOCUMENTS = 1 << 22  # read at once: a split may have billions
+_BAR = 40
+_INK, _GRID = "#22303c", "#dfe4e8"
+# Told apart by readers with colour blindness too (Okabe and Ito, 2008).
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d00")
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Documents and their tokens by length: bin 0 are empty ones, bin b those of 2^(b-1) to 2^b - 1 tokens."""
+
+    documents: np.ndarray  # int64 [33]
+    tokens: np.ndarray  # int64 [33]
+
+
+def length_histogram(splits: Iterable[Split]) -> Histogram:
+    """Of all documents of some splits."""
+    documents, tokens = np.zeros(33, np.int64), np.zeros(33, np.int64)
+    for split in splits:
+        for first in range(0, split.num_documents, _CHUNK_DOCUMENTS):
+            lengths = split.lengths(first, _CHUNK_DOCUMENTS)
+            bins = np.frexp(lengths.astype(np.float64))[1]  # exact: the number of binary digits
+            documents += np.bincount(bins, minlength=33)
+            tokens += np.bincount(bins, weights=lengths, minlength=33).astype(np.int64)
+    return Histogram(documents, tokens)
+
+
+def print_histogram(name: str, histogram: Histogram) -> None:
+    """One line a bin: shares of documents and of tokens, and a bar of the latter."""
+    used = np.flatnonzero(histogram.documents)
+    documents = histogram.documents / histogram.documents.sum()
+    tokens = histogram.tokens / max(1, histogram.tokens.sum())
+    longest = max(tokens.max(), 1e-9)
+    print()
+    print_table(
+        (f"{name}: tokens of a document", "documents", "of tokens", ""),
+        [
+            (
+                _range(b),
+                f"{documents[b]:.1%}",
+                f"{tokens[b]:.1%}",
+                f"{'#' * round(_BAR * tokens[b] / longest):<{_BAR}}",
+            )
+            for b in range(used[0], used[-1] + 1)
+        ],
+    )
+
+
+def _range(number: int) -> str:
+    return "0" if number == 0 else f"{1 << (number - 1):,} to {(1 << number) - 1:,}"
+
+
+def draw_histograms(
+    histograms: dict[str, Histogram], marks_tokens: Sequence[int], title: str, file: Path
+) -> None:
+    """Draw shares of tokens and of documents by length, a line a source, into a PNG; marks at `marks_tokens`."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for axis, what in zip(axes, ("tokens", "documents"), strict=True):
+        for number, (name, histogram) in enumerate(histograms.items()):
+            counts = getattr(histogram, what)
+            used = np.flatnonzero(histogram.documents)
+            bins = np.arange(max(1, used[0]), used[-1] + 1)
+            axis.stairs(
+                counts[bins] / max(1, counts.sum()),
+                2.0 ** np.arange(bins[0] - 1, bins[-1] + 1),
+                color=_COLOURS[number % len(_COLOURS)],
+                linewidth=1.8,
+                label=f"{name}  {histogram.tokens.sum():,} tokens in {histogram.documents.sum():,} documents",
+            )
+        for mark in marks_tokens:
+            axis.axvline(mark, color=_INK, linewidth=0.8, linestyle=":")
+            axis.annotate(
+                f" {mark:,}", (mark, 0.97), xycoords=("data", "axes fraction"), fontsize=8, color=_INK
+            )
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_ylabel(f"share of {what}", color=_INK)
+        axis.set_ylim(bottom=0)
+        axis.grid(color=_GRID, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=8, frameon=False, labelcolor=_INK)
+    axes[1].set_xlabel("content tokens of a document", color=_INK)
+    figure.suptitle(f"Lengths of documents: {title}", x=0.012, ha="left", color=_INK, fontsize=12)
+    FigureCanvasAgg(figure).print_png(file)

@@ -1,0 +1,136 @@
+"""What a store holds, for a look: its sources, the lengths of its documents, some of them decoded, damaged shards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.inspect.histogram import draw_histograms, length_histogram, print_histogram
+from data_prep.inspect.report import left_out_words, print_table
+from data_prep.tokenize.encoding import load_tokenizer
+from modernbert_train.store.files import INDEX_NAME, ShardFiles
+from modernbert_train.store.manifest import Manifest, Split
+from modernbert_train.store.mds import read_document, shard_header_problem
+
+CONTEXTS_TOKENS = (1_024, 8_192)  # of the recipes: longer documents are read in several pieces
+SAMPLE_TOKENS = 80
+
+
+def inspect_store(manifest: Manifest, source: str | None, num_samples: int, picture: Path) -> list[str]:
+    """Print what a store, or one source of it, holds, and draw the lengths of its documents into `picture`.
+
+    Returns what is wrong with shards, by their sizes and headers: one line each.
+    ValueError: a source that the store does not have; a picture that cannot be written.
+    """
+    if source is not None and source not in manifest.sources:
+        raise ValueError(
+            f"source: {source!r} is not in {manifest.path}; sources: {', '.join(manifest.sources)}"
+        )
+    chosen = {name: splits for name, splits in manifest.sources.items() if source in (None, name)}
+    _print_sources(manifest, chosen)
+    histograms = {name: length_histogram(splits.values()) for name, splits in chosen.items()}
+    for name, histogram in histograms.items():
+        print_histogram(name, histogram)
+    try:
+        draw_histograms(histograms, CONTEXTS_TOKENS, str(manifest.path), picture)
+    except OSError as error:
+        raise ValueError(
+            f"picture: {picture} cannot be written ({error}); name another with --picture"
+        ) from error
+    print(f"\npicture of these: {picture}")
+    _print_samples(manifest, chosen, num_samples)
+    return [
+        problem for splits in chosen.values() for split in splits.values() for problem in _problems(split)
+    ]
+
+
+def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> None:
+    splits = {f"{name}/{s}": split for name, of_source in chosen.items() for s, split in of_source.items()}
+    num_tokens = sum(split.num_tokens for split in splits.values())
+    header = ["split", "documents", "tokens", "p5", "p50", "p95", "max"]
+    header += [*(f"documents > {tokens:,}" for tokens in CONTEXTS_TOKENS), "of all tokens"]
+    print_table(
+        header,
+        [
+            (
+                name,
+                split.num_documents,
+                split.num_tokens,
+                *_length_cells(split),
+                f"{split.num_tokens / num_tokens:.1%}",
+            )
+            for name, split in splits.items()
+        ],
+    )
+    print(f"tokenizer {manifest.tokenizer_fingerprint[:16]}..., {manifest.vocab_size:,} embedding rows")
+    print(f"made by: {manifest.command}")
+    for name in chosen:
+        licence = manifest.licences.get(name, "not stated")
+        print(f"{name}: licence {licence}; left out {left_out_words(manifest.left_out[name])}")
+    for name, split in splits.items():
+        if split.samples is not None:
+            specials = ", ".join(f"[{special.upper()}]" for special in split.samples.strip) or "nothing"
+            print(f"{name}: one document a sample, in {split.remote}; {specials} is not counted as content")
+
+
+def _length_cells(split: Split) -> list[str | int | float]:
+    lengths = split.lengths()
+    percentiles = [int(value) for value in np.percentile(lengths, (5, 50, 95, 100))]
+    longer = [f"{(lengths > tokens).mean():.1%}" for tokens in CONTEXTS_TOKENS]
+    return [*percentiles, *longer]
+
+
+def _print_samples(manifest: Manifest, chosen: dict[str, dict[str, Split]], num_samples: int) -> None:
+    tokenizer = load_tokenizer(manifest.path / "tokenizer.json")
+    for name, splits in chosen.items():
+        for number in _spread(splits["train"].num_documents, num_samples):
+            head = f"\n--- {name}/train, document {number:,}"
+            try:
+                ids = document_ids(splits["train"], number)
+            except (ValueError, OSError) as error:
+                print(f"{head}: cannot be read ({error})")
+                continue
+            text = tokenizer.decode(ids[:SAMPLE_TOKENS].tolist(), skip_special_tokens=False)
+            print(f"{head}, {len(ids):,} tokens\n{text}{' ...' if len(ids) > SAMPLE_TOKENS else ''}")
+
+
+def _spread(num_documents: int, num_samples: int) -> list[int]:
+    num_samples = min(num_samples, num_documents)
+    return [(i * num_documents) // num_samples for i in range(num_samples)]
+
+
+def document_ids(split: Split, number: int) -> np.ndarray:
+    """Ids of a document. ValueError, OSError: it cannot be read."""
+    shard = int(np.searchsorted(split.first_of_shards[:, 1], number, side="right")) - 1
+    first_block, first_document = split.first_of_shards[shard].tolist()
+    info = _index(split)[shard]
+    length = int(split.lengths(number, 1)[0])
+    if split.samples is not None:
+        files = ShardFiles(split.remote or str(split.path))
+        return read_document(files, info, split.samples, number - first_document, length)
+    ends = first_document + np.cumsum(split.blocks(first_block, int(split.shards[shard, 0]))[:, 0])
+    block = int(np.searchsorted(ends, number, side="right"))
+    before = int(ends[block - 1]) if block else first_document
+    start = int(split.lengths(before, number - before).sum(dtype=np.int64))
+    return _own_block(split, info, block)[start : start + length]
+
+
+def _own_block(split: Split, info: dict[str, Any], block: int) -> np.ndarray:
+    from streaming.base.format import reader_from_json  # imports torch, which no other command here needs
+
+    return reader_from_json(str(split.path), None, info)[block]["input_ids"]
+
+
+def _index(split: Split) -> list[dict[str, Any]]:
+    return json.loads((split.path / INDEX_NAME).read_text(encoding="utf-8"))["shards"]
+
+
+def _problems(split: Split) -> list[str]:
+    """Of shards on this machine."""
+    files = ShardFiles(split.remote or str(split.path))
+    if files.folder is None:
+        print(f"\nshards in {files.root} are not checked here; `verify` reads them all")
+        return []
+    found = {info["raw_data"]["basename"]: shard_header_problem(files, info) for info in _index(split)}
+    return [f"{files.root}/{name}: {problem}" for name, problem in found.items() if problem]

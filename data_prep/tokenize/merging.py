@@ -1,0 +1,169 @@
+"""Finished parts -> the store: shards get their final numbers by renames, sidecars are joined, the manifest ends it.
+
+Every step can be cut off and done again: what has its final name is finished, and everything else follows from
+what the parts wrote about themselves. Neighbouring shards that are small (the ends of parts, the validation
+split) are joined, so that many parts do not make many tiny shards.
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.tokenize.job import Job
+from data_prep.tokenize.stages import COUNTS_NAME, TOKENS
+from modernbert_train.store.manifest import (
+    SPLIT_NAMES,
+    Manifest,
+    load_manifest,
+    load_tokenizer_info,
+    write_manifest,
+)
+from modernbert_train.store.mds import (
+    INDEX_NAME,
+    ShardFormat,
+    read_index,
+    read_samples,
+    shard_name,
+    write_index,
+)
+from modernbert_train.store.split import Split, write_sidecars
+
+SMALL = (
+    4  # a shard of less than a quarter of the size at which shards are cut is joined with small neighbours
+)
+
+
+class Shard(NamedTuple):
+    """A shard that a part wrote."""
+
+    file: Path
+    entry: dict[str, Any]  # in the part's index.json
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.entry["raw_data"]["bytes"])
+
+
+def merge(job: Job) -> Manifest:
+    """Make the store out of its finished parts, and name what could not be read.
+
+    ValueError: a source without a document, or without one that is not held out.
+    """
+    left_out: dict[str, Counter[str]] = {source: Counter() for source in job.inputs}
+    for number, part in enumerate(job.parts):
+        counts = json.loads((job.task_folder(TOKENS, number) / COUNTS_NAME).read_text(encoding="utf-8"))
+        left_out[part.source].update(counts["left_out"])
+        for message in counts["unreadable"]:
+            print(f"left out: {message}", file=sys.stderr)
+    folders = {source: _part_folders(job, source) for source in job.inputs}
+    for source in job.inputs:
+        _check_source(source, folders[source], left_out[source])
+    sources = {
+        source: {name: _merge_split(job, source, name, parts) for name, parts in splits.items() if parts}
+        for source, splits in tqdm(folders.items(), desc="merging", unit=" sources")
+    }
+    counted = {source: dict(sorted(counts.items())) for source, counts in left_out.items()}
+    write_manifest(
+        job.store,
+        load_tokenizer_info(job.store),
+        sources,
+        job.settings.licences,
+        counted,
+        job.settings.command,
+    )
+    return load_manifest(job.store)
+
+
+def _part_folders(job: Job, source: str) -> dict[str, list[Path]]:
+    """For every split the folders of the parts that have documents of it, in order."""
+    numbers = [number for number, part in enumerate(job.parts) if part.source == source]
+    return {
+        name: [
+            folder
+            for number in numbers
+            if ((folder := job.task_folder(TOKENS, number) / name) / INDEX_NAME).is_file()
+        ]
+        for name in SPLIT_NAMES
+    }
+
+
+def _check_source(source: str, folders: dict[str, list[Path]], left_out: Counter[str]) -> None:
+    if not any(folders.values()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "0 read"
+        raise ValueError(f"source {source}: no document with text ({reasons}); check its input")
+    if not folders["train"]:
+        num_documents = sum(len(np.load(folder / "lengths.npy")) for folder in folders["valid"])
+        raise ValueError(
+            f"source {source}: all {num_documents} documents are held out; "
+            "lower --valid-fraction or add documents"
+        )
+
+
+def _merge_split(job: Job, source: str, name: str, parts: list[Path]) -> Split:
+    folder = job.store / source / name
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [
+        Shard(part / entry["raw_data"]["basename"], entry) for part in parts for entry in read_index(part)
+    ]
+    shard_format = ShardFormat(job.dtype, job.settings.shard_bytes)
+    entries = [
+        _place_shards(group, folder, number, shard_format)
+        for number, group in enumerate(_groups(shards, job.settings.shard_bytes))
+    ]
+    write_index(folder, entries)
+    blocks = np.concatenate([np.load(part / "blocks.npy") for part in parts])
+    scratch = job.work / "lengths.npy"
+    lengths = _join_lengths(parts, scratch, int(blocks[:, 0].sum()))
+    split = write_sidecars(folder, lengths, blocks, np.array([entry["samples"] for entry in entries]))
+    scratch.unlink()
+    return split
+
+
+def _groups(shards: Iterable[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
+    """Neighbours that become one shard: small ones as long as they fit together, all others by themselves."""
+    group: list[Shard] = []
+    for shard in shards:
+        fits = sum(member.num_bytes for member in (*group, shard)) <= shard_bytes
+        if group and not (
+            fits and all(member.num_bytes < shard_bytes // SMALL for member in (group[0], shard))
+        ):
+            yield group
+            group = []
+        group.append(shard)
+    if group:
+        yield group
+
+
+def _place_shards(group: list[Shard], folder: Path, number: int, shard_format: ShardFormat) -> dict[str, Any]:
+    """Rename or join shards to final shard `number`, unless it is there; its entry in index.json."""
+    final = folder / shard_name(number)
+    if len(group) == 1:
+        file, entry = group[0]
+        if not final.exists():
+            file.rename(final)
+        sha1 = entry["raw_data"]["hashes"]["sha1"]
+        return shard_format.entry(number, entry["samples"], entry["raw_data"]["bytes"], sha1)
+    if final.exists():
+        data = final.read_bytes()
+        num_samples = sum(shard.entry["samples"] for shard in group)
+        return shard_format.entry(number, num_samples, len(data), hashlib.sha1(data).hexdigest())
+    samples = [sample for shard in group for sample in read_samples(shard.file)]
+    return shard_format.write(folder, number, samples)
+
+
+def _join_lengths(parts: list[Path], scratch: Path, num_documents: int) -> np.ndarray:
+    """The lengths of all parts, mapped and not in memory: uint32 [num_documents]."""
+    lengths = np.lib.format.open_memmap(scratch, "w+", np.uint32, (num_documents,))
+    first = 0
+    for part in parts:
+        of_part = np.load(part / "lengths.npy")
+        lengths[first : first + len(of_part)] = of_part
+        first += len(of_part)
+    return lengths

@@ -1,0 +1,151 @@
+"""Our encoder with BERT's switches as Transformers' `BertForMaskedLM`, and back: `config.json` and weights.
+
+BERT adds an embedding of the token type, 0 or 1, to every token. We train on single documents, of type 0
+throughout, so ours has none: on export it is zero, and on import the embedding of type 0 is added to every
+position's, which is the same sum.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig
+
+from modernbert_train.checkpoints.hf.fields import (
+    REQUIRED_FIELDS,
+    differences,
+    pretraining_dropouts,
+    read_dropouts,
+    refuse,
+    special_ids,
+    uneven_heads,
+)
+from modernbert_train.config import ModelConfig
+from modernbert_train.model import TIED_WEIGHT
+from modernbert_train.store.manifest import TokenizerInfo
+
+SHARED_FIELDS = (*REQUIRED_FIELDS, "initializer_range")  # spelt alike, and mean alike
+
+# What our encoder computes. Transformers 4 reads `position_embedding_type`.
+FIXED_FIELDS: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+# The settings of ours that the class computes.
+SWITCHES: dict[str, tuple[Any, ...]] = {
+    "norm": ("layernorm",),
+    "norm_placement": ("post",),
+    "mlp": ("gelu",),
+    "positions": ("learned",),
+    "bias": (True,),
+    "parallel_block": (False,),
+    "global_attn_every_n_layers": (1,),
+}
+
+POSITIONS = "model.embeddings.position_embeddings.weight"
+TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
+
+# Modules of ours -> theirs; what we fuse is cut along its first dimension. `cls.predictions` holds the bias.
+_MODULES = {
+    "model.embeddings.tok_embeddings": ["bert.embeddings.word_embeddings"],
+    "model.embeddings.position_embeddings": ["bert.embeddings.position_embeddings"],
+    "model.embeddings.norm": ["bert.embeddings.LayerNorm"],
+    "head.dense": ["cls.predictions.transform.dense"],
+    "head.norm": ["cls.predictions.transform.LayerNorm"],
+    "decoder": ["cls.predictions"],
+}
+_LAYER_MODULES = {
+    "attn.Wqkv": ["attention.self.query", "attention.self.key", "attention.self.value"],
+    "attn.Wo": ["attention.output.dense"],
+    "attn_norm": ["attention.output.LayerNorm"],
+    "mlp.Wi": ["intermediate.dense"],
+    "mlp.Wo": ["output.dense"],
+    "mlp_norm": ["output.LayerNorm"],
+}
+
+
+def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, Any]:
+    """`config.json` of a model with BERT's switches."""
+    config = BertConfig(
+        **{name: getattr(model, name) for name in SHARED_FIELDS},
+        **FIXED_FIELDS,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=model.max_position_embeddings,
+        layer_norm_eps=model.norm_eps,
+        initializer_cutoff_factor=model.initializer_cutoff_factor,
+        type_vocab_size=2,  # a tokenizer that writes 1 for the second of two texts finds a row there
+        hidden_dropout_prob=0.0,
+        classifier_dropout=0.0,
+        **special_ids(tokenizer),
+        architectures=["BertForMaskedLM"],
+        dtype="float32",
+        **pretraining_dropouts(model),
+    )
+    return dict(sorted(json.loads(config.to_json_string()).items()))
+
+
+def from_bert_config(content: dict[str, Any], file: Path) -> ModelConfig:
+    """Our architecture for BERT's `config.json`; see `hf_config.from_hf_config`."""
+    problems = [*differences(content, FIXED_FIELDS), *uneven_heads(content)]
+    if inside := content.get("attention_probs_dropout_prob", 0.0):
+        problems.append(
+            f"attention_probs_dropout_prob is {inside}, supported is 0.0 (write that to go on without; it is "
+            "dropout inside the attention, which weights and logits do not depend on)"
+        )
+    refuse(problems, file)
+    cutoff = content.get("initializer_cutoff_factor", ModelConfig.initializer_cutoff_factor)
+    return ModelConfig(
+        **{name: content[name] for name in SHARED_FIELDS if name in content},
+        **{switch: values[0] for switch, values in SWITCHES.items()},
+        max_position_embeddings=content.get("max_position_embeddings", 512),
+        norm_eps=content.get("layer_norm_eps", 1e-12),
+        initializer_cutoff_factor=cutoff,
+        **read_dropouts(content, content.get("hidden_dropout_prob", 0.1)),  # theirs is one for all three
+    )
+
+
+def to_bert_weights(state_dict: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Our weights, the tied one left out, under BERT's names."""
+    modules = _modules(model)
+    weights: dict[str, Tensor] = {}
+    for name, weight in state_dict.items():
+        module, _, kind = name.rpartition(".")
+        parts = weight.chunk(len(modules[module]))
+        weights |= {f"{their}.{kind}": part for their, part in zip(modules[module], parts, strict=True)}
+    weights[TOKEN_TYPES] = torch.zeros(2, model.hidden_size)
+    return weights
+
+
+def from_bert_weights(loaded: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """The inverse, with the embedding of token type 0 in the positions. What has no place keeps its name."""
+    left = dict(loaded)
+    weights: dict[str, Tensor] = {}
+    for module, theirs in _modules(model).items():
+        for kind in ("weight", "bias"):
+            names = [f"{their}.{kind}" for their in theirs]
+            if all(name in left for name in names):
+                weights[f"{module}.{kind}"] = torch.cat([left.pop(name) for name in names])
+    # Transformers 4 wrote what is tied twice.
+    if "cls.predictions.decoder.weight" in left:
+        weights[TIED_WEIGHT] = left.pop("cls.predictions.decoder.weight")
+    twin = left.get("cls.predictions.decoder.bias")
+    if twin is not None and torch.equal(twin, weights.get("decoder.bias", twin)):
+        left.pop("cls.predictions.decoder.bias")
+    if TOKEN_TYPES in left and POSITIONS in weights:
+        weights[POSITIONS] = weights[POSITIONS] + left.pop(TOKEN_TYPES)[0]
+    return weights | left
+
+
+def _modules(model: ModelConfig) -> dict[str, list[str]]:
+    layers = {
+        f"model.layers.{layer}.{ours}": [f"bert.encoder.layer.{layer}.{their}" for their in theirs]
+        for layer in range(model.num_hidden_layers)
+        for ours, theirs in _LAYER_MODULES.items()
+    }
+    return _MODULES | layers

@@ -1,0 +1,162 @@
+"""Our architecture as the `config.json` of Transformers' `ModernBertForMaskedLM`, and back.
+
+Transformers 5 spells the alternation of layers and RoPE as `layer_types` and `rope_parameters`; 4.48 to 4.57
+read `global_attn_every_n_layers`, `global_rope_theta` and `local_rope_theta`. An exported config carries both
+spellings, so that old and new versions build the same model; an imported one may carry either.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import ModernBertConfig
+
+from modernbert_train.checkpoints.hf.fields import (
+    REQUIRED_FIELDS,
+    differences,
+    pretraining_dropouts,
+    read_dropouts,
+    refuse,
+    special_ids,
+    uneven_heads,
+)
+from modernbert_train.config import ModelConfig
+from modernbert_train.store.manifest import TokenizerInfo
+
+# Fields that our config and Transformers' spell alike and mean alike.
+SHARED_FIELDS = (
+    *REQUIRED_FIELDS,
+    "local_attention",
+    "norm_eps",
+    "initializer_range",
+    "initializer_cutoff_factor",
+    "max_position_embeddings",
+)
+
+# The one value our encoder computes. `classifier_activation` also shapes the masked-LM head.
+FIXED_FIELDS: dict[str, Any] = {
+    "decoder_bias": True,
+    "classifier_activation": "gelu",
+    "tie_word_embeddings": True,
+    "attention_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "mlp_dropout": 0.0,
+}
+
+BIAS_FIELDS = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")  # ours has one for all: `bias`
+ACTIVATIONS = {"geglu": "gelu", "swiglu": "silu"}  # `hidden_activation`; its MLP always has a gate
+
+# The settings of ours that the class computes.
+SWITCHES: dict[str, tuple[Any, ...]] = {
+    "norm": ("layernorm",),
+    "norm_placement": ("pre",),
+    "mlp": tuple(ACTIVATIONS),
+    "positions": ("rope",),
+    "parallel_block": (False,),
+}
+
+
+def to_modernbert_config(
+    model: ModelConfig, global_theta: float, local_theta: float, tokenizer: TokenizerInfo
+) -> dict[str, Any]:
+    """`config.json` of a model with the RoPE thetas of its last phase, not those in `model`."""
+    config = ModernBertConfig(
+        **{name: getattr(model, name) for name in SHARED_FIELDS},
+        **FIXED_FIELDS,
+        **dict.fromkeys(BIAS_FIELDS, model.bias),
+        hidden_activation=ACTIVATIONS[model.mlp],
+        global_attn_every_n_layers=model.global_attn_every_n_layers,
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": float(global_theta)},
+            "sliding_attention": {"rope_type": "default", "rope_theta": float(local_theta)},
+        },
+        classifier_pooling="mean",  # as in the released ModernBERTs
+        classifier_dropout=0.0,
+        **special_ids(tokenizer),
+        architectures=["ModernBertForMaskedLM"],
+        dtype="float32",
+        **pretraining_dropouts(model),
+    )
+    older_spelling = {"global_rope_theta": float(global_theta), "local_rope_theta": float(local_theta)}
+    return dict(sorted({**json.loads(config.to_json_string()), **older_spelling}.items()))
+
+
+def from_modernbert_config(content: dict[str, Any], file: Path) -> ModelConfig:
+    """Our architecture for ModernBERT's `config.json`; see `hf_config.from_hf_config`."""
+    problems = [*differences(content, FIXED_FIELDS), *_switch_problems(content)]
+    every_n, layer_problems = _global_attn_every_n_layers(content)
+    thetas, theta_problems = _rope_thetas(content)
+    problems += layer_problems + theta_problems
+    if content.get("local_attention", 0) % 2 != 0:
+        problems.append(f"local_attention is {content['local_attention']}, supported are even widths")
+    problems += uneven_heads(content)
+    refuse(problems, file)
+    shared = {name: content[name] for name in SHARED_FIELDS if name in content}
+    return ModelConfig(
+        **shared,
+        global_attn_every_n_layers=every_n,
+        global_rope_theta=thetas["full_attention"],
+        local_rope_theta=thetas["sliding_attention"],
+        bias=content.get("norm_bias", False),
+        mlp="swiglu" if content.get("hidden_activation") == ACTIVATIONS["swiglu"] else "geglu",
+        **read_dropouts(content),
+    )
+
+
+def _switch_problems(content: dict[str, Any]) -> Iterator[str]:
+    activation = content.get("hidden_activation", "gelu")
+    if activation not in ACTIVATIONS.values():
+        yield f"hidden_activation is {activation!r}, supported are {', '.join(ACTIVATIONS.values())}"
+    biases = {name: content.get(name, False) for name in BIAS_FIELDS}
+    if len(set(biases.values())) > 1:
+        yield (
+            ", ".join(f"{name} is {value}" for name, value in biases.items())
+            + ", supported is true or false for all of them"
+        )
+
+
+def _global_attn_every_n_layers(content: dict[str, Any]) -> tuple[int, list[str]]:
+    num_layers, layer_types = content["num_hidden_layers"], content.get("layer_types")
+    every_n = content.get("global_attn_every_n_layers")
+    if layer_types is None:
+        return every_n or ModelConfig.global_attn_every_n_layers, []
+    if every_n is None:
+        is_global = [kind == "full_attention" for kind in layer_types]
+        every_n = is_global.index(True, 1) if True in is_global[1:] else num_layers
+    regular = ["sliding_attention" if layer % every_n else "full_attention" for layer in range(num_layers)]
+    if layer_types != regular:
+        return every_n, [
+            f"layer_types is not 'full_attention in layers 0, {every_n}, {2 * every_n}, ...': {layer_types}"
+        ]
+    return every_n, []
+
+
+def _rope_thetas(content: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """Theta of either layer type, the newer spelling first, as Transformers reads it."""
+    newer = content.get("rope_parameters") or {}
+    thetas, problems = {}, []
+    if content.get("rope_scaling"):
+        problems.append(f"rope_scaling is {content['rope_scaling']!r}, supported is none")
+    for kind, older_name, default in (
+        ("full_attention", "global_rope_theta", 160_000.0),
+        ("sliding_attention", "local_rope_theta", 10_000.0),
+    ):
+        parameters = newer.get(kind) or {}
+        theta = parameters.get("rope_theta", content.get(older_name, default))
+        unknown = {
+            k: v for k, v in parameters.items() if (k, v) != ("rope_type", "default") and k != "rope_theta"
+        }
+        if unknown:
+            problems.append(
+                f"rope_parameters of {kind} has {unknown}, supported is rope_type 'default' and rope_theta"
+            )
+        # Exports of other trainers wrote -1 or null for "as the global one"; guessing that has led to NaN
+        # before.
+        if not isinstance(theta, (int, float)) or theta <= 0:
+            problems.append(
+                f"{older_name} is {theta!r}, which is no RoPE theta; write the one it was trained with"
+            )
+        else:
+            thetas[kind] = float(theta)
+    return thetas, problems

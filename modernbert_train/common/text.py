@@ -1,0 +1,36 @@
+"""Text for people: tables, lists of problems, suggestions."""
+
+import difflib
+from collections.abc import Sequence
+
+
+def did_you_mean(name: str, candidates: list[str]) -> str:
+    """Returns `; did you mean X?` for the nearest of the candidates, the empty text when none is near."""
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.55)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
+def list_problems(title: str, problems: list[str]) -> str:
+    """One problem is a line of its own; several get a heading and a line each."""
+    if len(problems) == 1:
+        return problems[0]
+    return f"{title}: {len(problems)} problems\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A text table: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [columns, *rows]
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""`modernbert average`: one checkpoint of several, or of the moving average that one holds.
+
+    OUT/checkpoints/step-00000120.pt, .json   OUT/tokenizer.json   OUT/tokenizer_config.json   OUT/recipe.yaml
+
+It holds weights only, and can be exported, evaluated and started from (init.from) like any other. Its place in
+the run, recipe and tokenizer are those of the checkpoint that has seen the most tokens.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from modernbert_train.checkpoints.checkpoint import is_causal, save_weights
+from modernbert_train.checkpoints.merging import mean, ties
+from modernbert_train.checkpoints.run_files import RECIPE_FILE
+from modernbert_train.checkpoints.source import WeightSource, open_weights
+from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import differences
+from modernbert_train.convert.folders import new_folder
+from modernbert_train.convert.tokenizer_files import copy_tokenizer
+
+
+def average_checkpoints(
+    checkpoints: Sequence[str | Path],
+    out: str | Path,
+    weights: Sequence[float] | None = None,
+    ema: bool = False,
+) -> Path:
+    """Write the mean of checkpoints (run folders, checkpoints, Hugging Face folders) to the new folder `out`.
+
+    `weights`, one for each, need not add up to 1; None: all alike. With `ema` the moving averages that the
+    checkpoints hold are taken in place of their weights.
+    ValueError: models or tokenizers that differ, weights that are not one positive number each, no moving
+    average, `out` not empty.
+    """
+    sources = [open_weights(path) for path in checkpoints]
+    weights = [1.0] * len(sources) if weights is None else weights
+    _check_weights(weights, len(sources))
+    if len(sources) == 1 and not ema:
+        raise ValueError(f"{checkpoints[0]}: a single checkpoint is its own mean; name more, or take --ema")
+    _check_alike(sources)
+    what = "the moving average of" if ema else "the mean of"
+    shares = [f"{source} by {weight:g}" for source, weight in zip(sources, weights, strict=True)]
+    text = f"{what} {', '.join(map(str, sources) if len(set(weights)) == 1 else shares)}"
+    with new_folder(Path(out)) as folder:
+        _write(folder, mean(_read(sources, ema), weights), sources, text)
+    return Path(out)
+
+
+def ties_checkpoints(
+    checkpoints: Sequence[str | Path], base: str | Path, out: str | Path, density: float = 0.2
+) -> Path:
+    """Write the TIES merge of checkpoints that were all trained on from `base` to the new folder `out`.
+
+    `density` is the share of each checkpoint's changes that is kept; 0.2 is the paper's. ValueError: fewer than
+    two checkpoints, a density that is no share, models or tokenizers that differ, `out` not empty.
+    """
+    sources, base_source = [open_weights(path) for path in checkpoints], open_weights(base)
+    if len(sources) < 2:
+        raise ValueError(
+            f"{checkpoints[0]}: TIES merges the changes of several checkpoints; name two or more"
+        )
+    if not 0 < density <= 1:
+        raise ValueError(
+            f"--density is {density:g}: it is a share of the changes; choose one above 0, up to 1"
+        )
+    _check_alike([base_source, *sources])
+    text = f"the TIES merge, density {density:g}, of {', '.join(map(str, sources))} since {base_source}"
+    with new_folder(Path(out)) as folder:
+        _write(folder, ties(base_source.read(), _read(sources, ema=False), density), sources, text)
+    return Path(out)
+
+
+def _read(sources: Iterable[WeightSource], ema: bool) -> Iterator[dict[str, Tensor]]:
+    for source in tqdm(list(sources), unit="checkpoint", leave=False, disable=None):
+        print(source)
+        yield source.read_average() if ema else source.read()
+
+
+def _write(folder: Path, weights: dict[str, Tensor], sources: Sequence[WeightSource], text: str) -> None:
+    last = max(sources, key=lambda source: source.marker["tokens"])
+    marker: dict[str, Any] = {**last.marker, "keep": True, "merged": text}
+    save_weights(folder, weights, marker)
+    copy_tokenizer(last.folder, folder)
+    if (last.folder / RECIPE_FILE).is_file():
+        shutil.copyfile(last.folder / RECIPE_FILE, folder / RECIPE_FILE)
+
+
+def _check_weights(weights: Sequence[float], num_checkpoints: int) -> None:
+    if len(weights) != num_checkpoints:
+        raise ValueError(
+            f"--weights has {len(weights)} numbers for {num_checkpoints} checkpoints; give one for each"
+        )
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise ValueError(
+            f"--weights is {', '.join(f'{w:g}' for w in weights)}: each must be a number above 0"
+        )
+
+
+def _check_alike(sources: Sequence[WeightSource]) -> None:
+    """ValueError unless architecture, tokenizer, RoPE and objective are one: else weights mean different things."""
+    first = sources[0]
+    for other in sources[1:]:
+        changes = [f"{key} is {a} and {b}" for key, (a, b) in differences(first.model, other.model).items()]
+        for name in ("global_rope_theta", "local_rope_theta", "tokenizer_fingerprint"):
+            if first.marker[name] != other.marker[name] and not _is_unused(name, first.model):
+                changes.append(f"{name} is {first.marker[name]} and {other.marker[name]}")
+        if is_causal(first.marker) != is_causal(other.marker):
+            changes.append("the objective of one is mlm, of the other clm")
+        if changes:
+            raise ValueError(
+                f"{first.path} and {other.path} cannot be merged: {', '.join(changes)}; merge checkpoints of one "
+                "model, in one phase or in phases alike"
+            )
+
+
+def _is_unused(name: str, model: ModelConfig) -> bool:
+    return name.endswith("_rope_theta") and model.positions != "rope"

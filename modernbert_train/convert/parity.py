@@ -1,0 +1,129 @@
+"""Do Transformers and our encoder compute the same logits from the same weights?
+
+Both run on the CPU in float32: Transformers on padded batches with its own attention, ours on the same
+documents packed without padding. The documents reach over the edges where exports have gone wrong: a text as
+the tokenizer gives it, a padded batch down to empty documents, one longer than the local window, one as long
+as the context.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modernbert_train.convert.tokenizer_files import text_ids
+from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.store.manifest import TokenizerInfo
+
+# Share of the largest logit (of 1 where all are smaller). In float32, rounding makes 1e-6 with fresh weights
+# and up to 2e-5 where attention is sharp: so far apart are Transformers' own two attentions. A wrong theta or
+# window makes more.
+MAX_DIFFERENCE = 1e-4
+LONGEST_PROBE_TOKENS = 1_024
+PROBE_TEXT = "It opens at nine. def add(a, b): return a + b"
+
+
+class FailedCheck(ValueError):
+    """A model that is not what it should be, where everything else is in order: an export is refused."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How far the logits of one batch of documents are apart."""
+
+    name: str
+    document_tokens: tuple[int, ...]
+    max_difference: float
+    max_logit: float  # largest absolute value
+
+    @property
+    def agrees(self) -> bool:
+        """False for a NaN too, since that compares false with everything."""
+        return self.max_difference <= MAX_DIFFERENCE * max(1.0, self.max_logit)
+
+    def __str__(self) -> str:
+        lengths = ", ".join(f"{length:,}" for length in self.document_tokens)
+        return (
+            f"  {self.name:<24} {lengths + ' tokens':<24} "
+            f"max |difference| {self.max_difference:.1e}   (logits up to {self.max_logit:.1f})"
+        )
+
+
+def check_finite(state_dict: dict[str, Tensor], origin: Path) -> None:
+    """FailedCheck names the weights that hold NaN or infinity."""
+    broken = [name for name, weight in state_dict.items() if not torch.isfinite(weight).all()]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise FailedCheck(f"{origin}: {broken[0]}{more} holds NaN or infinity; take an earlier checkpoint")
+
+
+def probe_batches(
+    tokenizer: TokenizerInfo, context_tokens: int, local_attention: int
+) -> dict[str, list[list[int]]]:
+    """Batches of documents with their [CLS] and [SEP], none longer than the context; always the same."""
+    drawable = [*sorted(set(range(tokenizer.num_ids)) - set(tokenizer.special_ids)), tokenizer.mask_id]
+    generator = random.Random(0)
+
+    def document(num_tokens: int) -> list[int]:
+        content = generator.choices(drawable, k=max(0, min(num_tokens, context_tokens) - 2))
+        return [tokenizer.cls_id, *content, tokenizer.sep_id]
+
+    text = text_ids(tokenizer, PROBE_TEXT)[:-1]
+    return {
+        "a text": [[*text[: context_tokens - 1], tokenizer.sep_id]],
+        "a padded batch": [document(num_tokens) for num_tokens in (2, 3, 17, 40)],
+        "longer than the window": [document(local_attention + 3)],
+        "as long as the context": [document(min(context_tokens, LONGEST_PROBE_TOKENS))],
+    }
+
+
+def compare_logits(
+    ours: ModernBertForMaskedLM, theirs: Any, batches: dict[str, list[list[int]]]
+) -> list[ProbeResult]:
+    """Largest difference of the logits, batch by batch; `theirs` is Transformers' model, both in eval mode.
+
+    FailedCheck: a logit that is no number, or a difference above `MAX_DIFFERENCE`.
+    """
+    results = []
+    for name, documents in batches.items():
+        with torch.no_grad():
+            expected, actual = _packed_logits(ours, documents), _padded_logits(theirs, documents)
+        result = ProbeResult(
+            name=name,
+            document_tokens=tuple(map(len, documents)),
+            max_difference=(expected - actual).abs().max().item(),
+            max_logit=expected.abs().max().item(),
+        )
+        if not result.agrees:
+            raise FailedCheck(
+                f"Transformers' logits differ from ours by {result.max_difference:.1e} on {name} "
+                f"({result.document_tokens} tokens, logits up to {result.max_logit:.1f}); "
+                f"allowed is {MAX_DIFFERENCE:.0e} of the largest logit"
+            )
+        results.append(result)
+    return results
+
+
+def _packed_logits(model: ModernBertForMaskedLM, documents: list[list[int]]) -> Tensor:
+    """Logits [sum of lengths, vocab] of the documents joined without padding."""
+    lengths = torch.tensor([len(document) for document in documents])
+    return model(
+        input_ids=torch.tensor([token for document in documents for token in document]),
+        position_ids=torch.cat([torch.arange(len(document)) for document in documents]),
+        cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32),
+        max_seqlen=int(lengths.max()),
+    )
+
+
+def _padded_logits(model: Any, documents: list[list[int]]) -> Tensor:
+    """Logits [sum of lengths, vocab] of the documents padded to the longest, without the padding's."""
+    longest = max(map(len, documents))
+    padded = torch.full((len(documents), longest), model.config.pad_token_id)
+    mask = torch.zeros(len(documents), longest, dtype=torch.int64)
+    for row, document in enumerate(documents):
+        padded[row, : len(document)] = torch.tensor(document)
+        mask[row, : len(document)] = 1
+    return model(input_ids=padded, attention_mask=mask).logits[mask.bool()]

@@ -1,0 +1,138 @@
+"""Opening what a recipe names, tokenizer and stores, with every mismatch said before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from modernbert_train.config import DataConfig, Recipe
+from modernbert_train.config.skip import range_text
+from modernbert_train.data.mixture import resolve_shares
+from modernbert_train.data.objectives import Masking
+from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
+from modernbert_train.schedule import RunPlan
+from modernbert_train.store.cache import Cache
+from modernbert_train.store.download import Patience, is_url
+from modernbert_train.store.manifest import Manifest, Split, TokenizerInfo, load_tokenizer_info
+from modernbert_train.store.opening import open_store, open_tokenizer
+from modernbert_train.store.reading import BlockReader
+from modernbert_train.store.split import comes_through_cache
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tokenizer and splits of a recipe, found and checked, and the reader of them all."""
+
+    tokenizer: TokenizerInfo
+    masking: Masking
+    train: dict[str, Split]  # source -> training split
+    valid: dict[str, Split]  # source -> held-out split, of the sources that have one
+    reader: BlockReader
+    skipped_documents: SkippedDocuments  # of the training splits
+
+
+def open_inputs(recipe: Recipe) -> Inputs:
+    """Read the tokenizer and the manifests of all sources. ValueError lists everything that does not fit together."""
+    cache = open_cache(recipe.data)
+    tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, cache))
+    problems = []
+    if tokenizer.num_ids > recipe.model.vocab_size:
+        problems.append(
+            f"model.vocab_size is {recipe.model.vocab_size:,}, too small for the tokenizer {recipe.data.tokenizer} "
+            f"with {tokenizer.num_ids:,} ids; set it to {tokenizer.vocab_size:,}"
+        )
+    manifests: dict[str, Manifest] = {}
+    train, valid = {}, {}
+    for name, source in recipe.data.sources.items():
+        if source.store not in manifests:
+            manifests[source.store] = open_store(source.store, _read_of(source.store, recipe.data), cache)
+            problems += _tokenizer_problems(manifests[source.store], tokenizer, recipe.data.tokenizer)
+        splits = manifests[source.store].sources.get(source.source or name)
+        if splits is None or "train" not in splits:
+            problems.append(_missing_source(name, source.source or name, manifests[source.store]))
+            continue
+        train[name] = splits["train"]
+        if "valid" in splits:
+            valid[name] = splits["valid"]
+    if problems:
+        raise ValueError("\n".join(problems))
+    masking = Masking.of(tokenizer, recipe.masking.mask_fraction, recipe.masking.random_fraction)
+    skipped_documents = load_skipped_documents(recipe.data.skip, train)
+    read = [*train.values(), *valid.values()]
+    if cache is None and any(comes_through_cache(split) for split in read):
+        cache = _new_cache(recipe.data)
+    return Inputs(tokenizer, masking, train, valid, BlockReader(read, cache), skipped_documents)
+
+
+def open_cache(data: DataConfig) -> Cache | None:
+    """The cache of this machine, where a URL needs one."""
+    if not any(
+        is_url(name) for name in (data.tokenizer, *(source.store for source in data.sources.values()))
+    ):
+        return None
+    return _new_cache(data)
+
+
+def _new_cache(data: DataConfig) -> Cache:
+    patience = Patience(data.cache.download_attempts, data.cache.download_timeout_seconds)
+    return Cache(Path(data.cache.folder), data.cache.limit_bytes, patience)
+
+
+def _read_of(store: str, data: DataConfig) -> set[str]:
+    """The names, inside a store, of what the recipe reads of it."""
+    return {source.source or name for name, source in data.sources.items() if source.store == store}
+
+
+def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRows]:
+    """What every phase of the run reads."""
+    tokens = {name: split.num_tokens for name, split in inputs.train.items()}
+    return [
+        PhaseRows(
+            plan=Plan(
+                inputs.train,
+                resolve_shares(phase.config.mixture, tokens),
+                streams=recipe.data.streams,
+                nodes=recipe.data.canonical_nodes,
+                window_rows=recipe.data.window_rows,
+                context_tokens=phase.config.context_tokens,
+                row_tokens=phase.config.row_tokens,
+                # By name: a phase run alone reads what it would read in the whole run.
+                key=(recipe.seed, phase.name),
+            ),
+            mask_rate=phase.mask_rate,
+            steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.segments),
+        )
+        for phase in run_plan.phases
+    ]
+
+
+def skipped_text(run_plan: RunPlan, inputs: Inputs) -> dict[str, list[str]]:
+    """What is skipped, in full, as a recipe would write it."""
+    steps = [range_text(range(part.start + 1, part.stop + 1)) for part in run_plan.skipped]
+    documents = [
+        f"{source}:{range_text(range(first, stop))}"
+        for source, ranges in inputs.skipped_documents.items()
+        for first, stop in ranges.tolist()
+    ]
+    return {"steps": steps, "documents": documents}
+
+
+def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str) -> list[str]:
+    if manifest.tokenizer_fingerprint == tokenizer.fingerprint:
+        return []
+    return [
+        f"data.tokenizer is {path} (fingerprint {tokenizer.fingerprint[:12]}), but the store {manifest.path} was made "
+        f"with another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}), of which it holds a copy; "
+        "use that one, or tokenize again with yours"
+    ]
+
+
+def _missing_source(name: str, in_store: str, manifest: Manifest) -> str:
+    close = difflib.get_close_matches(in_store, manifest.sources, n=1)
+    hint = f'; did you mean "{close[0]}"?' if close else ""
+    return (
+        f'data.sources.{name}: the store {manifest.path} has no source "{in_store}" with a train split; '
+        f"it has {', '.join(manifest.sources)}{hint}"
+    )

@@ -1,0 +1,94 @@
+"""Model FLOPs of training, for the utilization (MFU) of a device.
+
+Counted are the matrix products of the mathematics, forward and backward (three times the forward pass), as in PaLM,
+appendix B: nothing for what an implementation repeats, nothing for norms and activations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import num_global_layers
+from modernbert_train.schedule import PhasePlan, RunPlan
+
+# Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
+H100_PEAK_FLOPS = 989e12
+_PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": H100_PEAK_FLOPS,
+    "H200": 989e12,
+    "A100": 312e12,
+    "B200": 2_250e12,
+}
+
+
+def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_rate: float | None) -> float:
+    """Model FLOPs to train on one token of documents of these lengths (tokens).
+
+    6 per weight and token: Wqkv and Wo (4 d^2) and MLP (3 d I, without a gate 2 d I) in each layer; head and
+    decoder (d^2 + d V) on masked tokens. 12 d in each layer for every token that a token sees: its document, or
+    what the window shows of it. With `mask_rate` None every token predicts the next one: head and decoder on all
+    but the last of each document, and a token sees of these only itself and what comes before.
+    """
+    hidden, layers = model.hidden_size, model.num_hidden_layers
+    mlp_matrices = 2 if model.mlp == "gelu" else 3
+    weights: float = layers * (4 * hidden**2 + mlp_matrices * hidden * model.intermediate_size)
+    length = np.asarray(lengths, dtype=np.float64)
+    predicted = 1 - len(length) / length.sum() if mask_rate is None else mask_rate
+    weights += predicted * (hidden**2 + hidden * model.vocab_size)
+    reach = np.minimum(model.local_attention // 2, length - 1)
+    # The first and the last `reach` tokens of a document see 1 to `reach` tokens less than 2 * reach + 1.
+    in_window = length * (2 * reach + 1) - reach * (reach + 1)
+    num_global = num_global_layers(model)
+    seen = num_global * length**2 + (layers - num_global) * in_window
+    if mask_rate is None:  # of any two tokens that see each other one does; every token still sees itself
+        seen = (seen + layers * length) / 2
+    return float(6 * weights + 12 * hidden * seen.sum() / length.sum())
+
+
+def peak_flops() -> float | None:
+    """Dense bf16 peak of the CUDA device; None without one, or for one not in the table."""
+    import torch  # here, since a dry run computes hours without it
+
+    if not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_name()
+    return next((peak for name, peak in _PEAK_FLOPS.items() if name in device), None)
+
+
+# What ModernBERT-base and -large, at 26% and 33%, were trained with on H100s (published hours, FLOPs as counted here).
+ASSUMED_UTILIZATION = 0.3
+GPUS_SHOWN = (8, 32)
+
+
+def tokens_per_s(model: ModelConfig, phase: PhasePlan) -> float:
+    """Returns the tokens/s of a GPU in a phase, stated or estimated: documents as long as the context, on an H100."""
+    if phase.config.tokens_per_s_per_gpu is not None:
+        return phase.config.tokens_per_s_per_gpu
+    flops = training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)
+    return ASSUMED_UTILIZATION * H100_PEAK_FLOPS / flops
+
+
+def gpu_hours(phase: PhasePlan, speed: float) -> float:
+    """Returns the hours that one GPU takes for a phase at so many tokens/s; n of them take the n-th part."""
+    return phase.num_tokens / speed / 3_600
+
+
+def describe_hours(model: ModelConfig, plan: RunPlan) -> str:
+    """Returns in a line the GPU-hours of a run, and what they rest on."""
+    total = sum(gpu_hours(phase, tokens_per_s(model, phase)) for phase in plan.phases)
+    spans = ", ".join(f"{format_hours(total / count)} on {count} GPUs" for count in GPUS_SHOWN)
+    stated = all(phase.config.tokens_per_s_per_gpu is not None for phase in plan.phases)
+    return f"{format_hours(total)} GPU-hours ({spans}), by the tokens/s below, " + (
+        "which the recipe states"
+        if stated
+        else f"at {ASSUMED_UTILIZATION:.0%} of an H100's peak where not stated"
+    )
+
+
+def format_hours(hours: float) -> str:
+    """Returns hours to a tenth."""
+    return f"{hours:,.1f}" if hours >= 0.05 else "<0.1"

@@ -1,0 +1,272 @@
+"""What a recipe comes to, before anything is trained: parameters, steps, disk, and a picture over the tokens.
+
+Text for a terminal of 80 columns. Everything follows from the recipe and its plan; what only the stores can
+tell (passes over each source, how full the rows are) is shown where the caller gives it.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
+from modernbert_train.config.architecture import describe_model, num_hidden_weights, num_parameters
+from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
+from modernbert_train.planning.cost import describe_hours, format_hours, gpu_hours, tokens_per_s
+from modernbert_train.planning.source_stats import Contribution, PhaseData, phase_data, repetitions, whole_run
+from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
+from modernbert_train.schedule import PhasePlan, RunPlan, plan_run
+from modernbert_train.store.manifest import load_tokenizer_info
+from modernbert_train.store.opening import open_tokenizer
+
+PHASES_IN_A_TABLE = 4
+BYTES_PER_NUMBER = 4  # fp32
+OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
+
+
+def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
+    """Returns the figures of a run as text. `data`: one entry for each phase, where the stores were read."""
+    alone = f", phase {recipe.phase} alone" if recipe.phase else ""
+    lines = [
+        f"{recipe.name}{alone}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
+        "",
+        *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
+        "",
+        *_tables(recipe, plan, data),
+        *(_sources(recipe, plan, data) if data else ()),
+        *draw(plan, has_thetas=recipe.model.positions == "rope"),
+        *(_warnings(recipe, data) if data else ()),
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
+    """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
+    saves = plan.num_due(recipe.training.save_every_tokens)
+    on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
+    return on_disk * _checkpoint_bytes(recipe)
+
+
+def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+    model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
+    clip = optimizer.gradient_clip_norm
+    saves = plan.num_due(training.save_every_tokens)
+    checkpoint_bytes = _checkpoint_bytes(recipe)
+    return {
+        "model": describe_model(model),
+        "start": _start(recipe.init),
+        "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
+        f"{optimizer.eps:g}, "
+        + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
+        "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
+        f"{_count(data.window_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
+        **_skipped(recipe, plan),
+        "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
+        f"{recipe.masking.keep_fraction:.0%} kept",
+        **_objective(plan),
+        "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
+        f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
+        "each source",
+        "checkpoints": f"{saves:,} written, {bytes_text(checkpoint_bytes)} each; the newest "
+        f"{training.keep_checkpoints} and the end of each phase stay: up to "
+        f"{bytes_text(checkpoints_on_disk_bytes(recipe, plan))} on disk"
+        + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
+        "hours": describe_hours(model, plan),
+        "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
+    }
+
+
+def _objective(plan: RunPlan) -> dict[str, str]:
+    """Which phases predict the next token; nothing to say for most runs."""
+    names = [phase.name for phase in plan.phases if phase.mask_rate is None]
+    text = (
+        f"clm in {', '.join(names)}: nothing masked, every token predicts the next one, also of held-out text"
+    )
+    return {"objective": text} if names else {}
+
+
+def _start(init: InitConfig) -> str:
+    if init.from_ is None:
+        return "random weights"
+    steps = [f"weights of {init.from_}"]
+    steps += ["transplanted onto this tokenizer"] * init.transplant
+    if init.method != "copy":
+        steps.append(f"made larger by {init.method}" + (", rescaled" if init.rescale else ""))
+    return ", ".join(steps)
+
+
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    """Weights and the optimizer's two moments; of a matrix that Muon steps only one. And the moving average."""
+    numbers = 3 * num_parameters(recipe.model)
+    if recipe.optimizer.name == "muon":
+        numbers -= num_hidden_weights(recipe.model)
+    if recipe.training.ema_half_life_tokens:
+        numbers += num_parameters(recipe.model)
+    return numbers * BYTES_PER_NUMBER
+
+
+def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+    """What of the data is not trained on; nothing to say for most runs."""
+    skip = recipe.data.skip
+    documents = [*skip.documents, *([f"those in {skip.documents_file}"] if skip.documents_file else [])]
+    said = []
+    if plan.skipped:
+        said.append(f"{_count(sum(map(len, plan.skipped)), 'step')} ({', '.join(skip.steps)})")
+    if documents:
+        said.append(f"documents {', '.join(documents)}")
+    return {"skipped": "; ".join(said)} if said else {}
+
+
+def _entry(label: str, text: str) -> Iterator[str]:
+    """Wraps `text` beside its label."""
+    line = f"{label:<13}"
+    for word in text.split():
+        if len(line) + len(word) > WIDTH:
+            yield line
+            line = " " * 13
+        line += word + " "
+    yield line
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def bytes_text(number: int) -> str:
+    """Disk space for people: `13.4 MB`."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
+
+
+def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iterator[str]:
+    """Yields a column of figures for each phase, a few phases side by side."""
+    sources = list(recipe.data.sources)
+    columns = [
+        _figures(phase, tokens_per_s(recipe.model, phase), sources, data[phase.index] if data else None)
+        for phase in plan.phases
+    ]
+    if recipe.model.positions != "rope":
+        columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
+    width = (WIDTH - LABEL_WIDTH) // min(len(columns), PHASES_IN_A_TABLE)
+    for first in range(0, len(columns), PHASES_IN_A_TABLE):
+        chosen = columns[first : first + PHASES_IN_A_TABLE]
+        for cells in zip(*chosen, strict=True):
+            label = cut(cells[0][0], LABEL_WIDTH - 1)
+            yield f"{label:<{LABEL_WIDTH}}" + "".join(f"{cut(cell, width - 1):>{width}}" for _, cell in cells)
+            if label == "phase":
+                yield "─" * (LABEL_WIDTH + width * len(chosen))
+        yield ""
+
+
+def _figures(
+    phase: PhasePlan, speed: float, sources: list[str], data: PhaseData | None
+) -> list[tuple[str, str]]:
+    """Returns the labels and figures of one phase; `-` for what it does not have."""
+    config = phase.config
+    rows = phase.rows_before(phase.num_steps)
+    ramp_rows = rows - phase.segments[-1].num_steps * phase.segments[-1].batch_rows
+    first, full = phase.segments[0].batch_rows, phase.segments[-1].batch_rows
+    figures = [
+        ("phase", phase.name),
+        ("tokens", format_tokens(phase.num_tokens)),
+        ("steps", f"{phase.num_steps:,}"),
+        ("tokens/s a GPU", f"{speed:,.0f}"),
+        ("GPU-hours", format_hours(gpu_hours(phase, speed))),
+        ("last checkpoint", f"step-{phase.first_step + phase.num_steps:08d}"),
+        ("rows", f"{rows:,}"),
+        ("context tokens", f"{config.context_tokens:,}"),
+        ("row tokens", f"{config.row_tokens:,}"),
+        ("micro-batch tokens", f"{config.micro_batch_tokens:,}"),
+        ("batch tokens", f"{full * config.row_tokens:,}"),
+        ("batch rows", f"{full:,}" if first == full else f"{first:,} → {full:,}"),
+        ("  ramp tokens", _tokens(ramp_rows * config.row_tokens)),
+        ("learning rate", f"{config.learning_rate:g}"),
+        ("  warmup tokens", _tokens(config.warmup_tokens)),
+        ("  decay tokens", _tokens(config.decay_tokens)),
+        ("  decay to", _decay(config)),
+        ("weight decay", f"{phase.weight_decay:g}"),
+        ("mask rate", "clm" if phase.mask_rate is None else f"{phase.mask_rate:.1%}"),
+        (THETAS[0], f"{config.global_rope_theta:,.0f}"),
+        (THETAS[1], f"{config.local_rope_theta:,.0f}"),
+    ]
+    if data is not None:  # the sources have a table of their own
+        return [*figures, ("fill of the rows", f"{data.fill:.3%}")]
+    return figures + [(f"share {source}", _share(config.mixture, source)) for source in sources]
+
+
+def _share(mixture: MixtureConfig, source: str) -> str:
+    """What a recipe says of a source; its stores turn passes and temperatures into shares."""
+    if source in mixture.shares:
+        return f"{mixture.shares[source]:.2%}"
+    if source in mixture.passes:
+        return f"{mixture.passes[source]:g} x tokens"
+    in_all = mixture.temperature is not None and mixture.sources is None
+    if in_all or source in (mixture.sources or ()):
+        return f"tokens^{mixture.temperature:g}"
+    return "-"
+
+
+def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[str]:
+    """Yields the table of what each source contributes to each phase, and to the run."""
+    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'passes':>9}{'documents':>13}"
+    yield "─" * WIDTH
+    for source, whole in whole_run(data).items():
+        label = source
+        for phase, of_phase in zip(plan.phases, data, strict=True):
+            if source in of_phase.sources:
+                yield _contribution(label, phase.name, of_phase.sources[source])
+                label = ""
+        if len(data) > 1:
+            yield _contribution("", "whole run", whole)
+    for source in recipe.data.sources:
+        if all(source not in of_phase.sources for of_phase in data):
+            yield f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
+    yield ""
+
+
+def _contribution(source: str, phase: str, part: Contribution) -> str:
+    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.passes:>9.3g}{part.documents:>13,}"
+    return f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{cut(phase, 19):<20}{figures}"
+
+
+def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
+    for warning in repetitions(data, recipe.data.warn_passes):
+        yield ""
+        yield from _entry("WARNING", warning)
+
+
+def _tokens(tokens: int) -> str:
+    return format_tokens(tokens) if tokens else "-"
+
+
+def _decay(config: PhaseConfig) -> str:
+    if not config.decay_tokens:
+        return "-"
+    return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
+
+
+def preview(recipe: Recipe) -> str:
+    """Everything that is known before the first step. What is wrong with the stores is said, the rest still shown."""
+    return "\n\n".join(filter(None, [_plan_text(recipe), _start_text(recipe)]))
+
+
+def _start_text(recipe: Recipe) -> str:
+    if recipe.init.from_ is None:
+        return ""
+    # Only here is torch wanted, for the shapes of a model.
+    from modernbert_train.checkpoints.initial import describe_changes, describe_start, plan_start
+
+    try:
+        tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, open_cache(recipe.data)))
+        start = plan_start(recipe, tokenizer)
+        changes = describe_changes(start, next(iter(recipe.phases.values())))
+        return "\n".join([*describe_start(start), *changes])
+    except ValueError as error:
+        return f"without the plan of the first weights: {error}"
+
+
+def _plan_text(recipe: Recipe) -> str:
+    plan = plan_run(recipe)
+    try:
+        inputs = open_inputs(recipe)
+    except ValueError as error:
+        return f"{describe(recipe, plan)}\n\nwithout passes and fill: {error}"
+    with closing(inputs.reader):
+        return describe(recipe, plan, phase_data(plan, plan_rows(recipe, plan, inputs)))

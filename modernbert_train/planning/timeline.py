@@ -1,0 +1,75 @@
+"""The course of a run drawn in characters: rates, batch, mask rate, theta and context over its tokens."""
+
+from collections.abc import Callable, Iterator
+
+from modernbert_train.config import format_tokens
+from modernbert_train.schedule import PhasePlan, RunPlan, learning_rate
+
+WIDTH = 80  # columns of the terminal
+LABEL_WIDTH = 20
+NARROWEST_PHASE = 10  # columns, so that a value can stand in it
+BARS = " ▁▂▃▄▅▆▇█"
+THETAS = ("theta global", "theta local")  # figures that only rotary positions have
+
+
+def draw(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
+    """Yields the course of the run, from left to right; every phase has its own scale of tokens."""
+    widths = _widths([phase.num_tokens for phase in plan.phases])
+    highest_rate = max(phase.config.learning_rate for phase in plan.phases)
+    most_rows = max(phase.segments[-1].batch_rows * phase.config.row_tokens for phase in plan.phases)
+
+    def band(label: str, value: Callable[[PhasePlan], str], filler: str = "─") -> str:
+        cells = [cut(value(p), w).ljust(w, filler) for p, w in zip(plan.phases, widths, strict=True)]
+        return f"{label:<{LABEL_WIDTH}}" + "│".join(cells)
+
+    def bars(label: str, top: str, height: int, share: Callable[[PhasePlan, float], float]) -> Iterator[str]:
+        for level in reversed(range(height)):
+            cells = [
+                "".join(_bar(share(p, (column + 0.5) / w), level, height) for column in range(w))
+                for p, w in zip(plan.phases, widths, strict=True)
+            ]
+            title = label if level == height - 1 else f"  top: {top}" if level == height - 2 else ""
+            yield f"{title:<{LABEL_WIDTH}}" + "│".join(cells)
+
+    def rate(phase: PhasePlan, progress: float) -> float:
+        return learning_rate(phase.config, progress * phase.num_tokens) / highest_rate
+
+    def batch(phase: PhasePlan, progress: float) -> float:
+        return _batch_rows_at(phase, progress) * phase.config.row_tokens / most_rows
+
+    yield band("", lambda phase: phase.name, filler=" ")
+    yield from bars("learning rate", f"{highest_rate:g}", 4, rate)
+    yield from bars("batch tokens", f"{most_rows:,}", 2, batch)
+    yield band("mask rate", lambda phase: "clm " if phase.mask_rate is None else f"{phase.mask_rate:.0%} ")
+    if has_thetas:
+        yield band(THETAS[0], lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
+    yield band("context tokens", lambda phase: f"{phase.config.context_tokens:,} ")
+    yield band("tokens so far", lambda phase: format_tokens(phase.first_tokens), filler=" ")
+
+
+def _widths(tokens: list[int]) -> list[int]:
+    """Returns the columns of each phase: its share of the tokens, but wide enough to be seen."""
+    columns = WIDTH - LABEL_WIDTH - (len(tokens) - 1)
+    least = max(1, min(NARROWEST_PHASE, columns // len(tokens)))
+    spare = max(0, columns - least * len(tokens))
+    return [least + spare * amount // sum(tokens) for amount in tokens]
+
+
+def _batch_rows_at(phase: PhasePlan, progress: float) -> int:
+    rows = progress * phase.rows_before(phase.num_steps)
+    for segment in phase.segments:
+        rows -= segment.num_steps * segment.batch_rows
+        if rows < 0:
+            break
+    return segment.batch_rows
+
+
+def _bar(share: float, level: int, height: int) -> str:
+    """Returns what of a bar falls into one line of the picture; `level` 0 is the lowest of `height` lines."""
+    eighths = max(1, round(share * height * 8)) - level * 8
+    return BARS[min(max(eighths, 0), 8)]
+
+
+def cut(text: str, width: int) -> str:
+    """Returns the text, or as much of it as fits into `width` columns and an ellipsis."""
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,117 @@
+"""Opening a store wherever it lies: a folder is read in place, a URL through the cache.
+
+Of a store behind a URL, what planning needs is fetched once by each machine: its manifest, and the sidecars of the
+sources that are read. Its shards follow one by one, when they are read (reader.py). manifest.json is asked for at
+every start: a store that has been prepared anew under the same URL is another version, with a folder of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from tqdm import tqdm
+
+from modernbert_train.store.cache import Cache, is_there
+from modernbert_train.store.download import check_scheme, expect, is_url
+from modernbert_train.store.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_FILES,
+    Manifest,
+    load_manifest,
+    read_manifest_json,
+)
+from modernbert_train.store.tokenizer import tokenizer_fingerprint
+
+log = logging.getLogger(__name__)
+
+_BAR_BYTES = 50_000_000  # with more to fetch, a bar shows how far it is
+
+
+def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Manifest:
+    """The manifest of a store, with `sources` ready to be planned.
+
+    Args:
+        store: a folder, or the URL of one.
+        sources: those to be read; of any other, only the manifest's figures are at hand.
+        cache: keeps what is fetched; needed for a URL.
+
+    ValueError: no such store, not to be had, or damaged.
+
+    """
+    if not is_url(store):
+        return load_manifest(store, sources)
+    assert cache is not None
+    url = store.rstrip("/")
+    folder = _mirror(url, cache)
+    manifest = load_manifest(folder, sources=())
+    _fetch_sidecars(url, folder, [name for name in manifest.sources if name in sources], cache)
+    manifest = load_manifest(folder, sources)
+    located = {
+        source: {
+            name: split
+            if split.samples is not None  # of others: the manifest says where its shards are
+            else dataclasses.replace(split, remote=f"{url}/{source}/{name}")
+            for name, split in splits.items()
+        }
+        for source, splits in manifest.sources.items()
+    }
+    return dataclasses.replace(manifest, sources=located)
+
+
+def open_tokenizer(path: str, cache: Cache | None) -> Path:
+    """A path of this machine for a tokenizer: its own, or, of the URL of a store, that of the store's copy."""
+    if not is_url(path):
+        return Path(path)
+    assert cache is not None
+    url = path.rstrip("/")
+    folder = _mirror(url, cache)
+    fingerprint = load_manifest(folder, sources=()).tokenizer_fingerprint
+
+    def problem(file: Path) -> str | None:
+        same = file.name != "tokenizer.json" or tokenizer_fingerprint(file) == fingerprint
+        return None if same else "not the tokenizer that the store was made with (fingerprints differ)"
+
+    for name in TOKENIZER_FILES:
+        cache.fetch(f"{url}/{name}", folder / name, problem)
+    return folder
+
+
+def _mirror(url: str, cache: Cache) -> Path:
+    """The folder for the present version of a store; holds its manifest."""
+    check_scheme(url)
+    versions = cache.path_of("stores", url)
+    content = cache.refresh(f"{url}/{MANIFEST_NAME}", versions / MANIFEST_NAME, check=lambda file: None)
+    folder = versions / hashlib.sha256(content).hexdigest()[:12]
+    others = [path for path in versions.iterdir() if path.is_dir() and path != folder]
+    if others and not folder.exists():
+        log.warning(
+            "%s has changed since it was last read here: it is fetched anew; what is left of before, in %s and "
+            "among the shards, can be deleted when no run reads it any more",
+            url,
+            ", ".join(map(str, others)),
+        )
+    cache.keep(content, folder / MANIFEST_NAME)
+    return folder
+
+
+def _fetch_sidecars(url: str, folder: Path, sources: list[str], cache: Cache) -> None:
+    stated = {
+        f"{source}/{split}/{name}": entry
+        for source in sources
+        for split, of_split in read_manifest_json(folder)["sources"][source]["splits"].items()
+        for name, entry in of_split["files"].items()
+    }
+    missing = {
+        place: entry for place, entry in stated.items() if not is_there(folder / place, entry["bytes"])
+    }
+    num_bytes = sum(entry["bytes"] for entry in missing.values())
+    title = f"lengths and indices of {url}"
+    hidden = None if num_bytes > _BAR_BYTES else True  # None: where no terminal is
+    with tqdm(total=num_bytes, desc=title, unit="B", unit_scale=True, disable=hidden) as bar:
+        for place, entry in missing.items():
+            check = expect(entry["bytes"], {"sha256": entry["sha256"]})
+            cache.fetch(f"{url}/{place}", folder / place, check, entry["bytes"], bar.update)

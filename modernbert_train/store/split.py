@@ -1,0 +1,134 @@
+"""A split of a source: a folder of MDS shards, and the sidecars from which everything is planned without reading one.
+
+    lengths.npy  uint32 [num_documents]   content tokens of every document
+    blocks.npy   int64 [num_blocks, 2]    documents, tokens of every block
+    shards.npy   int64 [num_shards, 3]    blocks, documents, tokens of every shard
+
+A sample of our own shards is a block. A split of shards that others wrote (`samples`, foreign.py) has one document a
+sample, and a block is a run of samples of one shard; a document may be empty there.
+
+All follow the order of the shards. At full size (3.3 billion documents) they hold 13 GB, 0.4 GB and 1.5 MB: the first
+two are mapped into memory and read in stretches, only the third is read whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from modernbert_train.store.external import Samples
+
+Int64 = npt.NDArray[np.int64]
+
+SIDECARS = ("lengths.npy", "blocks.npy", "shards.npy")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a source: how many documents and tokens, and where they lie."""
+
+    path: Path  # folder of index.json and the sidecars; of the shards as well, or of those downloaded so far
+    num_documents: int
+    num_tokens: int
+    num_blocks: int
+    digest: str = (
+        ""  # changes with the documents, their lengths or their shards; empty before the manifest is written
+    )
+    remote: str | None = None  # URL or other folder of the shards; None: they lie in `path`
+    samples: Samples | None = None  # how the shards hold the documents, if others wrote them
+
+    def lengths(self, first: int = 0, count: int | None = None) -> npt.NDArray[np.uint32]:
+        """Content tokens of `count` documents (default: of all) from number `first` on: uint32 [count], not copied."""
+        return self._lengths[first : None if count is None else first + count]
+
+    def blocks(self, first: int = 0, count: int | None = None) -> Int64:
+        """Documents and tokens of `count` blocks (default: of all) from number `first` on: int64 [count, 2]."""
+        return self._blocks[first : None if count is None else first + count]
+
+    @cached_property
+    def shards(self) -> Int64:
+        """Blocks, documents and tokens of every shard: int64 [num_shards, 3]."""
+        return np.load(self.path / "shards.npy")
+
+    @cached_property
+    def first_of_shards(self) -> Int64:
+        """Numbers of the first block and the first document of every shard: int64 [num_shards, 2]."""
+        counts = self.shards[:, :2]
+        return np.cumsum(counts, axis=0) - counts
+
+    def shard_of(self, block: int) -> int:
+        """The shard that holds a block."""
+        return int(np.searchsorted(self.first_of_shards[:, 0], block, side="right")) - 1
+
+    def first_document(self, block: int) -> int:
+        """The number of the first document of a block."""
+        first_block, first_document = self.first_of_shards[self.shard_of(block)].tolist()
+        return first_document + int(self.blocks(first_block, block - first_block)[:, 0].sum())
+
+    @cached_property
+    def is_compressed(self) -> bool:
+        """Whether the shards are compressed."""
+        index = json.loads((self.path / "index.json").read_text(encoding="utf-8"))
+        return any(shard["zip_data"] for shard in index["shards"])
+
+    # Mapped once, but never copied into a worker process: see `__getstate__`.
+    @cached_property
+    def _lengths(self) -> npt.NDArray[np.uint32]:
+        return np.load(self.path / "lengths.npy", mmap_mode="r")
+
+    @cached_property
+    def _blocks(self) -> Int64:
+        return np.load(self.path / "blocks.npy", mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, object]:
+        """The fields alone: what is mapped or cached is opened anew where it is needed."""
+        return {name: vars(self)[name] for name in self.__dataclass_fields__}
+
+
+def comes_through_cache(split: Split) -> bool:
+    """Whether the shards of a split must be fetched before they are read; else they are read where they lie."""
+    return split.remote is not None and ("://" in split.remote or split.is_compressed)
+
+
+def write_sidecars(
+    folder: Path, lengths: npt.NDArray[np.uint32], blocks: Int64, shard_blocks: Int64
+) -> Split:
+    """Write the sidecars of a folder of finished shards.
+
+    Args:
+        folder: of the shards and index.json.
+        lengths: [num_documents] content tokens of every document, in the order of the shards.
+        blocks: [num_blocks, 2] documents and tokens of every block.
+        shard_blocks: [num_shards] blocks of every shard.
+
+    """
+    assert shard_blocks.sum() == len(blocks)
+    assert blocks[:, 0].sum() == len(lengths)
+    # Differences of sums, since a shard may hold no block: MDSWriter leaves one where a block exceeds a shard.
+    sums = np.concatenate([np.zeros((1, 2), np.int64), np.cumsum(blocks, axis=0)])
+    ends = np.cumsum(shard_blocks)
+    per_shard = sums[ends] - sums[ends - shard_blocks]
+    np.save(folder / "lengths.npy", np.asarray(lengths, np.uint32))
+    np.save(folder / "blocks.npy", np.asarray(blocks, np.int64))
+    np.save(folder / "shards.npy", np.column_stack([shard_blocks, per_shard]).astype(np.int64))
+    return Split(folder, len(lengths), int(blocks[:, 1].sum()), len(blocks))
+
+
+def load_split(folder: Path) -> Split:
+    """The split whose sidecars are in `folder`, as `write_sidecars` returned it."""
+    documents, tokens = np.load(folder / "shards.npy")[:, 1:].sum(axis=0).tolist()
+    return Split(folder, documents, tokens, len(np.load(folder / "blocks.npy", mmap_mode="r")))
+
+
+def sidecar_shapes(split: Split) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every sidecar; -1 for a size that the split does not state."""
+    return {
+        "lengths.npy": ("uint32", (split.num_documents,)),
+        "blocks.npy": ("int64", (split.num_blocks, 2)),
+        "shards.npy": ("int64", (-1, 3)),
+    }

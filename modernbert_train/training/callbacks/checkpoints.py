@@ -1,0 +1,90 @@
+"""Saving checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Callback, Logger, State
+from composer.utils import dist
+from composer.utils.checkpoint import save_checkpoint
+
+from modernbert_train.checkpoints.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
+from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, drop_after
+from modernbert_train.data.loader import PlannedLoader
+from modernbert_train.schedule import RunPlan
+from modernbert_train.training.callbacks.schedule import step_of
+from modernbert_train.training.distributed.ranks import on_rank_zero
+
+
+class SaveCheckpoints(Callback):
+    """Write a checkpoint every so many tokens and at the end of each phase, whole or not at all; remove old ones."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        run: Path,
+        loader: PlannedLoader,
+        every_tokens: int,
+        keep: int,
+        description: Mapping[str, Any],
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._rows = loader.dataset
+        self._every_tokens = every_tokens
+        self._keep = keep
+        self._description = dict(description)  # goes into every marker: architecture, tokenizer
+        self._saved = -1  # steps at the last save
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if dist.get_global_rank() == 0:
+            drop_after(self._run / POSITIONS_FILE, step_of(state))
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        if self._plan.is_due(step_of(state) - 1, self._every_tokens):
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Save now, on all ranks together; nothing to do where this step was saved already."""
+        step = step_of(state)
+        if step == self._saved:
+            return
+        path = checkpoint_path(self._run, step)
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
+            raise FloatingPointError(
+                f"weights are no longer finite after step {step}, and not saved. Start again with a "
+                "lower learning_rate or optimizer.gradient_clip_norm"
+            )
+        # Collective: every rank contributes its position in the data; rank 0 writes.
+        save_checkpoint(state, str(unfinished_path(path)))
+        rows = self._rows.state_dict(num_samples=0, from_beginning=False)
+        on_rank_zero(lambda: self._finish(path, step, rows))
+        self._saved = step
+
+    def _finish(self, path: Path, step: int, rows: dict[str, Any]) -> None:
+        positions = [position for _, position in sorted(rows["positions"].items())]
+        line = {"step": step, "fingerprint": rows["fingerprint"], "positions": positions}
+        append_line(self._run / POSITIONS_FILE, line)  # first: then every checkpoint has its line
+        finish_checkpoint(path, {**position(self._plan, step), **self._description})
+        prune(self._run, self._keep, step)
+
+
+def position(plan: RunPlan, step: int) -> dict[str, Any]:
+    """Where in the run a checkpoint after `step` steps stands; the phase is that of the last finished step."""
+    phase = plan.phase_of(max(0, step - 1))
+    phase_step = step - phase.first_step
+    return {
+        "step": step,
+        "tokens": plan.tokens_before(step),
+        "total_tokens": plan.total_tokens,
+        "phase": phase.name,
+        "phase_step": phase_step,
+        "keep": phase_step == phase.num_steps,
+        "context_tokens": phase.config.context_tokens,
+        "global_rope_theta": phase.config.global_rope_theta,
+        "local_rope_theta": phase.config.local_rope_theta,
+        "objective": phase.config.objective,
+    }

@@ -1,0 +1,94 @@
+"""Held-out loss during training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from composer import Callback, Logger, State
+from composer.utils import dist
+
+from modernbert_train.config import EvaluationConfig
+from modernbert_train.config.schema import Precision
+from modernbert_train.data.batch import MicroBatch
+from modernbert_train.data.inputs import Inputs
+from modernbert_train.data.reader import evaluation_batches
+from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.schedule import PhasePlan, RunPlan
+from modernbert_train.store.manifest import Split
+from modernbert_train.training.callbacks.schedule import step_of
+from modernbert_train.training.composer_model import autocast, model_inputs
+
+
+class Evaluate(Callback):
+    """Held-out loss and accuracy of each source, on the same rows and masks for a context length and objective."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        model: ModernBertForMaskedLM,
+        inputs: Inputs,
+        config: EvaluationConfig,
+        precision: Precision,
+    ) -> None:
+        self._plan = plan
+        self._model = model
+        self._inputs = inputs
+        self._config = config
+        self._precision = precision
+        # Number of the phase, source -> its batches.
+        self._batches: tuple[int, dict[str, list[MicroBatch]]] | None = None
+        self.results: dict[str, dict[str, float]] = {}  # source -> loss, accuracy of the last evaluation
+        self.step = -1  # after which it was made
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        step = step_of(state)
+        if not self._inputs.valid or not self._plan.is_due(step - 1, self._config.every_tokens):
+            return
+        phase = self._plan.phase_of(step - 1)
+        self._model.eval()
+        device = next(self._model.parameters()).device
+        with torch.no_grad(), autocast(device, self._precision):
+            for source, batches in self._of_phase(phase).items():
+                self.results[source] = self._evaluate(state, batches)
+        self._model.train()
+        self.step = step
+        for source, result in self.results.items():
+            logger.log_metrics({f"eval/{source}/{name}": value for name, value in result.items()})
+
+    def _evaluate(self, state: State, batches: list[MicroBatch]) -> dict[str, float]:
+        sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, masked
+        for batch in batches:
+            loss, correct = self._model.loss_sums(**model_inputs(state.device.batch_to_device(batch)))
+            sums += torch.tensor([float(loss), float(correct), batch["num_masked"]], dtype=torch.float64)
+        sums = state.device.tensor_to_device(sums)
+        dist.all_reduce(sums)
+        loss_sum, num_correct, num_masked = sums.tolist()
+        return {"loss": loss_sum / num_masked, "accuracy": num_correct / num_masked}
+
+    def _of_phase(self, phase: PhasePlan) -> dict[str, list[MicroBatch]]:
+        """Rows are made once for a phase: reading them again would give the same."""
+        if self._batches is None or self._batches[0] != phase.index:
+            self._batches = (
+                phase.index,
+                {
+                    source: list(self._read(source, split, phase))
+                    for source, split in self._inputs.valid.items()
+                },
+            )
+        return self._batches[1]
+
+    def _read(self, source: str, split: Split, phase: PhasePlan) -> Any:
+        return evaluation_batches(
+            source,
+            split,
+            self._inputs.reader,
+            self._inputs.tokenizer,
+            self._inputs.masking,
+            context_tokens=phase.config.context_tokens,
+            row_tokens=phase.config.row_tokens,
+            mask_rate=None if phase.mask_rate is None else self._config.mask_rate,
+            max_rows=self._config.max_rows,
+            rank=dist.get_global_rank(),
+            world_size=dist.get_world_size(),
+        )

@@ -1,0 +1,275 @@
+"""From a recipe to a finished run: everything is built here, in the order in which one thing needs another."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.devices import DeviceGPU
+from composer.utils import dist
+
+from modernbert_train.checkpoints.checkpoint import WEIGHTS_ONLY, find_latest, read_marker
+from modernbert_train.checkpoints.initial import set_first_weights
+from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
+from modernbert_train.config import Recipe, validate
+from modernbert_train.config.schema import Precision
+from modernbert_train.data.inputs import Inputs, open_inputs, plan_rows, skipped_text
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
+from modernbert_train.optim.optimizer import build_optimizer
+from modernbert_train.planning.cost import peak_flops
+from modernbert_train.planning.downloads import check_downloads
+from modernbert_train.planning.source_stats import log_sources
+from modernbert_train.schedule import RunPlan, plan_run
+from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, position
+from modernbert_train.training.callbacks.ddp_warmup import SettleBuckets
+from modernbert_train.training.callbacks.ema import WeightAverage
+from modernbert_train.training.callbacks.evaluation import Evaluate
+from modernbert_train.training.callbacks.gradients import GradientNorm, StopOnNonFinite
+from modernbert_train.training.callbacks.metrics import Metrics
+from modernbert_train.training.callbacks.preemption import (
+    Preempted,
+    StopSignals,
+    StopWhenAsked,
+    end_with_launcher,
+    shield_workers,
+)
+from modernbert_train.training.callbacks.schedule import Schedule, SkipSteps
+from modernbert_train.training.composer_model import MaskedLanguageModel, data_spec
+from modernbert_train.training.distributed.preflight import agree, check_run_folder
+from modernbert_train.training.distributed.ranks import on_rank_zero
+from modernbert_train.training.distributed.rendezvous import TIMEOUT_SECONDS, join
+from modernbert_train.training.distributed.run_lock import only_run_in
+from modernbert_train.training.loggers import loggers
+
+log = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe) -> Path:
+    """Carry out a recipe, from its newest good checkpoint if there is one. Returns the run folder.
+
+    ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe,
+    another run that is at work in its folder.
+    Preempted if it was asked to end by a signal, and has saved.
+    """
+    end_with_launcher()
+    with StopSignals() as signals:
+        return _train(recipe, signals)
+
+
+def _train(recipe: Recipe, signals: StopSignals) -> Path:
+    device = resolve_device(recipe)
+    join(device)
+    if device == "cpu" and dist.get_local_world_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        # Ranks that each take all cores keep one another waiting.
+        torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
+    if problems := validate(recipe, dist.get_world_size()):
+        raise ValueError("\n".join(problems))
+    agree(recipe, device)
+    inputs = open_inputs(recipe)
+    with closing(inputs.reader), only_run_in(Path(recipe.run_folder)):
+        return _run(recipe, inputs, device, signals)
+
+
+def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> Path:
+    plan = plan_run(recipe)
+    run = Path(recipe.run_folder)
+    check_run_folder(run)
+    checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint["path"])
+        on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
+        check_clock(plan, checkpoint)
+    if checkpoint is not None and checkpoint["step"] >= plan.total_steps:
+        log.info("%s is finished: %d steps, %s tokens", run, checkpoint["step"], f"{checkpoint['tokens']:,}")
+        return run
+    fresh = checkpoint is None
+    model = build_model(recipe, device)
+    if fresh:
+        set_first_weights(model, recipe, inputs.tokenizer)
+    loader = build_loader(recipe, plan, inputs)
+    trainer = build_trainer(
+        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
+    )
+    # Last, so that a start that is refused leaves the folder as it was.
+    skipped = skipped_text(plan, inputs)
+    on_rank_zero(
+        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
+    )
+    trainer.fit()
+    trainer.close()
+    if signals.stopped_after is not None:
+        raise Preempted(
+            f"stopped after step {signals.stopped_after}, and saved; the same command goes on from there"
+        )
+    return run
+
+
+def resolve_device(recipe: Recipe) -> str:
+    """Composer's name of the device, "gpu" or "cpu". ValueError if a GPU is asked for and there is none."""
+    if recipe.training.device == "gpu" and not torch.cuda.is_available():
+        raise ValueError(
+            "training.device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
+        )
+    if recipe.training.device == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return recipe.training.device
+
+
+def resolve_precision(recipe: Recipe, device: str) -> Precision:
+    """What the forward pass computes in: "auto" is bf16 on a GPU, and fp32 on a CPU: most are slower in bf16."""
+    if recipe.training.precision == "auto":
+        return "bf16" if device == "gpu" else "fp32"
+    return recipe.training.precision
+
+
+def build_model(recipe: Recipe, device: str) -> ModernBertForMaskedLM:
+    """The encoder on the CPU; its weights follow, a checkpoint's or the first ones."""
+    requested = recipe.training.attention_backend
+    if requested == "auto" and device == "gpu" and resolve_precision(recipe, device) == "fp32":
+        requested = "cpu"  # the plain one: flash kernels know half precision alone
+    backend, reason = resolve_backend(requested, "cuda" if device == "gpu" else "cpu")
+    log.info("attention backend: %s (%s)", backend, reason)
+    return ModernBertForMaskedLM(recipe.model, attention_backend=backend)
+
+
+def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
+    """The batches of this rank over the whole run."""
+    phases = plan_rows(recipe, plan, inputs)
+    check_downloads(recipe.data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
+    if dist.get_global_rank() == 0:
+        log_sources(plan, phases, recipe.data.warn_passes)
+    rows = PlannedRows(
+        phases,
+        inputs.reader,
+        inputs.tokenizer,
+        inputs.masking,
+        rank=dist.get_global_rank(),
+        world_size=dist.get_world_size(),
+        skipped_steps=plan.skipped,
+        skipped_documents=inputs.skipped_documents,
+    )
+    loader = PlannedLoader(rows, num_workers=recipe.data.num_workers)
+    shield_workers(loader)
+    return loader
+
+
+def build_trainer(
+    recipe: Recipe,
+    plan: RunPlan,
+    inputs: Inputs,
+    model: ModernBertForMaskedLM,
+    loader: PlannedLoader,
+    device: str,
+    checkpoint: str | None,
+    signals: StopSignals,
+) -> Trainer:
+    """Composer's Trainer over one epoch that is the whole run; phases are a matter of the plan."""
+    training, run = recipe.training, Path(recipe.run_folder)
+    first_phase = plan.phases[0].config
+    gradient = GradientNorm(plan, recipe.optimizer.gradient_clip_norm, training.log_every_steps)
+    precision = resolve_precision(recipe, device)
+    evaluate = Evaluate(plan, model, inputs, recipe.evaluation, precision)
+    metrics = Metrics(
+        plan,
+        run,
+        loader,
+        gradient,
+        evaluate,
+        log_every_steps=training.log_every_steps,
+        progress_bar=training.progress_bar,
+        peak_flops=peak_flops(),
+        model=recipe.model,
+        sources=list(inputs.train),
+    )
+    description = {
+        "model": dataclasses.asdict(recipe.model),
+        "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
+    }
+    save = SaveCheckpoints(
+        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+    )
+    half_life = training.ema_half_life_tokens
+    averages = [WeightAverage(plan, model, half_life)] if half_life else []
+    module = MaskedLanguageModel(model, precision, training.compile)
+    if device == "gpu":
+        module.cuda()
+    return Trainer(
+        model=module,
+        train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
+        max_duration=f"{plan.total_steps}ba",
+        optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
+        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
+        # keeps them.
+        callbacks=[
+            SkipSteps(loader),
+            Schedule(plan, model, recipe.optimizer, recipe.seed),
+            SettleBuckets(inputs.tokenizer.pad_id),
+            gradient,
+            StopOnNonFinite(),
+            *averages,
+            evaluate,
+            metrics,
+            save,
+            StopWhenAsked(plan, signals, save),
+        ],
+        loggers=loggers(recipe, run),
+        device=DeviceGPU(allow_tf32=precision == "bf16") if device == "gpu" else device,
+        precision="fp32",  # of weights and gradients; the forward pass does its own autocast
+        device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
+        accumulate_train_batch_on_tokens=True,
+        seed=recipe.seed,
+        run_name=recipe.name,
+        progress_bar=False,  # ours speaks of tokens and phases
+        load_path=checkpoint,
+        spin_dataloaders=False,
+        dist_timeout=TIMEOUT_SECONDS,
+        auto_log_hparams=False,
+    )
+
+
+def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
+    """Marker and path of the newest good checkpoint, if there is one. ValueError: it holds weights alone."""
+    latest = find_latest(run)
+    if latest is None:
+        return None
+    marker = read_marker(latest)
+    if marker.get(WEIGHTS_ONLY):
+        raise ValueError(
+            f"run_folder is {run}, in which {latest.name} holds weights without an optimizer's state, as import and "
+            f"average make them: no run can go on from it; name another run_folder, and begin with init.from={run}"
+        )
+    return {**marker, "path": str(latest)}
+
+
+def check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
+    """What the run has been through must not have been changed: its steps would count different things.
+
+    ValueError where a checkpoint (its marker and path) does not stand where the plan has its step.
+    """
+    step, path = checkpoint["step"], checkpoint["path"]
+    if step > plan.total_steps:
+        return
+    here = position(plan, step)
+    if here["tokens"] != checkpoint["tokens"]:
+        mismatch = (
+            f"{step} steps are {here['tokens']:,} tokens by the recipe, but {path} was made after "
+            f"{checkpoint['tokens']:,}"
+        )
+    elif (here["phase"], here["phase_step"]) != (checkpoint["phase"], checkpoint["phase_step"]):
+        mismatch = (
+            f"step {step} is number {here['phase_step']} of {here['phase']} by the recipe, but {path} was made after "
+            f"number {checkpoint['phase_step']} of {checkpoint['phase']}"
+        )
+    else:
+        return
+    raise ValueError(
+        f"phases: {mismatch}: names, tokens, batch_tokens, batch_ramp or row_tokens of phases that have begun were "
+        "changed; restore them, or start a new run from its weights with init.from"
+    )

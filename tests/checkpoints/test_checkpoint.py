@@ -1,0 +1,128 @@
+import json
+import logging
+import os
+import shutil
+
+import pytest
+import torch
+
+from modernbert_train.checkpoints import checkpoint
+from modernbert_train.checkpoints.checkpoint import find_latest, load_weights, prune, save_weights, verify
+
+WEIGHTS = {"decoder.bias": torch.arange(4.0)}
+
+
+def save(run, step, **marker):
+    return save_weights(run, WEIGHTS, {"step": step, **marker})
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = save(tmp_path, 7, phase="decay")
+    assert path.name == "step-00000007.pt"
+    for source in (tmp_path, path):
+        weights, marker = load_weights(source)
+        assert weights["decoder.bias"].tolist() == [0, 1, 2, 3]
+        assert (marker["step"], marker["phase"]) == (7, "decay")
+
+
+def test_the_newest_good_checkpoint_is_found(tmp_path):
+    assert find_latest(tmp_path) is None
+    save(tmp_path, 9)
+    newest = save(tmp_path, 10)
+    assert find_latest(tmp_path) == newest
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "longer", "no marker", "broken marker", "marker of another"]
+)
+def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
+    good, bad = save(tmp_path, 1), save(tmp_path, 2)
+    content = bytearray(bad.read_bytes())
+    if damage == "truncated":
+        bad.write_bytes(content[:-10])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        bad.write_bytes(content)
+    elif damage == "no marker":
+        bad.with_suffix(".json").unlink()
+    elif damage == "broken marker":
+        bad.with_suffix(".json").write_text("{")
+    elif damage == "longer":
+        bad.write_bytes(content + b"x")
+    else:
+        shutil.copyfile(good.with_suffix(".json"), bad.with_suffix(".json"))
+    with caplog.at_level(logging.ERROR):
+        assert find_latest(tmp_path) == good
+    assert "CHECKPOINT PASSED OVER" in caplog.text
+    assert str(bad.with_suffix("")) in caplog.text
+    with pytest.raises(ValueError, match="step-00000002"):
+        verify(bad)
+
+
+def test_no_good_checkpoint_is_an_error_not_a_new_start(tmp_path):
+    save(tmp_path, 1).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds 1 checkpoint\(s\) and none can be read.*another run_folder"):
+        find_latest(tmp_path)
+
+
+def test_a_save_that_was_cut_off_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    for cut_off_in in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, cut_off_in, _raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                save(tmp_path, 2)
+        assert find_latest(tmp_path).name == "step-00000001.pt"
+    save(tmp_path, 3)
+    prune(tmp_path, keep=5, newest_step=3)
+    assert sorted(path.name for path in tmp_path.glob("checkpoints/*.pt")) == [
+        "step-00000001.pt",
+        "step-00000003.pt",
+    ]
+    assert not list(tmp_path.glob("checkpoints/.*.pt"))
+
+
+def _raise_interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_prune_keeps_the_newest_and_the_ends_of_phases(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step, keep=step == 2)
+    prune(tmp_path, keep=2, newest_step=6)
+    left = [int(path.stem.split("-")[1]) for path in checkpoint.list_checkpoints(tmp_path)]
+    assert left == [2, 5, 6]
+    assert len(list(tmp_path.glob("checkpoints/*.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "no such run folder or checkpoint"),
+        ("empty", "no checkpoint in it"),
+        ("x.pt", "no such checkpoint"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        load_weights(tmp_path / name)
+
+
+def test_a_marker_is_plain_json_with_a_checksum(tmp_path):
+    path = save(tmp_path, 3)
+    marker = json.loads(path.with_suffix(".json").read_text())
+    assert marker["bytes"] == path.stat().st_size
+    assert len(marker["sha256"]) == 64
+
+
+def test_prune_leaves_alone_what_was_passed_over(tmp_path, caplog):
+    """A damaged checkpoint neither stops a save nor counts as one of those that are kept."""
+    for step in (1, 2, 3, 4, 9):
+        save(tmp_path, step)
+    checkpoint.checkpoint_path(tmp_path, 2).with_suffix(".json").unlink()
+    checkpoint.checkpoint_path(tmp_path, 9).write_bytes(b"damaged")
+    prune(tmp_path, keep=1, newest_step=4)
+    left = [int(path.stem.split("-")[1]) for path in checkpoint.list_checkpoints(tmp_path)]
+    assert left == [2, 4, 9]
+    assert find_latest(tmp_path).name == "step-00000004.pt"

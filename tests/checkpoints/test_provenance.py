@@ -1,0 +1,157 @@
+import dataclasses
+import json
+import logging
+import re
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+import yaml
+
+from modernbert_train.checkpoints import provenance
+from modernbert_train.checkpoints.provenance import check_unchanged, git_commit, prepare_run_folder
+from modernbert_train.config import OptimizerConfig, load_recipe
+from modernbert_train.config.schema import MODEL_SWITCHES
+from tests.helpers.little_recipe import a_phase, a_recipe
+from tests.helpers.stores import make_tokenizer
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    info = make_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    return info
+
+
+@pytest.fixture
+def run(tmp_path, tokenizer):
+    """A run folder that was begun."""
+    prepare_run_folder(tmp_path / "run", a_recipe(), tokenizer, world_size=2, fresh=True)
+    return tmp_path / "run"
+
+
+def launches(run):
+    return json.loads((run / "provenance.json").read_text())["launches"]
+
+
+def test_what_is_left_beside_the_checkpoints(run, tokenizer):
+    names = {"recipe.yaml", "provenance.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in run.iterdir()} == names
+    assert load_recipe(run / "recipe.yaml") == dataclasses.replace(a_recipe(), run_folder="runs/little")
+    assert (run / "tokenizer.json").read_bytes() == (tokenizer.path / "tokenizer.json").read_bytes()
+    (launch,) = launches(run)
+    assert launch["world_size"] == 2
+    assert launch["command"] == sys.argv
+    assert launch["packages"]["numpy"] == numpy.__version__
+    assert torch.__version__.startswith(launch["packages"]["torch"])
+
+
+def test_every_launch_is_kept(run, tokenizer):
+    prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, fresh=False)
+    assert [launch["world_size"] for launch in launches(run)] == [2, 4]
+
+
+def test_a_damaged_list_of_launches_is_begun_anew(run, tokenizer):
+    (run / "provenance.json").write_text('{"launches": [')
+    prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, fresh=False)
+    assert [launch["world_size"] for launch in launches(run)] == [4]
+
+
+def test_changes_of_a_run_that_goes_on_are_told(run, tokenizer, caplog):
+    longer = a_recipe(a_phase(tokens=8_192))
+    with caplog.at_level(logging.WARNING):
+        check_unchanged(run, longer, tokenizer)
+        prepare_run_folder(run, longer, tokenizer, world_size=2, fresh=False)
+    expected = "recipe changed since the last start: phases.phase0.tokens was 4096, is 8192"
+    assert [record.message for record in caplog.records] == [expected]
+    assert load_recipe(run / "recipe.yaml").phases == longer.phases
+
+
+def test_another_optimizer_is_refused(run, tokenizer):
+    muon = a_recipe(optimizer=OptimizerConfig(name="muon"))
+    expected = r"^optimizer.name was stableadamw, is muon: .*the state of the former; restore .*init.from$"
+    with pytest.raises(ValueError, match=expected):
+        check_unchanged(run, muon, tokenizer)
+    older = yaml.safe_load((run / "recipe.yaml").read_text())
+    del older["optimizer"]["name"]  # as a version wrote it that had one optimizer only
+    (run / "recipe.yaml").write_text(yaml.safe_dump(older))
+    check_unchanged(run, a_recipe(), tokenizer)
+    with pytest.raises(ValueError, match=expected):
+        check_unchanged(run, muon, tokenizer)
+
+
+def test_another_architecture_is_refused(run, tokenizer):
+    wider = a_recipe(model=dataclasses.replace(a_recipe().model, hidden_size=16, intermediate_size=8))
+    expected = (
+        r"^model.hidden_size was 8, is 16, model.intermediate_size was 1152, is 8: "
+        r".*another architecture; restore the value, or name another run_folder$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        check_unchanged(run, wider, tokenizer)
+
+
+def test_another_switch_is_refused(run, tokenizer):
+    learned = a_recipe(model=dataclasses.replace(a_recipe().model, positions="learned"))
+    with pytest.raises(ValueError, match=r"^model.positions was rope, is learned: .*another architecture"):
+        check_unchanged(run, learned, tokenizer)
+    prepare_run_folder(run, learned, tokenizer, world_size=2, fresh=True)
+    more = dataclasses.replace(learned.model, max_position_embeddings=128)
+    with pytest.raises(ValueError, match=r"^model.max_position_embeddings was 64, is 128: "):
+        check_unchanged(run, a_recipe(model=more), tokenizer)
+
+
+def test_a_run_from_before_the_switches_goes_on(run, tokenizer, caplog):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    for switch in MODEL_SWITCHES:
+        del recipe["model"][switch]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    check_unchanged(run, a_recipe(), tokenizer)
+    assert not caplog.records
+
+
+def test_another_tokenizer_is_refused(run, tmp_path):
+    other = make_tokenizer(tmp_path / "other", num_words=250)
+    with pytest.raises(
+        ValueError, match=r"^data\.tokenizer is .*another tokenizer; restore it and the stores"
+    ):
+        check_unchanged(run, a_recipe(), other)
+
+
+def test_a_run_without_checkpoint_may_begin_as_another(run, tmp_path, caplog):
+    other = make_tokenizer(tmp_path / "other", num_words=250)
+    wider = a_recipe(model=dataclasses.replace(a_recipe().model, hidden_size=16))
+    prepare_run_folder(run, wider, other, world_size=2, fresh=True)
+    assert load_recipe(run / "recipe.yaml").model.hidden_size == 16
+    assert (run / "tokenizer.json").read_bytes() == (other.path / "tokenizer.json").read_bytes()
+    assert not caplog.records
+    (run / "metrics.jsonl").write_text("{}")
+    prepare_run_folder(run, wider, other, world_size=2, fresh=True)
+    assert "begins anew" in caplog.text
+    assert (run / "metrics.jsonl.old").read_text() == "{}"
+
+
+def test_commit_of_the_code(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
+
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "code.py"))
+    assert git_commit() is None
+    (tmp_path / "code.py").write_text("1")
+    git("init")
+    git("add", "code.py")
+    git("commit", "-m", "first")
+    commit = git_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    git("tag", "-a", "v1", "-m", "v1")
+    assert git_commit() == commit
+    (tmp_path / "code.py").write_text("2")
+    assert git_commit() == f"{commit}-dirty"
+
+
+def test_no_commit_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None

@@ -1,0 +1,67 @@
+"""One pass over a whole store through the loader, and what its batches hold."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+
+import numpy as np
+
+from modernbert_train.data.batch import MicroBatch, micro_batches
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.objectives import IGNORED, Masking
+from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.store.manifest import Manifest, TokenizerInfo
+from modernbert_train.store.reading import BlockReader
+
+
+def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -> Plan:
+    """All sources in proportion to their size, one stream, one window: exactly one pass over the store."""
+    splits = {name: splits["train"] for name, splits in manifest.sources.items()}
+    total = sum(split.num_tokens for split in splits.values())
+    mixture = {name: split.num_tokens / total for name, split in splits.items()}
+    return Plan(
+        splits,
+        mixture,
+        streams=1,
+        nodes=1,
+        window_rows=total,
+        context_tokens=context_tokens,
+        row_tokens=row_tokens,
+        key=(17, 0),
+    )
+
+
+def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16) -> Iterator[MicroBatch]:
+    """The micro-batches of the epoch as the trainer gets them, through a worker process."""
+    num_rows = plan.window(0, 0).num_rows
+    steps = tuple(
+        part for part in ((num_rows // batch_rows, batch_rows), (1, num_rows % batch_rows)) if all(part)
+    )
+    masking = Masking.of(tokenizer, 0.8, 0.1)
+    with closing(BlockReader(plan.sources.values())) as reader:
+        phase = PhaseRows(plan, 0.3, steps)
+        rows = PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1)
+        for packed in PlannedLoader(rows, num_workers=1):
+            yield from micro_batches(packed, rows=4, pad_id=tokenizer.pad_id)
+
+
+def pieces_of(batch: MicroBatch, tokenizer: TokenizerInfo, context_tokens: int) -> list[np.ndarray]:
+    """Content of every segment that is no padding, masks undone; each must be [CLS] content [SEP], and fit."""
+    ids, labels = batch["input_ids"].clone(), batch["labels"]
+    ids[batch["masked_positions"][labels != IGNORED]] = labels[labels != IGNORED]
+    tokens, bounds = ids.numpy(), batch["cu_seqlens"].numpy()
+    assert (bounds[0], bounds[-1]) == (0, len(tokens))
+    lengths = np.diff(bounds)
+    assert lengths.min() > 0
+    assert lengths.max() <= context_tokens == batch["max_seqlen"]
+    assert np.array_equal(
+        batch["position_ids"].numpy(), np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
+    )
+    segments = [tokens[start:stop] for start, stop in pairwise(bounds)]
+    real = [segment for segment in segments if segment[0] != tokenizer.pad_id]
+    assert all(segment[0] == tokenizer.cls_id and segment[-1] == tokenizer.sep_id for segment in real)
+    assert sum(map(len, real)) == batch["num_tokens"]
+    # No other special token anywhere: no second document in a segment, no padding within one.
+    num_specials = np.isin(tokens, tokenizer.special_ids).sum()
+    assert num_specials == 2 * len(real) + len(tokens) - batch["num_tokens"]
+    return [segment[1:-1] for segment in real]

@@ -1,0 +1,56 @@
+"""The gradient of the first step of a recipe, in float64, through the real Trainer on all ranks.
+
+python -m tests.helpers.gradients RECIPE OUT.pt [key=value ...]      (rank and world size from the environment)
+"""
+
+import sys
+from contextlib import closing, suppress
+
+import torch
+from composer import Callback
+from composer.utils import dist
+
+from modernbert_train.checkpoints.initial import set_first_weights
+from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.data.inputs import open_inputs
+from modernbert_train.schedule import plan_run
+from modernbert_train.training.callbacks.preemption import StopSignals
+from modernbert_train.training.train import build_loader, build_model, build_trainer
+
+
+class _Stop(Exception):
+    pass
+
+
+class _Catch(Callback):
+    def __init__(self) -> None:
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def after_train_batch(self, state, logger):
+        model = getattr(state.model, "module", state.model)
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        raise _Stop
+
+
+def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Name -> gradient of the whole batch, averaged over the masked tokens of all ranks."""
+    dist.initialize_dist("cpu")
+    inputs, plan = open_inputs(recipe), plan_run(recipe)
+    with closing(inputs.reader):
+        model = build_model(recipe, "cpu")
+        set_first_weights(model, recipe, inputs.tokenizer)
+        model = model.double()
+        loader = build_loader(recipe, plan, inputs)
+        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None, StopSignals())
+        catch = _Catch()
+        trainer.state.callbacks.append(catch)
+        with suppress(_Stop):
+            trainer.fit()
+        trainer.close()
+    return catch.gradients
+
+
+if __name__ == "__main__":
+    gradients = first_gradient(load_recipe(sys.argv[1], sys.argv[3:]))
+    if dist.get_global_rank() == 0:
+        torch.save(gradients, sys.argv[2])

@@ -1,0 +1,99 @@
+"""Kill a training run in each of its phases, start it again each time, and compare it with an undisturbed one.
+
+    python -m tests.helpers.kill_phases RECIPE [OVERRIDES] [--rounds 2] [--world-size 2] [--seed 0]
+
+Like `tests.helpers.kill`, only that a kill comes after a random step of the phase whose turn it is, in every second
+round as soon as a checkpoint is being written after it. The recipe must log every step.
+"""
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.schedule import PhasePlan, plan_run
+from tests.helpers.kill import assert_same_run, command_line, kill, launch, wait
+
+
+def kill_phases(recipe_path: Path, rounds: int, world_size: int, seed: int, overrides: list[str]) -> None:
+    reference, run = (recipe_path.parent / name for name in ("undisturbed", "killed"))
+    for folder in (reference, run):
+        shutil.rmtree(folder, ignore_errors=True)
+    recipe = load_recipe(recipe_path, [*overrides, f"run_folder={run}"])
+    wait(launch(load_recipe(recipe_path, [*overrides, f"run_folder={reference}"]), world_size))
+    random.seed(seed)
+    killed = dict.fromkeys(recipe.phases, 0)
+    for number in range(rounds):
+        for phase in plan_run(recipe).phases:
+            while not kill_in_phase(recipe, phase, world_size, during_save=number % 2 == 1):
+                pass
+            killed[phase.name] += 1
+        wait(launch(recipe, world_size))
+        lines = assert_same_run(run, reference)
+        print(f"{lines} lines of metrics and all weights equal, bit for bit", flush=True)
+        shutil.rmtree(run)
+    print(f"killed: {', '.join(f'{count} x in {name}' for name, count in killed.items())}")
+
+
+def kill_in_phase(recipe: Recipe, phase: PhasePlan, world_size: int, during_save: bool) -> bool:
+    """Start the run and kill it in the phase. False if the kill came too late; the run then begins anew."""
+    run, end = Path(recipe.run_folder), phase.first_step + phase.num_steps
+    saved = steps_saved(run)
+    done = end
+    if saved < end - 1:
+        step = random.randint(max(saved, phase.first_step) + 1, end - 1)
+        kill_after(launch(recipe, world_size), run, step, during_save)
+        done = steps_done(run)
+        left = [path.name for path in run.glob("checkpoints/.saving-*")] or "no save cut off"
+        print(f"{phase.name}: from step {saved} to {done}, saved {steps_saved(run)}, {left}", flush=True)
+    if done < end:
+        assert done > phase.first_step
+        return True
+    shutil.rmtree(run)
+    return False
+
+
+def kill_after(processes: list[int], run: Path, step: int, during_save: bool) -> None:
+    """Kill all ranks once they have finished `step`, or when a save begins after that, or if the run ends before."""
+    inode = _inode(run)  # what is there was written before this start
+    while not (_inode(run) != inode and steps_done(run) >= step and (not during_save or _is_saving(run))):
+        if os.waitpid(processes[0], os.WNOHANG)[0]:
+            wait(processes[1:])
+            return
+        time.sleep(0.0005)
+    kill(processes)
+
+
+def _inode(run: Path) -> int | None:
+    """Of the metrics: a run that goes on replaces the file, so that its lines end where its checkpoint does."""
+    file = run / "metrics.jsonl"
+    return file.stat().st_ino if file.exists() else None
+
+
+def _is_saving(run: Path) -> bool:
+    return any(run.glob("checkpoints/.saving-*"))
+
+
+def steps_done(run: Path) -> int:
+    """The last step that the metrics know of."""
+    if not (run / "metrics.jsonl").exists():
+        return 0
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be cut
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def steps_saved(run: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max(
+        (int(path.stem.removeprefix("step-")) for path in run.glob("checkpoints/step-*.pt")), default=0
+    )
+
+
+if __name__ == "__main__":
+    parser = command_line(__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    kill_phases(options.recipe, options.rounds, options.world_size, options.seed, options.overrides)

@@ -1,0 +1,78 @@
+"""Small token stores for tests, written directly: what training reads, without the text it came from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from streaming import MDSWriter
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from modernbert_train.store.manifest import (
+    Manifest,
+    TokenizerInfo,
+    load_manifest,
+    load_tokenizer_info,
+    write_manifest,
+)
+from modernbert_train.store.split import Split, write_sidecars
+
+Documents = Sequence[Sequence[int]]
+
+
+def make_tokenizer(folder: Path, num_words: int = 251) -> TokenizerInfo:
+    """Words w5, w6, ... after the five special tokens: `num_words` + 5 ids."""
+    specials = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    words = specials + [f"w{number}" for number in range(len(specials), len(specials) + num_words)]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(specials)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return load_tokenizer_info(folder)
+
+
+def random_documents(count: int, seed: int, median: int = 60, longest: int = 2_000) -> list[list[int]]:
+    """Documents of lognormal length, ids from 5 to 255."""
+    random = np.random.default_rng(seed)
+    lengths = np.clip(random.lognormal(np.log(median), 1.0, count), 1, longest).astype(int)
+    return [random.integers(5, 256, length).tolist() for length in lengths]
+
+
+def make_store(
+    folder: Path,
+    tokenizer: TokenizerInfo,
+    sources: Mapping[str, Mapping[str, Documents]],
+    *,
+    block_documents: int = 8,
+    shard_bytes: int = 1 << 26,
+) -> Manifest:
+    """A store with these documents (source -> split -> documents), in this order."""
+    splits = {
+        source: {
+            split: _write_split(folder / source / split, documents, block_documents, shard_bytes)
+            for split, documents in of_source.items()
+        }
+        for source, of_source in sources.items()
+    }
+    empties: dict[str, dict[str, int]] = {source: {} for source in splits}
+    write_manifest(folder, tokenizer, splits, licences={}, left_out=empties, command="test")
+    return load_manifest(folder)
+
+
+def _write_split(folder: Path, documents: Documents, block_documents: int, shard_bytes: int) -> Split:
+    blocks = [
+        documents[first : first + block_documents] for first in range(0, len(documents), block_documents)
+    ]
+    columns = {"input_ids": "ndarray:uint16", "lengths": "ndarray:uint32"}
+    with MDSWriter(
+        out=str(folder), columns=columns, hashes=["sha1"], size_limit=shard_bytes, progress_bar=False
+    ) as writer:
+        for block in blocks:
+            ids = np.concatenate([np.array(document, dtype=np.uint16) for document in block])
+            writer.write({"input_ids": ids, "lengths": np.array([len(d) for d in block], dtype=np.uint32)})
+    lengths = np.array([len(document) for document in documents], dtype=np.uint32)
+    table = np.array([[len(block), sum(map(len, block))] for block in blocks], dtype=np.int64)
+    return write_sidecars(folder, lengths, table, np.array([shard["samples"] for shard in writer.shards]))

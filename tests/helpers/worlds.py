@@ -1,0 +1,93 @@
+"""A small store read in two phases, and what the batches of its loader hold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from modernbert_train.data.batch import PackedBatch, micro_batches
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.data.objectives import IGNORED, Masking
+from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.store.manifest import Manifest, TokenizerInfo
+from modernbert_train.store.reading import BlockReader
+from tests.helpers.stores import Documents, make_store, make_tokenizer, random_documents
+
+STREAMS = 4
+BATCHES = [8, 8, 8, 8, 8, 4, 4, 12, 12, 12]  # rows of each step; the second phase begins with the sixth
+
+
+@dataclass(frozen=True)
+class World:
+    """A store, what reads it, and the documents it was made of: source -> documents."""
+
+    documents: dict[str, Documents]
+    manifest: Manifest
+    tokenizer: TokenizerInfo
+    masking: Masking
+    reader: BlockReader
+
+    @property
+    def train(self) -> dict[str, Any]:
+        return {name: splits["train"] for name, splits in self.manifest.sources.items()}
+
+    def phases(self, first_mask_rate: float | None = 0.3) -> list[PhaseRows]:
+        """Two, with another mixture, context and mask rate; more than a pass over each source."""
+        return [
+            PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), first_mask_rate, ((5, 8),)),
+            PhaseRows(self.plan(1, 128, {"code": 1.0}), 0.15, ((2, 4), (3, 12))),
+        ]
+
+    def plan(self, phase: int, context_tokens: int, mixture: dict[str, float]) -> Plan:
+        return Plan(
+            self.train,
+            mixture,
+            streams=STREAMS,
+            nodes=2,
+            window_rows=5,  # batches begin and end within windows
+            context_tokens=context_tokens,
+            row_tokens=256,
+            key=(17, phase),
+        )
+
+    def loader(
+        self,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        first_mask_rate: float | None = 0.3,
+        **skipped: Any,
+    ) -> PlannedLoader:
+        rows = PlannedRows(
+            self.phases(first_mask_rate),
+            self.reader,
+            self.tokenizer,
+            self.masking,
+            rank=rank,
+            world_size=world_size,
+            **skipped,
+        )
+        return PlannedLoader(rows, num_workers=num_workers)
+
+
+def make_world(folder: Path) -> World:
+    """Close its reader."""
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    documents = {"web": random_documents(60, 1), "code": random_documents(40, 2, median=150)}
+    sources = {name: {"train": texts} for name, texts in documents.items()}
+    manifest = make_store(folder / "store", tokenizer, sources, block_documents=4, shard_bytes=2_000)
+    reader = BlockReader(splits["train"] for splits in manifest.sources.values())
+    return World(documents, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1), reader)
+
+
+def texts_of(batch: PackedBatch, tokenizer: TokenizerInfo) -> Iterator[list[int]]:
+    """Content of every piece of a batch, in order, masks undone."""
+    (whole,) = micro_batches(batch, len(batch["input_ids"]), tokenizer.pad_id)
+    ids, labels = whole["input_ids"].clone(), whole["labels"]
+    ids[whole["masked_positions"][labels != IGNORED]] = labels[labels != IGNORED]
+    for start, stop in pairwise(whole["cu_seqlens"].tolist()):
+        segment = ids[start:stop].tolist()
+        if segment[0] != tokenizer.pad_id:
+            yield segment[1:-1]

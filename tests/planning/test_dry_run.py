@@ -1,0 +1,245 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig, SkipConfig, load_recipe
+from modernbert_train.config.architecture import num_parameters
+from modernbert_train.planning.dry_run import describe
+from modernbert_train.planning.source_stats import Contribution, PhaseData, repetitions
+from modernbert_train.schedule import plan_run
+from tests.helpers.little_recipe import a_phase, a_recipe
+from tests.helpers.recipes import shipped_recipes
+
+TINY = ModelConfig(
+    vocab_size=1_024,
+    hidden_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=96,
+    max_position_embeddings=1_024,
+)
+
+BERT = ModelConfig(
+    vocab_size=30_528,
+    num_hidden_layers=12,
+    intermediate_size=3_072,
+    norm_placement="post",
+    mlp="gelu",
+    positions="learned",
+    bias=True,
+    global_attn_every_n_layers=1,
+    max_position_embeddings=512,
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [  # counted in Transformers' ModernBertForMaskedLM, the tied matrix once
+        (ModelConfig(), 149_655_232),
+        (
+            ModelConfig(
+                hidden_size=1_024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2_624
+            ),
+            395_881_664,
+        ),
+        (TINY, 210_560),
+        (BERT, 109_518_912 - 2 * 768),  # BertForMaskedLM, without its token types
+    ],
+)
+def test_parameters(model, parameters):
+    assert num_parameters(model) == parameters
+
+
+def lines_of(recipe, data=None):
+    return describe(recipe, plan_run(recipe), data).splitlines()
+
+
+def test_the_figures_of_a_run():
+    ramp = BatchRampConfig(start_tokens=64, tokens=640)
+    first = a_phase(batch_ramp=ramp, warmup_tokens=1_000, micro_batch_tokens=64)
+    second = a_phase(
+        tokens=1_280,
+        context_tokens=32,
+        global_rope_theta=160_000.0,
+        decay_tokens=1_280,
+        final_lr_fraction=0.1,
+        weight_decay=2e-3,
+        mixture=MixtureConfig({"web": 1.0}),
+    )
+    lines = lines_of(a_recipe(first, second))
+    assert lines[0] == "little: 5.376K tokens in 47 steps"
+    cells = {line[:20].strip(): line[20:].split() for line in lines if line[:20].strip()}
+    assert cells["phase"] == ["phase0", "phase1"]
+    assert cells["tokens"] == ["4.096K", "1.28K"]
+    assert cells["steps"] == ["37", "10"]
+    assert cells["rows"] == ["128", "40"]
+    assert cells["batch rows"] == ["2", "→", "4", "4"]
+    assert cells["ramp tokens"] == ["640", "-"]
+    assert cells["warmup tokens"] == ["1K", "-"]
+    assert cells["decay to"] == ["-", "1-sqrt", "0.0001"]
+    assert cells["share web"] == ["75.00%", "100.00%"]
+    assert cells["share code"] == ["25.00%", "-"]
+    assert cells["micro-batch tokens"] == ["64", "64"]
+    assert cells["last checkpoint"] == ["step-00000037", "step-00000047"]
+    assert cells["weight decay"] == ["1e-05", "0.002"]
+    assert not any("passes" in line for line in lines)
+
+
+def model_text(model):
+    lines = lines_of(a_recipe(model=model))
+    return " ".join(" ".join(lines[2 : next(i for i, line in enumerate(lines) if "start" in line)]).split())
+
+
+def test_the_model_in_words():
+    assert model_text(TINY) == (
+        "model 210,560 parameters: 4 layers (2 global, the others 64 tokens to either side), hidden 64, 2 heads, "
+        "GeGLU 96, vocabulary 1,024"
+    )
+    assert model_text(BERT) == (
+        "model 109,517,376 parameters: 12 layers (all global), hidden 768, 12 heads, GELU 3,072, vocabulary 30,528, "
+        "post-norm, learned positions, biases"
+    )
+    other = replace(TINY, mlp="swiglu", norm="rmsnorm", positions="none", parallel_block=True)
+    assert model_text(other).endswith(
+        "SwiGLU 96, vocabulary 1,024, RMSNorm, no positions, attention and MLP in parallel"
+    )
+
+
+@pytest.mark.parametrize("positions", ["learned", "none"])
+def test_only_rotary_positions_have_a_theta(positions):
+    model = replace(a_recipe().model, positions=positions)
+    assert not any("theta" in line for line in lines_of(a_recipe(a_phase(), a_phase(), model=model)))
+
+
+def test_a_mixture_that_only_the_stores_resolve():
+    passes = a_phase(mixture=MixtureConfig(passes={"web": 1, "code": 2.5}))
+    temperature = a_phase(mixture=MixtureConfig(temperature=0.3))
+    some = a_phase(mixture=MixtureConfig(temperature=0.5, sources=["code"]))
+    lines = lines_of(a_recipe(passes, temperature, some))
+    cells = {line[:20].strip(): re.split("  +", line[20:].strip()) for line in lines}
+    assert cells["share web"] == ["1 x tokens", "tokens^0.3", "-"]
+    assert cells["share code"] == ["2.5 x tokens", "tokens^0.3", "tokens^0.5"]
+
+
+# 3,000 tokens of web in 300 documents, 1,000 of code in 50: 3,600 and 400 tokens, then 1,000 of web.
+DATA = [
+    PhaseData({"web": Contribution(0.9, 3_600, 1.2, 360), "code": Contribution(0.1, 400, 0.4, 20)}, 0.99951),
+    PhaseData({"web": Contribution(1.0, 1_000, 1 / 3, 100)}, 0.98),
+]
+SOURCES = """
+source              phase                  share    tokens   passes    documents
+────────────────────────────────────────────────────────────────────────────────
+web                 phase0                90.00%      3.6K      1.2          360
+                    phase1               100.00%        1K    0.333          100
+                    whole run             92.00%      4.6K     1.53          460
+code                phase0                10.00%       400      0.4           20
+                    whole run              8.00%       400      0.4           20
+science             in no phase's mixture: not trained on
+"""
+
+
+def test_what_each_source_contributes_is_shown_where_the_stores_are_at_hand():
+    recipe = a_recipe(a_phase(), a_phase(mixture=MixtureConfig({"web": 1.0})))
+    sources = {**recipe.data.sources, "science": recipe.data.sources["web"]}
+    lines = lines_of(replace(recipe, data=replace(recipe.data, sources=sources)), DATA)
+    assert SOURCES.strip() in "\n".join(lines)
+    cells = {line[:20].strip(): line[20:].split() for line in lines}
+    assert cells["fill of the rows"] == ["99.951%", "98.000%"]
+    assert "share web" not in cells
+    assert not any("WARNING" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_sources_that_are_gone_through_too_often_are_warned_of():
+    recipe = a_recipe(a_phase(), a_phase())
+    assert repetitions(DATA, warn_passes=1.6) == []
+    (warning,) = repetitions(DATA, warn_passes=1.5)
+    assert warning.startswith(
+        "the text of web is gone through 1.53 times over the run, more than 1.5 (data.warn_"
+    )
+    lines = lines_of(replace(recipe, data=replace(recipe.data, warn_passes=1.5)), DATA)
+    at = next(number for number, line in enumerate(lines) if line.startswith("WARNING"))
+    assert " ".join(" ".join(lines[at:]).split()) == f"WARNING {warning}"
+
+
+def test_what_is_skipped_is_told():
+    recipe = a_recipe(a_phase())
+    skip = SkipConfig(steps=["3", "5-8"], documents=["web:17"], documents_file="bad.txt")
+    text = " ".join(" ".join(lines_of(replace(recipe, data=replace(recipe.data, skip=skip)))).split())
+    assert "skipped 5 steps (3, 5-8); documents web:17, those in bad.txt masking" in text
+
+
+def test_the_disk_that_checkpoints_take():
+    recipe = a_recipe(a_phase(), model=TINY)
+    training = replace(recipe.training, save_every_tokens=1_024, keep_checkpoints=3)
+    text = " ".join(" ".join(lines_of(replace(recipe, training=training))).split())
+    # 4,096 tokens in all; weight and two moments of 210,560 parameters, 4 bytes each: 2,526,720 bytes. Up to 3 + 1 of
+    # them, and one that is being written.
+    expected = "4 written, 2.5 MB each; the newest 3 and the end of each phase stay: up to 12.6 MB on disk"
+    assert f"checkpoints {expected}" in text
+
+
+PICTURE = """
+                    phase0                       │phase1
+learning rate                  ▁▄▆█▆▄▁           │           ▁▄▆█▆▄▁
+  top: 0.001               ▁▃▅▇███████▇▅▃▁       │       ▁▃▅▇███████▇▅▃▁
+                        ▂▄▆███████████████▆▄▂    │    ▂▄▆███████████████▆▄▂
+                    ▁▃▆███████████████████████▆▃▁│▁▃▆███████████████████████▆▃▁
+batch tokens        █████████████████████████████│              ███████████████
+  top: 128          █████████████████████████████│█████████████████████████████
+mask rate           30% ─────────────────────────│15% ─────────────────────────
+theta global        10,000 ──────────────────────│160,000 ─────────────────────
+context tokens      16 ──────────────────────────│32 ──────────────────────────
+tokens so far       0                            │4.096K
+"""
+
+
+def test_the_picture():
+    """Two phases of 4,096 tokens: the rate up in the first half of each, down in the second; in the first
+    half of the second phase batches half as large.
+    """
+    first = a_phase(warmup_tokens=2_048, decay_tokens=2_048, decay_shape="linear")
+    ramp = BatchRampConfig(start_tokens=64, tokens=2_048)
+    second = replace(first, batch_ramp=ramp, mask_rate=0.15, global_rope_theta=160_000.0, context_tokens=32)
+    assert lines_of(a_recipe(first, second))[-11:] == PICTURE.strip("\n").splitlines()
+
+
+def test_a_phase_of_next_tokens_is_told():
+    lines = lines_of(a_recipe(a_phase(objective="clm"), a_phase()))
+    text = " ".join(" ".join(lines).split())
+    assert (
+        "objective clm in phase0: nothing masked, every token predicts the next one, also of held-out" in text
+    )
+    table, picture = [line[20:].split() for line in lines if line.startswith("mask rate")]
+    assert table == ["clm", "30.0%"]
+    assert (picture[0], picture[1][-4:]) == ("clm", "│30%")
+    assert not any(line.startswith("objective") for line in lines_of(a_recipe(a_phase())))
+
+
+@pytest.mark.parametrize("num_phases", [1, 2, 5, 9])
+def test_it_fits_into_80_columns(num_phases):
+    recipe = a_recipe(*[a_phase(tokens=4_096 * 10**number) for number in range(num_phases)])
+    long_names = {f"a-phase-with-a-rather-long-name-{name}": phase for name, phase in recipe.phases.items()}
+    recipe = replace(recipe, phases=long_names)
+    lines = lines_of(recipe)
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("theta local") for line in lines) == -(-num_phases // 4)
+
+
+def test_sources_with_long_alike_names_keep_their_lines():
+    names = ["a-source-with-a-long-name-1", "a-source-with-a-long-name-2"]
+    recipe = a_recipe(a_phase(mixture=MixtureConfig({names[0]: 0.3, names[1]: 0.7})))
+    recipe = replace(
+        recipe, data=replace(recipe.data, sources=dict.fromkeys(names, recipe.data.sources["web"]))
+    )
+    shares = [line.split()[-1] for line in lines_of(recipe) if line.startswith("share ")]
+    assert shares == ["30.00%", "70.00%"]
+
+
+@pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
+def test_shipped_recipes(path):
+    recipe = load_recipe(path)
+    text = describe(recipe, plan_run(recipe))
+    assert text.startswith(f"{recipe.name}: ")
+    assert all(len(line) <= 80 for line in text.splitlines())

@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+import torch
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.planning.cost import peak_flops, training_flops_per_token
+
+TINY = ModelConfig(
+    vocab_size=10,
+    hidden_size=4,
+    num_hidden_layers=3,
+    num_attention_heads=1,
+    intermediate_size=6,
+    local_attention=2,
+)
+LARGE = ModelConfig(hidden_size=1_024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=2_624)
+
+
+def test_a_tiny_model_by_hand():
+    # A layer: 4 * 4^2 + 3 * 4 * 6 = 136 weights; three of them 408. Head and decoder: 4^2 + 4 * 10 = 56, half of them
+    # used. Seen: in layer 0 all 8, in layers 1 and 2 the token itself and one to either side, two less at the ends:
+    # 22 for 8 tokens. Together 8 + 2 * 22 / 8 = 13.5 a token.
+    assert training_flops_per_token(TINY, [8], mask_rate=0.5) == 6 * 436 + 12 * 4 * 13.5 == 3_264
+
+
+def test_documents_see_themselves_alone():
+    # 8^2 + 2^2 in the global layer, 22 + 2^2 in each of the others: (68 + 2 * 26) / 10 a token.
+    assert training_flops_per_token(TINY, [8, 2], mask_rate=0.5) == pytest.approx(6 * 436 + 12 * 4 * 12)
+
+
+def test_a_window_wider_than_the_context_sees_the_context():
+    # Attended: 2 in each of the three layers.
+    assert training_flops_per_token(TINY, [2], mask_rate=0.5) == 6 * 436 + 12 * 4 * 6
+
+
+def test_every_layer_global():
+    everywhere = dataclasses.replace(TINY, global_attn_every_n_layers=1)
+    assert training_flops_per_token(everywhere, [8], mask_rate=0) == 6 * 408 + 12 * 4 * 24
+
+
+def test_an_mlp_without_a_gate():
+    # A layer: 4 * 4^2 + 2 * 4 * 6 = 112 weights, three of them 336; nothing else changes.
+    plain = dataclasses.replace(TINY, mlp="gelu")
+    assert training_flops_per_token(plain, [8], mask_rate=0.5) == 6 * (336 + 28) + 12 * 4 * 13.5
+    same = dataclasses.replace(TINY, mlp="swiglu", norm="rmsnorm", positions="learned", bias=True)
+    assert training_flops_per_token(same, [8], mask_rate=0.5) == 3_264
+
+
+@pytest.mark.parametrize(
+    ("model", "context_tokens", "gigaflops"),
+    [  # worked out apart from the code, from the shapes of the paper
+        (ModelConfig(), 1_024, 0.825),
+        (ModelConfig(), 8_192, 1.353),
+        (LARGE, 1_024, 2.308),
+        (LARGE, 8_192, 3.189),
+    ],
+)
+def test_the_models_of_the_paper(model, context_tokens, gigaflops):
+    flops = training_flops_per_token(model, [context_tokens], mask_rate=0.3)
+    assert flops / 1e9 == pytest.approx(gigaflops, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_peak_flops(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    assert peak_flops() == peak
+
+
+def test_no_peak_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert peak_flops() is None
+
+
+def test_next_tokens_by_hand():
+    # Seen: in layer 0 1 to 8 tokens, 36 in all; in each of layers 1 and 2 one token by the first, two by the
+    # others: 15. Head and decoder on 7 of 8 tokens.
+    assert training_flops_per_token(TINY, [8], mask_rate=None) == 6 * (408 + 49) + 12 * 4 * 66 / 8
+    # A document of two beside it: 3 in each layer, and one more token that predicts nothing.
+    both = training_flops_per_token(TINY, [8, 2], mask_rate=None)
+    assert both == pytest.approx(6 * (408 + 0.8 * 56) + 12 * 4 * (66 + 9) / 10)

@@ -1,0 +1,35 @@
+from modernbert_train.config import ModelConfig
+from modernbert_train.planning.cost import describe_hours, gpu_hours, tokens_per_s
+from modernbert_train.schedule import plan_run
+from tests.helpers.little_recipe import a_phase, a_recipe
+
+
+def plan(**fields):
+    """Of one phase with 3.6 million steps of 128 tokens."""
+    return plan_run(a_recipe(a_phase(tokens=128 * 3_600_000, **fields)))
+
+
+def test_hours_from_a_stated_speed():
+    (phase,) = plan(tokens_per_s_per_gpu=1_000).phases
+    assert tokens_per_s(ModelConfig(), phase) == 1_000
+    assert gpu_hours(phase, 1_000) == 128
+    assert describe_hours(ModelConfig(), plan(tokens_per_s_per_gpu=1_000)) == (
+        "128.0 GPU-hours (16.0 on 8 GPUs, 4.0 on 32 GPUs), by the tokens/s below, which the recipe states"
+    )
+
+
+def test_an_estimate_for_documents_of_the_whole_context():
+    model = ModelConfig(
+        vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4
+    )
+    (phase,) = plan(mask_rate=0.5).phases
+    # 6 x (4 x 64 + 3 x 32 + 0.5 x (64 + 512)) + 12 x 8 x 16 tokens that each of a document of 16 sees
+    flops = 6 * (256 + 96 + 288) + 12 * 8 * 16
+    assert flops == 5_376
+    assert tokens_per_s(model, phase) == 0.3 * 989e12 / 5_376
+
+
+def test_little_is_said_to_be_little():
+    text = describe_hours(ModelConfig(), plan_run(a_recipe()))
+    assert text.startswith("<0.1 GPU-hours (<0.1 on 8 GPUs, ")
+    assert text.endswith("at 30% of an H100's peak where not stated")

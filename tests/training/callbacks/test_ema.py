@@ -1,0 +1,109 @@
+"""The moving average of the weights: its arithmetic, and that a restart goes on with it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights, read_average, resolve
+from modernbert_train.cli import main
+from modernbert_train.config import load_recipe
+from modernbert_train.schedule import plan_run
+from modernbert_train.training.callbacks.ema import averaging_rate
+from modernbert_train.training.train import train
+from tests.helpers.recipes import make_tiny
+from tests.reference.merging import moving_average
+
+REPOSITORY = Path(__file__).parents[3]
+# Every step is saved, so that the average can be computed from the outside.
+SAVE_ALL = ["training.save_every_tokens=1", "training.keep_checkpoints=100", "phases.extension=null"]
+HALF_LIFE = "training.ema_half_life_tokens=6K"
+
+
+@pytest.fixture(scope="module")
+def finished(tiny):
+    return train(load_recipe(tiny, [HALF_LIFE, *SAVE_ALL]))
+
+
+def test_rate_by_hand():
+    assert averaging_rate(1_000, 1_000, num_steps=9) == 0.5
+    assert averaging_rate(2_000, 1_000, num_steps=9) == 0.75
+    assert averaging_rate(1, 10**9, num_steps=9) == 0.1  # the plain mean of ten
+    assert averaging_rate(1, 10**9, num_steps=0) == 1
+
+
+def test_it_is_the_average_of_all_weights_there_were(tiny, finished):
+    """With the batch ramp: four steps of half the tokens first."""
+    plan = plan_run(load_recipe(tiny, ["phases.extension=null"]))
+    checkpoints = list_checkpoints(finished)
+    assert len(checkpoints) == plan.total_steps
+    tokens = [plan.batch_tokens(step) for step in range(plan.total_steps)]
+    assert len(set(tokens)) == 2
+    for name in ("head.dense.weight", "decoder.bias", "model.embeddings.tok_embeddings.weight"):
+        series = [load_weights(path)[0][name].double() for path in checkpoints]
+        expected = moving_average(series, 6_000, tokens)
+        for at in (0, 1, len(series) - 1):
+            average = read_average(checkpoints[at])[name]
+            assert average.dtype == torch.float32
+            assert torch.allclose(average.double(), expected[at], rtol=0, atol=1e-6)
+    assert not torch.equal(average.double(), series[-1])
+
+
+def test_it_changes_nothing_that_is_trained(tiny, tmp_path, finished):
+    run = train(load_recipe(tiny, ["phases.extension=null", f"run_folder={tmp_path}/run"]))
+    weights, expected = load_weights(run)[0], load_weights(finished)[0]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_it_is_taken_out_evaluated_and_exported(tiny, tmp_path, finished, capsys):
+    out = tmp_path / "ema"
+    assert main(["average", str(finished), str(out), "--ema"]) == 0
+    weights, marker = load_weights(out)
+    expected = read_average(resolve(finished))
+    assert weights.keys() == load_weights(finished)[0].keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert marker["merged"].startswith("the moving average of ")
+    assert main(["evaluate", str(out)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["export", str(out), str(tmp_path / "hf")]) == 0
+    start = [
+        "phases.extension=null",
+        f"init.from={out}",
+        f"run_folder={tmp_path}/on",
+        "phases.pretrain.tokens=8K",
+    ]
+    train(load_recipe(tiny, start))
+
+
+def test_switched_on_and_off_on_the_way(tiny, tmp_path, finished):
+    """It may begin in the middle, as the mean of what comes then, and end before the run does."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for path in list_checkpoints(run)[5:]:
+        path.unlink()
+    train(load_recipe(tiny, [*SAVE_ALL, f"run_folder={run}"]))
+    with pytest.raises(ValueError, match="holds no moving average"):
+        read_average(resolve(run))
+    for path in list_checkpoints(run)[7:]:
+        path.unlink()
+    with pytest.warns(UserWarning, match="WeightAverage is not in the state_dict"):  # Composer's
+        train(load_recipe(tiny, [HALF_LIFE, *SAVE_ALL, f"run_folder={run}"]))
+    checkpoints = list_checkpoints(run)
+    series = [load_weights(path)[0]["decoder.bias"].double() for path in checkpoints[7:]]
+    expected = moving_average(series, 6_000, [2048] * len(series))[-1]
+    assert torch.allclose(read_average(checkpoints[-1])["decoder.bias"].double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(load_weights(run)[0]["decoder.bias"], load_weights(finished)[0]["decoder.bias"])
+
+
+def test_killed_and_started_again(tmp_path):
+    recipe = make_tiny(tmp_path)
+    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(recipe), HALF_LIFE]
+    options = ["training.save_every_tokens=2K", "phases.extension=null", "--kills", "3", "--world-size", "2"]
+    done = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "all weights equal, bit for bit" in done.stdout
+    averages = [read_average(resolve(tmp_path / run)) for run in ("killed", "undisturbed")]
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])

@@ -1,0 +1,105 @@
+"""What a process does with the signals of a scheduler; whole runs that are stopped by one are in test_resume.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from torch.utils.data import DataLoader
+
+from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS
+from modernbert_train.training.callbacks import preemption
+from modernbert_train.training.callbacks.preemption import Preempted, StopSignals, shield_workers
+
+LISTENS = """
+import os, signal
+from modernbert_train.training.callbacks import preemption
+preemption.SAME_REQUEST_SECONDS = {same}
+with preemption.StopSignals() as signals:
+    signals.training = {training}
+    for number in {numbers}:
+        os.kill(os.getpid(), number)
+print("went on:", signals.received)
+"""
+
+
+def ends(training: bool, numbers: list[int], same: float = 5.0) -> subprocess.CompletedProcess[str]:
+    code = LISTENS.format(training=training, numbers=[int(number) for number in numbers], same=same)
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_kept_for_the_end_of_the_step(number):
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        signals.training = True
+        assert signals.received is None
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # handed on by a launcher
+        assert signals.received == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+
+
+def test_a_preempted_process_hears_no_more_signals():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with pytest.raises(Preempted), StopSignals():
+            raise Preempted
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_before_the_first_step_it_ends_at_once():
+    done = ends(training=False, numbers=[signal.SIGTERM])
+    assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
+    assert done.stderr == "SIGTERM before the first step: ended at once; the last checkpoint stands\n"
+
+
+def test_a_second_signal_ends_at_once():
+    done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM], same=-1.0)
+    assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
+    assert done.stderr == "SIGTERM again: ended at once; the last checkpoint stands\n"
+    done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM])
+    assert (done.returncode, done.stdout) == (0, "went on: SIGUSR1\n")
+
+
+def test_workers_outlive_the_signals_of_a_job():
+    loader = DataLoader(
+        range(6), num_workers=1, prefetch_factor=1, worker_init_fn=lambda number: time.sleep(0)
+    )
+    shield_workers(loader)
+    batches = iter(loader)
+    assert next(batches) == 0
+    (worker,) = batches._workers
+    for number in SIGNALS:
+        os.kill(worker.pid, number)
+    assert [int(batch) for batch in batches] == [1, 2, 3, 4, 5]
+
+
+def test_a_rank_hears_when_its_launcher_has_died(tmp_path):
+    """The launcher is `composer`'s stand-in: it ends at SIGTERM and says nothing to what it has started."""
+    child = (
+        "import os, signal, time; from modernbert_train.training.callbacks import preemption\n"
+        "os.environ['LOCAL_WORLD_SIZE'] = '1'\n"
+        "preemption.end_with_launcher()\n"
+        "with preemption.StopSignals() as signals:\n"
+        "    signals.training = True\n"
+        "    print('ready', flush=True)\n"
+        "    while signals.received is None: time.sleep(0.01)\n"
+        "print(signals.received, flush=True)\n"
+    )
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-W', 'ignore', '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True)
+    with process.stdout as output:
+        assert output.readline() == "ready\n"
+        process.terminate()
+        assert process.wait() == -signal.SIGTERM
+        assert output.readline() == "SIGTERM\n"
+
+
+def test_the_code_is_what_a_shell_says_of_a_process_killed_by_sigusr1():
+    assert preemption.REQUEUE_EXIT_CODE == 128 + signal.SIGUSR1
