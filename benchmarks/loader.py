@@ -54,9 +54,9 @@ def _planned_rows(
     plan = Plan(
         splits,
         mixture,
-        streams=4,
-        nodes=1,
-        window_rows=2_048,
+        num_streams=4,
+        num_nodes=1,
+        shuffle_rows=2_048,
         context_tokens=context,
         row_tokens=row,
         key=("benchmark",),

@@ -94,9 +94,9 @@ def make_plan(splits: dict[str, Split], context: int) -> Plan:
     return Plan(
         splits,
         mixture,
-        streams=STREAMS,
-        nodes=NODES,
-        window_rows=WINDOW_ROWS,
+        num_streams=STREAMS,
+        num_nodes=NODES,
+        shuffle_rows=WINDOW_ROWS,
         context_tokens=context,
         row_tokens=ROW_TOKENS,
         key=(17, 0),

@@ -27,7 +27,7 @@ from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.store.cache import Cache
-from modernbert_train.store.download import Patience
+from modernbert_train.store.download import RetryPolicy
 from modernbert_train.store.manifest import BLOCK_DOCUMENTS, Split, TokenizerInfo, write_manifest
 from modernbert_train.store.opening import open_store
 from modernbert_train.store.reading import BlockReader
@@ -89,9 +89,9 @@ def open_loader(split: Split, reader: BlockReader, tokenizer: TokenizerInfo) -> 
     plan = Plan(
         {"web": split},
         {"web": 1.0},
-        streams=STREAMS,
-        nodes=1,
-        window_rows=128,
+        num_streams=STREAMS,
+        num_nodes=1,
+        shuffle_rows=128,
         context_tokens=CONTEXT_TOKENS,
         row_tokens=ROW_TOKENS,
         key=("benchmark",),
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_store(root / "buckets/bucket/store", tokenizer, options.tokens)
 
         def open_split(store: str, folder: str) -> tuple[Split, Cache]:
-            cache = Cache(root / folder, None, Patience())
+            cache = Cache(root / folder, None, RetryPolicy())
             return open_store(store, {"web"}, cache).sources["web"]["train"], cache
 
         split, cache = open_split(str(root / "buckets/bucket/store"), "unused")

@@ -114,9 +114,9 @@ def packed(model: torch.nn.Module, batch: Batch) -> Loss:
 
 
 def summed_loss(model: torch.nn.Module, batch: Batch, inputs: dict[str, Any]) -> torch.Tensor:
-    num_masked = (inputs["labels"] != -100).sum()
+    num_targets = (inputs["labels"] != -100).sum()
     with batch.precision():
-        loss = model(**inputs).loss * num_masked
+        loss = model(**inputs).loss * num_targets
     loss.backward()
     return loss.detach()
 
@@ -132,14 +132,14 @@ def unpadded(model: ModernBertForMaskedLM, batch: Batch, compiled: bool) -> Loss
         "position_ids": torch.cat([torch.arange(length) for length in lengths]).to(batch.device),
         "cu_seqlens": cu_seqlens,
         "max_seqlen": batch.context,
-        "masked_positions": positions,
+        "target_positions": positions,
         "labels": labels[positions],
     }
-    loss_sums = torch.compile(model.loss_sums) if compiled else model.loss_sums
+    loss_and_correct = torch.compile(model.loss_and_correct) if compiled else model.loss_and_correct
 
     def loss() -> torch.Tensor:
         with batch.precision():
-            total, _ = loss_sums(**inputs)
+            total, _ = loss_and_correct(**inputs)
         total.backward()
         return total.detach()
 
@@ -177,9 +177,9 @@ def training_flops(config: ModelConfig, batch: Batch) -> float:
     """Model FLOPs of a step over the documents, see the top of this file."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     lengths = torch.tensor([len(document) for document in batch.documents], dtype=torch.float64)
-    num_masked = sum(int((labels != -100).sum()) for labels in batch.labels)
+    num_targets = sum(int((labels != -100).sum()) for labels in batch.labels)
     per_token = layers * (4 * hidden**2 + 3 * hidden * config.intermediate_size)
-    weights = per_token * lengths.sum() + num_masked * (hidden**2 + hidden * config.vocab_size)
+    weights = per_token * lengths.sum() + num_targets * (hidden**2 + hidden * config.vocab_size)
     reach = config.local_attention // 2
     edge = torch.minimum(lengths - 1, torch.tensor(float(reach)))
     local_pairs = (lengths * (2 * edge + 1) - edge * (edge + 1)).sum()

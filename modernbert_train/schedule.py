@@ -1,12 +1,12 @@
 """What every step of a run does, as pure functions of the step: phase, batch size, tokens, learning rate.
 
 Time is measured in tokens (slots of rows: batch rows x row_tokens), and every phase has its own clock. A
-phase is a few segments of steps of one batch size: the steps of a batch-size ramp, then the rest at full
+phase is a few step_ranges of steps of one batch size: the steps of a batch-size ramp, then the rest at full
 size. Nothing here is counted up while training runs, so a resumed run, another number of ranks and
 `--dry-run` all see the same plan.
 
     1,000 tokens in batches of 80 (8 rows of 10), growing from 40 over 240 tokens by 2 rows at a time:
-    2 steps of 4 rows and 2 of 6 (200 tokens), then 10 of 8 rows: Segment(2, 4), Segment(2, 6), Segment(10, 8)
+    2 steps of 4 rows and 2 of 6 (200 tokens), then 10 of 8 rows: StepRange(2, 4), StepRange(2, 6), StepRange(10, 8)
 
 The learning rate of a step is that of the middle of its tokens. So no step is spent at rate 0, neither the
 first of a warmup nor the last of a decay, and the sum of rate x tokens over the steps is the area under the
@@ -50,14 +50,14 @@ def _decay(shape: str, progress: float) -> float:
 
 
 @dataclass(frozen=True)
-class Segment:
+class StepRange:
     """Steps in a row with one batch size."""
 
     num_steps: int
     batch_rows: int
 
 
-def plan_steps(phase: PhaseConfig, unit_rows: int) -> tuple[Segment, ...]:
+def plan_step_ranges(phase: PhaseConfig, unit_rows: int) -> tuple[StepRange, ...]:
     """Returns the steps of a phase. A batch grows by `unit_rows` rows at a time (a row for each canonical
     stream).
 
@@ -68,14 +68,14 @@ def plan_steps(phase: PhaseConfig, unit_rows: int) -> tuple[Segment, ...]:
     half a batch being rounded down, and at least 1.
     """
     full_rows = phase.batch_tokens // phase.row_tokens
-    segments: tuple[Segment, ...] = ()
+    step_ranges: tuple[StepRange, ...] = ()
     tokens = 0
     if phase.batch_ramp is not None:
         sizes = range(phase.batch_ramp.start_tokens // phase.row_tokens, full_rows, unit_rows)
         num_steps = max(1, _nearest(phase.batch_ramp.tokens, sum(sizes) * phase.row_tokens)) if sizes else 0
-        segments = tuple(Segment(num_steps, size) for size in sizes)
+        step_ranges = tuple(StepRange(num_steps, size) for size in sizes)
         tokens = num_steps * sum(sizes) * phase.row_tokens
-    return (*segments, Segment(max(1, _nearest(phase.tokens - tokens, phase.batch_tokens)), full_rows))
+    return (*step_ranges, StepRange(max(1, _nearest(phase.tokens - tokens, phase.batch_tokens)), full_rows))
 
 
 def _nearest(amount: int, part: int) -> int:
@@ -84,7 +84,7 @@ def _nearest(amount: int, part: int) -> int:
 
 
 @dataclass(frozen=True)
-class PhasePlan:
+class PhaseSchedule:
     """The steps of one phase; `phase_step` counts from 0 in it. `first_step` and `first_tokens` are the run's
     at its start.
     """
@@ -92,7 +92,7 @@ class PhasePlan:
     name: str
     index: int
     config: PhaseConfig
-    segments: tuple[Segment, ...]
+    step_ranges: tuple[StepRange, ...]
     first_step: int
     first_tokens: int
     weight_decay: float
@@ -100,7 +100,7 @@ class PhasePlan:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the phase."""
-        return sum(segment.num_steps for segment in self.segments)
+        return sum(step_range.num_steps for step_range in self.step_ranges)
 
     @property
     def last_step(self) -> int:
@@ -120,11 +120,11 @@ class PhasePlan:
     def batch_rows(self, phase_step: int) -> int:
         """Returns the rows of a step, over all ranks."""
         assert 0 <= phase_step < self.num_steps, phase_step
-        for segment in self.segments:
-            if phase_step < segment.num_steps:
+        for step_range in self.step_ranges:
+            if phase_step < step_range.num_steps:
                 break
-            phase_step -= segment.num_steps
-        return segment.batch_rows
+            phase_step -= step_range.num_steps
+        return step_range.batch_rows
 
     def rows_before(self, phase_step: int) -> int:
         """Returns the rows of all steps of the phase before `phase_step` (its number of steps: of the whole
@@ -132,9 +132,9 @@ class PhasePlan:
         """
         assert phase_step >= 0, phase_step
         rows = 0
-        for segment in self.segments:
-            steps = min(phase_step, segment.num_steps)
-            rows += steps * segment.batch_rows
+        for step_range in self.step_ranges:
+            steps = min(phase_step, step_range.num_steps)
+            rows += steps * step_range.batch_rows
             phase_step -= steps
         assert phase_step == 0, "beyond the end of the phase"
         return rows
@@ -146,15 +146,15 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunSchedule:
     """All steps of a run; `step` counts from 0 over all phases. Every answer takes time in the number of
-    segments, not of steps.
+    step_ranges, not of steps.
 
     A skipped step keeps its number, its batch and its place in all schedules, and is not trained. What is due at it
     (a checkpoint, a line of the log) is done after the next step that is.
     """
 
-    phases: tuple[PhasePlan, ...]
+    phases: tuple[PhaseSchedule, ...]
     skipped: tuple[range, ...] = ()  # ascending, with gaps between them; none holds the last step of a phase
 
     @property
@@ -167,7 +167,7 @@ class RunPlan:
         """Tokens of the run."""
         return self.phases[-1].first_tokens + self.phases[-1].num_tokens
 
-    def phase_of(self, step: int) -> PhasePlan:
+    def phase_of(self, step: int) -> PhaseSchedule:
         """Returns the phase that a step belongs to."""
         assert 0 <= step < self.total_steps, step
         return next(phase for phase in reversed(self.phases) if phase.first_step <= step)
@@ -228,8 +228,8 @@ class RunPlan:
         if every_tokens == 0:
             return 0
         reaching, first = 0, self.phase_of(start).first_step
-        for segment in self.phase_of(start).segments:
-            last = first + segment.num_steps
+        for step_range in self.phase_of(start).step_ranges:
+            last = first + step_range.num_steps
             begin, end = max(start, first), min(stop, last)
             if begin < end:
                 before, after = self.tokens_before(begin), self.tokens_before(end)
@@ -260,18 +260,18 @@ def _reaches_multiple(before: int, after: int, every_tokens: int) -> bool:
     return every_tokens > 0 and after // every_tokens > before // every_tokens
 
 
-def plan_run(recipe: Recipe) -> RunPlan:
+def build_schedule(recipe: Recipe) -> RunSchedule:
     """Returns the plan of a valid recipe. ValueError: it skips steps that the run does not have, or cannot miss."""
-    phases: list[PhasePlan] = []
+    phases: list[PhaseSchedule] = []
     step = tokens = 0
     for index, (name, config) in enumerate(recipe.phases.items()):
-        segments = plan_steps(config, recipe.data.streams)
+        step_ranges = plan_step_ranges(config, recipe.data.num_streams)
         weight_decay = recipe.optimizer.weight_decay if config.weight_decay is None else config.weight_decay
-        phase = PhasePlan(name, index, config, segments, step, tokens, weight_decay)
+        phase = PhaseSchedule(name, index, config, step_ranges, step, tokens, weight_decay)
         phases.append(phase)
         step += phase.num_steps
         tokens += phase.num_tokens
-    plan = RunPlan(tuple(phases), skipped_steps(recipe.data.skip))
+    plan = RunSchedule(tuple(phases), skipped_steps(recipe.data.skip))
     if problems := plan.problems():
         raise ValueError("\n".join(problems))
     return plan

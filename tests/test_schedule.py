@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, SkipConfig
-from modernbert_train.schedule import Segment, learning_rate, plan_run, plan_steps
+from modernbert_train.schedule import StepRange, build_schedule, learning_rate, plan_step_ranges
 from tests.helpers.little_recipe import a_recipe
 from tests.reference import schedule as reference
 
@@ -54,7 +54,7 @@ def test_a_decay_over_the_whole_phase():
 
 
 @pytest.mark.parametrize(
-    ("ramp", "unit_rows", "segments"),
+    ("ramp", "unit_rows", "step_ranges"),
     [
         (None, 2, [(12, 8)]),  # 12.5 batches: half a batch is rounded down
         (
@@ -68,9 +68,9 @@ def test_a_decay_over_the_whole_phase():
         ((40, 1_000), 2, [(10, 4), (10, 6), (1, 8)]),  # the last step has the full batch
     ],
 )
-def test_batches_by_hand(ramp, unit_rows, segments):
+def test_batches_by_hand(ramp, unit_rows, step_ranges):
     phase = a_phase(batch_ramp=BatchRampConfig(*ramp) if ramp else None)
-    assert plan_steps(phase, unit_rows) == tuple(Segment(*segment) for segment in segments)
+    assert plan_step_ranges(phase, unit_rows) == tuple(StepRange(*step_range) for step_range in step_ranges)
 
 
 def test_a_run_by_hand():
@@ -83,7 +83,7 @@ def test_a_run_by_hand():
         warmup_tokens=160,
     )
     second = a_phase(tokens=300, row_tokens=80, batch_tokens=160, decay_tokens=320 - 20, decay_shape="linear")
-    plan = plan_run(a_recipe(first, second))
+    plan = build_schedule(a_recipe(first, second))
     assert (plan.total_steps, plan.total_tokens) == (5, 640)
     assert [plan.phase_of(step).name for step in range(5)] == ["phase0"] * 3 + ["phase1"] * 2
     assert [plan.batch_rows(step) for step in range(5)] == [2, 2, 4, 2, 2]
@@ -101,7 +101,7 @@ def test_a_run_by_hand():
 @pytest.mark.parametrize("tokens", range(960, 1_041, 10))
 def test_no_step_has_a_rate_of_zero(tokens):
     phase = a_phase(tokens=tokens, warmup_tokens=500, decay_tokens=tokens - 500, decay_shape="linear")
-    plan = plan_run(a_recipe(phase))
+    plan = build_schedule(a_recipe(phase))
     rates = [plan.learning_rate(step) for step in range(plan.total_steps)]
     assert rates[0] == 40 / 500
     assert 0 < rates[-1] <= 90 / phase.decay_tokens
@@ -111,7 +111,7 @@ def test_the_sum_over_the_steps_is_the_area_under_the_curve():
     constant = a_phase(tokens=960, warmup_tokens=480, decay_tokens=480, decay_shape="linear")
     ramped = replace(constant, batch_ramp=BatchRampConfig(start_tokens=40, tokens=480))
     for phase in (constant, ramped):
-        plan = plan_run(a_recipe(phase))
+        plan = build_schedule(a_recipe(phase))
         area = sum(plan.learning_rate(step) * plan.batch_tokens(step) for step in range(plan.total_steps))
         assert area == pytest.approx(480, rel=0.02)
 
@@ -151,7 +151,7 @@ def random_recipe(seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_the_plan_agrees_with_its_slow_twin(seed):
     recipe = random_recipe(seed)
-    plan, steps = plan_run(recipe), reference.all_steps(recipe)
+    plan, steps = build_schedule(recipe), reference.all_steps(recipe)
     assert plan.total_steps == len(steps)
     for number, step in enumerate(steps):
         phase = plan.phase_of(number)
@@ -169,7 +169,7 @@ def test_what_is_done_every_so_many_tokens(every_tokens):
         a_phase(tokens=330),
         a_phase(tokens=80),
     ]
-    plan = plan_run(a_recipe(*phases))
+    plan = build_schedule(a_recipe(*phases))
     due = [step for step in range(plan.total_steps) if plan.is_due(step, every_tokens)]
     last_steps = [phase.first_step + phase.num_steps - 1 for phase in plan.phases]
     multiples = range(every_tokens, plan.total_tokens + 1, every_tokens) if every_tokens else []
@@ -183,14 +183,14 @@ def test_what_is_done_every_so_many_tokens(every_tokens):
 
 def skipping(*phases, steps):
     recipe = a_recipe(*phases)
-    return plan_run(replace(recipe, data=replace(recipe.data, skip=SkipConfig(steps=list(steps)))))
+    return build_schedule(replace(recipe, data=replace(recipe.data, skip=SkipConfig(steps=list(steps)))))
 
 
 @pytest.mark.parametrize("every", [0, 7, 80, 100, 333, 5_000, 10**9])
 @pytest.mark.parametrize("steps", [["1"], ["3-5"], ["2", "4", "6-13"], ["16", "17-18"], ["13", "15-19"]])
 def test_what_is_due_at_skipped_steps_is_done_after_them(steps, every):
     phases = [a_phase(batch_ramp=BatchRampConfig(start_tokens=40, tokens=240)), a_phase(tokens=500)]
-    whole, plan = plan_run(a_recipe(*phases)), skipping(*phases, steps=steps)
+    whole, plan = build_schedule(a_recipe(*phases)), skipping(*phases, steps=steps)
     assert (whole.total_steps, whole.phases[0].num_steps) == (20, 14)
     trained = [step for step in range(plan.total_steps) if not any(step in part for part in plan.skipped)]
     for is_done, is_done_whole in (

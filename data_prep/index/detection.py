@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_prep.index.external_store import ForeignSplit, ShardInfo
+from data_prep.index.external_store import ExternalSplit, ShardInfo
 from modernbert_train.store.external import SPECIALS, Layout, Samples, layout_of, sample_offsets, spans_of
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import TokenizerInfo
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 def detect_samples(
     files: ShardFiles,
-    split: ForeignSplit,
+    split: ExternalSplit,
     name: str,
     tokenizer: TokenizerInfo,
     column: str,
@@ -131,5 +131,5 @@ def _words(found: Counter[str], samples: Samples) -> str:
     return f"of {every} documents sampled: {', '.join(shares) or 'no [CLS], [SEP] or [PAD]'}"
 
 
-def _path(files: ShardFiles, split: ForeignSplit, info: ShardInfo) -> str:
+def _path(files: ShardFiles, split: ExternalSplit, info: ShardInfo) -> str:
     return f"{files.root}/{in_folder(info, split.folder)['raw_data']['basename']}"

@@ -22,28 +22,28 @@ ShardInfo = dict[str, Any]  # an entry of index.json
 
 
 @dataclass(frozen=True)
-class ForeignSplit:
+class ExternalSplit:
     """Shards of one split of one source."""
 
     folder: str  # below the store; names of the shards count from here
     shards: list[ShardInfo]
 
 
-def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, ForeignSplit]]:
+def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, ExternalSplit]]:
     """Source -> split ("train", "valid") -> its shards. `source`: the name of all there is, as one source.
 
     ValueError: no index.json, a broken one, or one of another format.
     """
-    found: dict[str, dict[str, ForeignSplit]] = {}
+    found: dict[str, dict[str, ExternalSplit]] = {}
     for split, names in SPLIT_FOLDERS.items():
         for folder in names:
             shards = _shards_of(files, folder)
             for name, of_source in _by_source(shards, source or folder, group=source is None).items():
-                found.setdefault(name, {}).setdefault(split, ForeignSplit(folder, of_source))
+                found.setdefault(name, {}).setdefault(split, ExternalSplit(folder, of_source))
     if not found:
         shards = _shards_of(files, "")
         sources = _by_source(shards, source or PurePosixPath(files.root).name, group=source is None)
-        found = {name: {"train": ForeignSplit("", of_source)} for name, of_source in sources.items()}
+        found = {name: {"train": ExternalSplit("", of_source)} for name, of_source in sources.items()}
     if not found:
         raise ValueError(
             f"store: {files.root} has no {INDEX_NAME} with shards, nor has a folder train/ in it: not an MDS store, "

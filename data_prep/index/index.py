@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.index.detection import detect_samples, in_folder, reads_whole
-from data_prep.index.external_store import ForeignSplit, ShardInfo, find_splits
+from data_prep.index.external_store import ExternalSplit, ShardInfo, find_splits
 from data_prep.index.parts import IndexParts
 from data_prep.tokenize.store import SOURCE_NAME, copy_tokenizer
 from modernbert_train.store.external import (
@@ -108,7 +108,7 @@ def index_store(
     return load_manifest(out)
 
 
-def _check_names(found: dict[str, dict[str, ForeignSplit]], licences: dict[str, str]) -> None:
+def _check_names(found: dict[str, dict[str, ExternalSplit]], licences: dict[str, str]) -> None:
     for source in found:
         if not SOURCE_NAME.fullmatch(source):
             raise ValueError(
@@ -141,7 +141,7 @@ def _start(out: Path, overwrite: bool, settings: str) -> None:
     (out / MANIFEST_NAME).unlink(missing_ok=True)
 
 
-def _address(files: ShardFiles, split: ForeignSplit, out: Path) -> str:
+def _address(files: ShardFiles, split: ExternalSplit, out: Path) -> str:
     """Where the shards lie, for the manifest: a URL, a path from `out` if that is one tree, else an absolute path."""
     if files.folder is None:
         return f"{files.root}/{split.folder}".rstrip("/")
@@ -153,7 +153,7 @@ def _address(files: ShardFiles, split: ForeignSplit, out: Path) -> str:
 
 def _index_split(
     files: ShardFiles,
-    split: ForeignSplit,
+    split: ExternalSplit,
     folder: Path,
     samples: Samples,
     tokenizer: TokenizerInfo,

@@ -146,7 +146,7 @@ def _axis_indices(axis: Axis, source: ModelConfig, target: ModelConfig, method: 
 def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every weight of a model, which is not built for it."""
     with torch.device("meta"):
-        state_dict = ModernBertForMaskedLM(model, attention_backend="cpu").state_dict()
+        state_dict = ModernBertForMaskedLM(model, attention_backend="torch").state_dict()
     return {name: tuple(weight.shape) for name, weight in state_dict.items()}
 
 

@@ -8,8 +8,8 @@ from modernbert_train.common.text import did_you_mean
 from modernbert_train.config.schema import MixtureConfig
 
 # The keys of a mixture that are no source; each way of writing one, and the keys it has.
-RESERVED = ("passes", "temperature", "sources")
-_WAYS = {"shares": ("shares",), "passes": ("passes",), "temperature": ("temperature", "sources")}
+RESERVED = ("epochs", "temperature", "sources")
+_WAYS = {"shares": ("shares",), "epochs": ("epochs",), "temperature": ("temperature", "sources")}
 
 
 def spell_out(values: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def _spell_out_one(mixture: dict[Any, Any]) -> dict[str, Any]:
 
 
 def ways_of(mixture: Mapping[str, Any]) -> list[str]:
-    """Returns in which of the ways (shares, passes, temperature) a spelled-out mixture is written."""
+    """Returns in which of the ways (shares, epochs, temperature) a spelled-out mixture is written."""
     return [way for way, keys in _WAYS.items() if any(mixture.get(key) is not None for key in keys)]
 
 
@@ -58,8 +58,8 @@ def switched_by_an_override(weaker: Any, override: Any) -> Iterator[str]:
 
 def written(mixture: MixtureConfig) -> dict[str, Any]:
     """Returns a mixture as a recipe writes it."""
-    if mixture.passes:
-        return {"passes": dict(mixture.passes)}
+    if mixture.epochs:
+        return {"epochs": dict(mixture.epochs)}
     if mixture.temperature is None:
         return dict(mixture.shares)
     only = {} if mixture.sources is None else {"sources": list(mixture.sources)}
@@ -68,8 +68,8 @@ def written(mixture: MixtureConfig) -> dict[str, Any]:
 
 def in_words(mixture: Mapping[str, Any]) -> str:
     """Returns a mixture, as a recipe writes it, in a few words: `web 80%, code 20%`."""
-    if "passes" in mixture:
-        return ", ".join(f"{source} x{passes:g}" for source, passes in mixture["passes"].items())
+    if "epochs" in mixture:
+        return ", ".join(f"{source} x{epochs:g}" for source, epochs in mixture["epochs"].items())
     if "temperature" in mixture:
         only = f" of {', '.join(mixture['sources'])}" if mixture.get("sources") else ""
         return f"temperature {mixture['temperature']:g}{only}"
@@ -88,7 +88,7 @@ def check_mixture(mixture: MixtureConfig, sources: list[str], field: str) -> Ite
         yield f"{field} has {' and '.join(ways)}: these are different ways to say what each source gets; keep one"
     else:
         yield from _check_numbers(mixture.shares, sources, field, "share")
-        yield from _check_numbers(mixture.passes, sources, f"{field}.passes", "number of passes")
+        yield from _check_numbers(mixture.epochs, sources, f"{field}.epochs", "number of epochs")
         if ways == ["temperature"]:
             yield from _check_temperature(mixture, sources, field)
 

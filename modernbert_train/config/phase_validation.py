@@ -14,10 +14,10 @@ def check_phase(recipe: Recipe, name: str, world_size: int) -> Iterator[str]:
     """Yields the problems of one phase on `world_size` ranks."""
     phase, field = recipe.phases[name], f"phases.{name}"
     yield from _check_context(phase, recipe.model, field)
-    yield from _check_batch(phase, recipe.data.streams, world_size, field)
+    yield from _check_batch(phase, recipe.data.num_streams, world_size, field)
     yield from _check_schedule(phase, field)
     if phase.batch_ramp is not None:
-        yield from _check_ramp(phase, recipe.data.streams, field)
+        yield from _check_ramp(phase, recipe.data.num_streams, field)
     yield from share_of_tokens(f"{field}.mask_rate", phase.mask_rate)
     yield from check_mixture(phase.mixture, list(recipe.data.sources), field)
 
@@ -64,7 +64,7 @@ def _check_batch(phase: PhaseConfig, streams: int, world_size: int, field: str) 
     for key, size in uneven.items():
         yield (
             f"{field}.{key} is {size}, not a multiple of {unit}, which is a row from each stream "
-            f"(row_tokens {row} x data.streams {streams}); use {next_multiple(size, unit)}"
+            f"(row_tokens {row} x data.num_streams {streams}); use {next_multiple(size, unit)}"
         )
     if uneven or micro % row or streams % world_size:
         return

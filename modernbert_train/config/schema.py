@@ -14,7 +14,7 @@ from typing import Literal
 
 DecayShape = Literal["1-sqrt", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
-AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "cpu"]
+AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "torch"]
 Device = Literal["auto", "cpu", "gpu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
@@ -97,19 +97,19 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read and how the reading is shared out. `streams`, `canonical_nodes` and `window_rows` decide the
+    """What is read, and by how many readers. `num_streams`, `num_canonical_nodes` and `shuffle_rows` decide the
     order of the data; `num_workers` does not.
     """
 
     tokenizer: str  # folder with tokenizer.json, the file itself, or the URL of a store
     sources: dict[str, SourceConfig]
-    streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
-    window_rows: int = 2_048  # rows that are packed, and shuffled, together
+    num_streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
+    shuffle_rows: int = 2_048  # rows that are packed, and shuffled, together
     num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
-    canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
-    # Over the whole run, before it is warned of: up to 4 passes over a text are nearly as good as fresh text
+    num_canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
+    # Over the whole run, before it is warned of: up to 4 epochs over a text are nearly as good as fresh text
     # (Muennighoff et al. 2023, 2305.16264).
-    warn_passes: float = 4.0
+    warn_epochs: float = 4.0
     skip: SkipConfig = field(default_factory=SkipConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
 
@@ -119,7 +119,7 @@ class MixtureConfig:
     """How the tokens of a phase are shared out among the sources, in one of three ways:
 
         mixture: {web: 0.8, code: 0.2}                   shares of the tokens
-        mixture: {passes: {web: 1, science: 2.5}}        up-sampling: how often each is gone through
+        mixture: {epochs: {web: 1, science: 2.5}}        up-sampling: how often each is gone through
         mixture: {temperature: 0.5}                      share proportional to (tokens of the source)^0.5
         mixture: {temperature: 0.5, sources: [de, fr]}   the same, of some of the sources
 
@@ -130,7 +130,7 @@ class MixtureConfig:
     """
 
     shares: dict[str, float] = field(default_factory=dict)  # any positive numbers, scaled to add up to 1
-    passes: dict[str, float] = field(default_factory=dict)  # share proportional to passes x tokens
+    epochs: dict[str, float] = field(default_factory=dict)  # share proportional to epochs x tokens
     temperature: float | None = None
     sources: list[str] | None = None  # that the temperature is for; null: all
 

@@ -142,29 +142,30 @@ def _check_cache(cache: CacheConfig) -> Iterator[str]:
 def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
     data = recipe.data
     yield from _check_cache(data.cache)
-    if data.window_rows < 1:
-        yield f"data.window_rows is {data.window_rows}: make it at least 1"
-    if data.streams < 1:
-        yield f"data.streams is {data.streams}: make it at least 1"
+    if data.shuffle_rows < 1:
+        yield f"data.shuffle_rows is {data.shuffle_rows}: make it at least 1"
+    if data.num_streams < 1:
+        yield f"data.num_streams is {data.num_streams}: make it at least 1"
         return
-    if data.streams % world_size:
+    if data.num_streams % world_size:
         yield (
-            f"data.streams is {data.streams}, which {world_size} ranks do not divide: each reads an equal "
-            f"share of the streams; use {next_multiple(data.streams, world_size)}, or another number of ranks"
+            f"data.num_streams is {data.num_streams}, which {world_size} ranks do not divide: each reads an equal "
+            f"share of the streams; use {next_multiple(data.num_streams, world_size)}, or another number of ranks"
         )
-    if data.canonical_nodes < 1 or data.streams % data.canonical_nodes:
+    if data.num_canonical_nodes < 1 or data.num_streams % data.num_canonical_nodes:
         yield (
-            f"data.canonical_nodes is {data.canonical_nodes}, which does not divide data.streams {data.streams}: each "
-            f"serves an equal share of the streams; use {math.gcd(data.streams, max(0, data.canonical_nodes))}"
+            f"data.num_canonical_nodes is {data.num_canonical_nodes}, which does not divide data.num_streams "
+            f"{data.num_streams}: each serves an equal share of the "
+            f"streams; use {math.gcd(data.num_streams, max(0, data.num_canonical_nodes))}"
         )
-    if not data.warn_passes > 0:
-        yield f"data.warn_passes is {data.warn_passes}: make it a number above 0 (.inf: never warn)"
+    if not data.warn_epochs > 0:
+        yield f"data.warn_epochs is {data.warn_epochs}: make it a number above 0 (.inf: never warn)"
     yield from check_skip(data.skip, list(data.sources))
-    per_rank = max(1, data.streams // world_size)
+    per_rank = max(1, data.num_streams // world_size)
     if not 0 <= data.num_workers <= per_rank:
         yield (
             f"data.num_workers is {data.num_workers}: a worker reads at least one of the streams of its "
-            f"rank, which are {per_rank} here (data.streams {data.streams}, ranks {world_size}); "
+            f"rank, which are {per_rank} here (data.num_streams {data.num_streams}, ranks {world_size}); "
             f"choose one from 0 to {per_rank}"
         )
 

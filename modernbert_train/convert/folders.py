@@ -36,7 +36,7 @@ def build_our_model(
     model: ModelConfig, state_dict: dict[str, Tensor], global_theta: float, local_theta: float
 ) -> ModernBertForMaskedLM:
     """Our encoder with these weights, on the CPU, in eval mode."""
-    ours = ModernBertForMaskedLM(model, attention_backend="cpu")
+    ours = ModernBertForMaskedLM(model, attention_backend="torch")
     ours.load_state_dict(state_dict)
     ours.set_rope_theta(global_theta, local_theta)
     return ours.eval()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modernbert_train.data.objectives import IGNORED
+from modernbert_train.data.objectives import IGNORE_INDEX
 
 Int32 = npt.NDArray[np.int32]
 
@@ -25,9 +25,9 @@ class Row(TypedDict):
 
     input_ids: Int32  # [row_tokens] masked
     segment_tokens: Int32  # [num_segments] adds up to row_tokens; each at least 1 and at most the context
-    masked_positions: Int32  # [max_masked] within the row
-    labels: Int32  # [max_masked] -100 = no masked token
-    num_masked: int
+    target_positions: Int32  # [max_targets] within the row
+    labels: Int32  # [max_targets] -100 = no masked token
+    num_targets: int
     num_tokens: int  # slots that are not padding
 
 
@@ -37,23 +37,23 @@ class PackedBatch(TypedDict):
     input_ids: torch.Tensor  # int32 [rows, row_tokens]
     segment_tokens: torch.Tensor  # int32 [sum of num_segments]
     num_segments: torch.Tensor  # int32 [rows]
-    masked_positions: torch.Tensor  # int32 [rows, max_masked] within the row
-    labels: torch.Tensor  # int32 [rows, max_masked]
-    num_masked: torch.Tensor  # int32 [rows]
+    target_positions: torch.Tensor  # int32 [rows, max_targets] within the row
+    labels: torch.Tensor  # int32 [rows, max_targets]
+    num_targets: torch.Tensor  # int32 [rows]
     num_tokens: torch.Tensor  # int32 [rows]
     max_seqlen: int  # the context: no segment is longer
 
 
 class MicroBatch(TypedDict):
-    """What the model is called with: T = rows * row_tokens tokens, M = rows * max_masked positions."""
+    """What the model is called with: T = rows * row_tokens tokens, M = rows * max_targets positions."""
 
     input_ids: torch.Tensor  # int64 [T]
     position_ids: torch.Tensor  # int64 [T] within the segment
     cu_seqlens: torch.Tensor  # int32 [num_segments + 1], from 0 to T
     max_seqlen: int
-    masked_positions: torch.Tensor  # int64 [M]
+    target_positions: torch.Tensor  # int64 [M]
     labels: torch.Tensor  # int64 [M] -100 = no masked token
-    num_masked: int
+    num_targets: int
     num_tokens: int
     num_rows: int
 
@@ -64,9 +64,9 @@ def collate(rows: Sequence[Row], context_tokens: int) -> PackedBatch:
         input_ids=_stack([row["input_ids"] for row in rows]),
         segment_tokens=torch.from_numpy(np.concatenate([row["segment_tokens"] for row in rows])),
         num_segments=torch.tensor([len(row["segment_tokens"]) for row in rows], dtype=torch.int32),
-        masked_positions=_stack([row["masked_positions"] for row in rows]),
+        target_positions=_stack([row["target_positions"] for row in rows]),
         labels=_stack([row["labels"] for row in rows]),
-        num_masked=torch.tensor([row["num_masked"] for row in rows], dtype=torch.int32),
+        num_targets=torch.tensor([row["num_targets"] for row in rows], dtype=torch.int32),
         num_tokens=torch.tensor([row["num_tokens"] for row in rows], dtype=torch.int32),
         max_seqlen=context_tokens,
     )
@@ -94,19 +94,19 @@ def micro_batches(batch: PackedBatch, rows: int, pad_id: int) -> list[MicroBatch
     if missing:
         batch = join([batch, _empty_rows(missing, batch, pad_id)])
     segment_end = batch["num_segments"].cumsum(0).tolist()
-    num_masked, num_tokens = batch["num_masked"].tolist(), batch["num_tokens"].tolist()
+    num_targets, num_tokens = batch["num_targets"].tolist(), batch["num_tokens"].tolist()
     cut = []
     for first in range(0, len(batch["input_ids"]), rows):
         part = slice(first, first + rows)
         segments = batch["segment_tokens"][
             segment_end[first - 1] if first else 0 : segment_end[first + rows - 1]
         ]
-        cut.append(_flatten(batch, part, segments, sum(num_masked[part]), sum(num_tokens[part])))
+        cut.append(_flatten(batch, part, segments, sum(num_targets[part]), sum(num_tokens[part])))
     return cut
 
 
 def _flatten(
-    batch: PackedBatch, part: slice, segments: torch.Tensor, num_masked: int, num_tokens: int
+    batch: PackedBatch, part: slice, segments: torch.Tensor, num_targets: int, num_tokens: int
 ) -> MicroBatch:
     input_ids = batch["input_ids"][part]
     rows, row_tokens = input_ids.shape
@@ -119,9 +119,9 @@ def _flatten(
         position_ids=torch.arange(rows * row_tokens, device=segments.device) - starts,
         cu_seqlens=cu_seqlens,
         max_seqlen=batch["max_seqlen"],
-        masked_positions=(batch["masked_positions"][part] + row_start).flatten(),
+        target_positions=(batch["target_positions"][part] + row_start).flatten(),
         labels=batch["labels"][part].flatten().long(),
-        num_masked=num_masked,
+        num_targets=num_targets,
         num_tokens=num_tokens,
         num_rows=rows,
     )
@@ -134,9 +134,9 @@ def _empty_rows(count: int, like: PackedBatch, pad_id: int) -> PackedBatch:
     row = Row(
         input_ids=np.full(row_tokens, pad_id, dtype=np.int32),
         segment_tokens=segments,
-        masked_positions=np.zeros(masked, dtype=np.int32),
-        labels=np.full(masked, IGNORED, dtype=np.int32),
-        num_masked=0,
+        target_positions=np.zeros(masked, dtype=np.int32),
+        labels=np.full(masked, IGNORE_INDEX, dtype=np.int32),
+        num_targets=0,
         num_tokens=0,
     )
     return collate([row] * count, like["max_seqlen"])
@@ -157,7 +157,7 @@ def checksum(batch: PackedBatch) -> int:
     total = 0
     for row, segment_tokens in enumerate(segments):
         value = zlib.crc32(segment_tokens.numpy())
-        for name in ("input_ids", "masked_positions", "labels"):
+        for name in ("input_ids", "target_positions", "labels"):
             value = zlib.crc32(batch[name][row].numpy(), value)
         total += value
     return total

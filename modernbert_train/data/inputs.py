@@ -12,9 +12,9 @@ from modernbert_train.data.mixture import resolve_shares
 from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 from modernbert_train.store.cache import Cache
-from modernbert_train.store.download import Patience, is_url
+from modernbert_train.store.download import RetryPolicy, is_url
 from modernbert_train.store.manifest import Manifest, Split, TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.opening import open_store, open_tokenizer
 from modernbert_train.store.reading import BlockReader
@@ -76,7 +76,7 @@ def open_cache(data: DataConfig) -> Cache | None:
 
 
 def _new_cache(data: DataConfig) -> Cache:
-    patience = Patience(data.cache.download_attempts, data.cache.download_timeout_seconds)
+    patience = RetryPolicy(data.cache.download_attempts, data.cache.download_timeout_seconds)
     return Cache(Path(data.cache.folder), data.cache.limit_bytes, patience)
 
 
@@ -85,7 +85,7 @@ def _read_of(store: str, data: DataConfig) -> set[str]:
     return {source.source or name for name, source in data.sources.items() if source.store == store}
 
 
-def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRows]:
+def plan_rows(recipe: Recipe, run_plan: RunSchedule, inputs: Inputs) -> list[PhaseRows]:
     """What every phase of the run reads."""
     tokens = {name: split.num_tokens for name, split in inputs.train.items()}
     return [
@@ -93,22 +93,22 @@ def plan_rows(recipe: Recipe, run_plan: RunPlan, inputs: Inputs) -> list[PhaseRo
             plan=Plan(
                 inputs.train,
                 resolve_shares(phase.config.mixture, tokens),
-                streams=recipe.data.streams,
-                nodes=recipe.data.canonical_nodes,
-                window_rows=recipe.data.window_rows,
+                num_streams=recipe.data.num_streams,
+                num_nodes=recipe.data.num_canonical_nodes,
+                shuffle_rows=recipe.data.shuffle_rows,
                 context_tokens=phase.config.context_tokens,
                 row_tokens=phase.config.row_tokens,
                 # By name: a phase run alone reads what it would read in the whole run.
                 key=(recipe.seed, phase.name),
             ),
             mask_rate=phase.mask_rate,
-            steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.segments),
+            steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.step_ranges),
         )
         for phase in run_plan.phases
     ]
 
 
-def skipped_text(run_plan: RunPlan, inputs: Inputs) -> dict[str, list[str]]:
+def skipped_text(run_plan: RunSchedule, inputs: Inputs) -> dict[str, list[str]]:
     """What is skipped, in full, as a recipe would write it."""
     steps = [range_text(range(part.start + 1, part.stop + 1)) for part in run_plan.skipped]
     documents = [

@@ -59,7 +59,7 @@ class PlannedRows(IterableDataset[_Item]):
         skipped_steps: Sequence[range] = (),
         skipped_documents: SkippedDocuments | None = None,
     ) -> None:
-        streams = {phase.plan.streams for phase in phases}
+        streams = {phase.plan.num_streams for phase in phases}
         assert len(streams) == 1
         self._streams = streams_of_rank(streams.pop(), rank, world_size)
         self._phases = list(phases)
@@ -123,7 +123,7 @@ class PlannedRows(IterableDataset[_Item]):
         ]
         passed_over = 0  # rows of each stream, in the skipped steps since the last batch
         for step in range(start, phase.num_steps):
-            rows_per_stream = phase.batch_rows(step) // phase.plan.streams
+            rows_per_stream = phase.batch_rows(step) // phase.plan.num_streams
             if self.is_skipped(first_step + step):
                 passed_over += rows_per_stream
                 continue

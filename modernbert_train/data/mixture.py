@@ -23,8 +23,8 @@ def resolve_shares(mixture: MixtureConfig, tokens: Mapping[str, int]) -> dict[st
     """
     if mixture.shares:
         return dict(mixture.shares)
-    if mixture.passes:
-        return _scaled({source: passes * tokens[source] for source, passes in mixture.passes.items()})
+    if mixture.epochs:
+        return _scaled({source: epochs * tokens[source] for source, epochs in mixture.epochs.items()})
     assert mixture.temperature is not None
     chosen = tokens if mixture.sources is None else mixture.sources
     return _scaled({source: float(tokens[source]) ** mixture.temperature for source in chosen})

@@ -26,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 
 _HALF = np.uint64(32)  # bits of half a draw
 
-IGNORED = -100  # label of a slot that asks for nothing: cross entropy skips it
+IGNORE_INDEX = -100  # label of a slot that asks for nothing: cross entropy skips it
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Masking:
         )
 
 
-def max_masked(slots: int, rate: float) -> int:
+def max_targets(slots: int, rate: float) -> int:
     """Most tokens that can be masked among `slots` slots: the fixed size of a row's positions and labels."""
     return math.ceil(rate * slots)
 
@@ -71,26 +71,26 @@ def mask_row(
         key: what the random choice depends on: (seed, phase, stream, window, row).
 
     Returns:
-        The masked ids [row_tokens]; positions [max_masked] of the chosen tokens, ascending, and their labels (the
-        original ids) [max_masked], both filled up with position 0 and label -100; and how many were chosen.
+        The masked ids [row_tokens]; positions [max_targets] of the chosen tokens, ascending, and their labels (the
+        original ids) [max_targets], both filled up with position 0 and label -100; and how many were chosen.
 
     """
     candidates = np.flatnonzero(np.take(masking.maskable, input_ids))
     generator = philox(*key)
-    slots = max_masked(len(input_ids), rate)
+    slots = max_targets(len(input_ids), rate)
     # One at least: a step without any masked token would have no loss.
-    num_masked = min(max(1, int(rate * len(candidates) + 0.5)), len(candidates), slots)
+    num_targets = min(max(1, int(rate * len(candidates) + 0.5)), len(candidates), slots)
     positions = np.zeros(slots, dtype=np.int32)
-    labels = np.full(slots, IGNORED, dtype=np.int32)
+    labels = np.full(slots, IGNORE_INDEX, dtype=np.int32)
     masked_ids = input_ids.copy()
-    if num_masked:
-        chosen, shares = _choose(len(candidates), num_masked, generator)
+    if num_targets:
+        chosen, shares = _choose(len(candidates), num_targets, generator)
         where = candidates[chosen]
         original = input_ids[where]
-        positions[:num_masked] = where
-        labels[:num_masked] = original
+        positions[:num_targets] = where
+        labels[:num_targets] = original
         masked_ids[where] = _replacements(original, shares, masking, generator)
-    return masked_ids, positions, labels, num_masked
+    return masked_ids, positions, labels, num_targets
 
 
 def predict_next(input_ids: Int32, segment_tokens: Int32, num_tokens: int) -> tuple[Int32, Int32, int]:
@@ -110,7 +110,7 @@ def predict_next(input_ids: Int32, segment_tokens: Int32, num_tokens: int) -> tu
     predicts[np.cumsum(segment_tokens) - 1] = False
     where = np.flatnonzero(predicts)
     positions = np.zeros(len(input_ids), dtype=np.int32)
-    labels = np.full(len(input_ids), IGNORED, dtype=np.int32)
+    labels = np.full(len(input_ids), IGNORE_INDEX, dtype=np.int32)
     positions[: len(where)] = where
     labels[: len(where)] = input_ids[where + 1]
     return positions, labels, len(where)
@@ -131,7 +131,7 @@ def _choose(count: int, chosen: int, generator: np.random.Philox) -> tuple[Int64
 
 
 def _replacements(original: Int32, shares: Float64, masking: Masking, generator: np.random.Philox) -> Int32:
-    """What the model sees in place of the chosen tokens [num_masked]; `shares` [num_masked] decide, as in `_choose`."""
+    """What the model sees in place of the chosen tokens [num_targets]; `shares` decide (see `_choose`)."""
     replaced = np.where(shares < masking.mask_fraction, np.int32(masking.mask_id), original)
     drawn = np.flatnonzero(
         (shares >= masking.mask_fraction) & (shares < masking.mask_fraction + masking.random_fraction)

@@ -80,9 +80,9 @@ class Plan:
     Args:
         sources: name -> its training split.
         mixture: name -> share of the content tokens; adds up to 1.
-        streams: C, the number of canonical streams.
-        nodes: N, the number of canonical nodes; divides C.
-        window_rows: rows of a window, about; less where the sources together hold less than that for each stream.
+        num_streams: C, the number of canonical streams.
+        num_nodes: N, the number of canonical nodes; divides C.
+        shuffle_rows: rows of a window, about; less where the sources together hold less than that for each stream.
         context_tokens: most tokens of a piece, [CLS] and [SEP] included.
         row_tokens: slots of a row.
         key: (seed, name of the phase), or anything else that tells this plan from others.
@@ -94,9 +94,9 @@ class Plan:
         sources: Mapping[str, Split],
         mixture: Mapping[str, float],
         *,
-        streams: int,
-        nodes: int,
-        window_rows: int,
+        num_streams: int,
+        num_nodes: int,
+        shuffle_rows: int,
         context_tokens: int,
         row_tokens: int,
         key: tuple[object, ...],
@@ -104,17 +104,19 @@ class Plan:
         assert abs(sum(mixture.values()) - 1) < 1e-9
         assert set(mixture) <= set(sources)
         assert SPECIALS_PER_PIECE < context_tokens <= row_tokens
-        assert streams % nodes == 0
+        assert num_streams % num_nodes == 0
         self.sources = {name: sources[name] for name in mixture}
         self.mixture = dict(mixture)
-        self.streams = streams
-        self.nodes = nodes
+        self.num_streams = num_streams
+        self.num_nodes = num_nodes
         self.context_tokens = context_tokens
         self.row_tokens = row_tokens
         self.key = key
-        self._orders = {name: SourceOrder(split, nodes, (*key, name)) for name, split in self.sources.items()}
+        self._orders = {
+            name: SourceOrder(split, num_nodes, (*key, name)) for name, split in self.sources.items()
+        }
         stored = sum(split.num_tokens for split in self.sources.values())
-        window_tokens = min(window_rows * row_tokens, -(-stored // streams))
+        window_tokens = min(shuffle_rows * row_tokens, -(-stored // num_streams))
         self.quota = {name: share * window_tokens for name, share in mixture.items()}
 
     def window(self, stream: int, index: int) -> Window:
@@ -138,7 +140,7 @@ class Plan:
 
     def shards_at_once(self, nodes: int) -> dict[str, int]:
         """Shards of every source that so many nodes read side by side, while each stream is in the same window."""
-        tokens = {name: self.streams // self.nodes * quota for name, quota in self.quota.items()}
+        tokens = {name: self.num_streams // self.num_nodes * quota for name, quota in self.quota.items()}
         return {
             name: min(nodes * order.num_shards_of(tokens[name]), len(self.sources[name].shards))
             for name, order in self._orders.items()
@@ -146,12 +148,12 @@ class Plan:
 
     def nodes_of(self, streams: Collection[int]) -> set[int]:
         """The canonical nodes that serve these streams."""
-        return {stream // (self.streams // self.nodes) for stream in streams}
+        return {stream // (self.num_streams // self.num_nodes) for stream in streams}
 
     def _blocks(self, stream: int, index: int) -> Iterator[tuple[str, Int64]]:
         """The blocks that a window takes of every source, as a table of order.py."""
-        node, in_node = divmod(stream, self.streams // self.nodes)
-        interval = index * (self.streams // self.nodes) + in_node
+        node, in_node = divmod(stream, self.num_streams // self.num_nodes)
+        interval = index * (self.num_streams // self.num_nodes) + in_node
         for name, order in self._orders.items():
             # Quotas are cut at whole blocks, and counted from the beginning of the node: errors do not add up.
             start, stop = (int(self.quota[name] * edge) for edge in (interval, interval + 1))
@@ -246,8 +248,8 @@ class PhaseRows:
         content = (
             sources,
             plan.quota,
-            plan.streams,
-            plan.nodes,
+            plan.num_streams,
+            plan.num_nodes,
             plan.context_tokens,
             plan.row_tokens,
             plan.key,

@@ -59,15 +59,15 @@ class WindowReader:
         """A row as the model gets it. `mask_rate` None: nothing is masked, every token predicts the next one."""
         input_ids, segment_tokens, num_tokens = self.row(index, row_tokens, context_tokens)
         if mask_rate is None:
-            positions, labels, num_masked = predict_next(input_ids, segment_tokens, num_tokens)
+            positions, labels, num_targets = predict_next(input_ids, segment_tokens, num_tokens)
         else:
-            input_ids, positions, labels, num_masked = mask_row(input_ids, mask_rate, masking, key)
+            input_ids, positions, labels, num_targets = mask_row(input_ids, mask_rate, masking, key)
         return Row(
             input_ids=input_ids,
             segment_tokens=segment_tokens,
-            masked_positions=positions,
+            target_positions=positions,
             labels=labels,
-            num_masked=num_masked,
+            num_targets=num_targets,
             num_tokens=num_tokens,
         )
 

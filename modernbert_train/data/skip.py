@@ -16,7 +16,7 @@ import numpy.typing as npt
 from modernbert_train.config import SkipConfig
 from modernbert_train.config.skip import join_ranges, parse_documents
 from modernbert_train.data.batch import Row
-from modernbert_train.data.objectives import IGNORED
+from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.data.plan import Window
 from modernbert_train.store.split import Split
 
@@ -100,16 +100,16 @@ def without_pieces(row: Row, gone: Bool, pad_id: int) -> Row:
     tokens = row["segment_tokens"][: len(gone)]
     slots = np.zeros(len(row["input_ids"]), dtype=bool)
     slots[: tokens.sum()] = np.repeat(gone, tokens)
-    kept = np.flatnonzero(~slots[row["masked_positions"][: row["num_masked"]]])
-    positions = np.zeros_like(row["masked_positions"])
-    labels = np.full_like(row["labels"], IGNORED)
-    positions[: len(kept)] = row["masked_positions"][kept]
+    kept = np.flatnonzero(~slots[row["target_positions"][: row["num_targets"]]])
+    positions = np.zeros_like(row["target_positions"])
+    labels = np.full_like(row["labels"], IGNORE_INDEX)
+    positions[: len(kept)] = row["target_positions"][kept]
     labels[: len(kept)] = row["labels"][kept]
     return Row(
         input_ids=np.where(slots, np.int32(pad_id), row["input_ids"]),
         segment_tokens=row["segment_tokens"],
-        masked_positions=positions,
+        target_positions=positions,
         labels=labels,
-        num_masked=len(kept),
+        num_targets=len(kept),
         num_tokens=row["num_tokens"] - int(slots.sum()),
     )

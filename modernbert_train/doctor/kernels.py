@@ -49,7 +49,7 @@ def attention_kernels(requested: str = "auto") -> list[Finding]:
             continue
         findings.append(_tried(backend, device, wanted=backend == requested))
     chosen, why = resolve_backend("auto", device)
-    level: Level = "warning" if device == "cuda" and chosen == "cpu" else "ok"
+    level: Level = "warning" if device == "cuda" and chosen == "torch" else "ok"
     return [*findings, Finding("attention auto", level, f"{chosen} ({why})")]
 
 
@@ -77,8 +77,8 @@ def _difference(backend: str, device: str) -> float:
     for window in (None, 8):
         results = []
         for name, dtype in (
-            (backend, torch.float32 if backend == "cpu" else torch.bfloat16),
-            ("cpu", torch.float32),
+            (backend, torch.float32 if backend == "torch" else torch.bfloat16),
+            ("torch", torch.float32),
         ):
             qkv = values.to(dtype).requires_grad_()
             out = attention(qkv, cu_seqlens, 64, window, name)

@@ -11,7 +11,7 @@ from modernbert_train.config import Recipe
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.doctor.findings import Finding
 from modernbert_train.planning.dry_run import bytes_text, checkpoints_on_disk_bytes
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 
 
 def stores(recipe: Recipe) -> list[Finding]:
@@ -49,7 +49,7 @@ def disk(recipe: Recipe) -> Finding:
     folder = existing(Path(recipe.run_folder))
     if not os.access(folder, os.W_OK):
         return Finding("disk", "problem", f"{folder} cannot be written to", "name another run_folder")
-    needed = checkpoints_on_disk_bytes(recipe, plan_run(recipe))
+    needed = checkpoints_on_disk_bytes(recipe, build_schedule(recipe))
     there = sum(path.stat().st_size for path in Path(recipe.run_folder).glob("checkpoints/*.pt"))
     free = shutil.disk_usage(folder).free
     text = f"{bytes_text(free)} free in {folder}, checkpoints take up to {bytes_text(needed)}"

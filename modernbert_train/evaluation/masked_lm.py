@@ -25,7 +25,7 @@ from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.config.schema import Objective
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.inputs import Inputs, open_inputs
-from modernbert_train.data.objectives import IGNORED
+from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
@@ -40,7 +40,7 @@ class SourceScore:
 
     source: str
     num_tokens: int  # [CLS] and [SEP] included
-    num_masked: int  # or, with clm, that predict the next one
+    num_targets: int  # or, with clm, that predict the next one
     loss: float
     accuracy: float
     unigram: UnigramScore
@@ -111,7 +111,7 @@ def score_source(
             num_correct + batch_correct,
             num_tokens + batch["num_tokens"],
         )
-        labels.append(batch["labels"][batch["labels"] != IGNORED].numpy())
+        labels.append(batch["labels"][batch["labels"] != IGNORE_INDEX].numpy())
     masked = np.concatenate(labels)
     if len(masked) == 0:
         raise ValueError(
@@ -126,7 +126,7 @@ def score_source(
     return SourceScore(
         source=source,
         num_tokens=num_tokens,
-        num_masked=len(masked),
+        num_targets=len(masked),
         loss=loss_sum / len(masked),
         accuracy=num_correct / len(masked),
         unigram=score_unigram(counts, masked),
@@ -140,7 +140,7 @@ def format_scores(scores: list[SourceScore]) -> str:
     columns = ("source", "tokens", asked, "loss", "unigram", "below", "accuracy", "most frequent", "ratio")
     rows = [
         (
-            s.source, f"{s.num_tokens:,}", f"{s.num_masked:,}",
+            s.source, f"{s.num_tokens:,}", f"{s.num_targets:,}",
             f"{s.loss:.3f}", f"{s.unigram.loss:.3f}", f"{s.gain:.3f}",
             f"{s.accuracy:.1%}", f"{s.unigram.accuracy:.1%}", f"x{s.accuracy_ratio:.1f}",
         )

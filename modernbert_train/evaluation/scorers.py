@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM
 from modernbert_train.checkpoints.checkpoint import is_causal
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.objectives import IGNORED
+from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.model import ModernBertForMaskedLM
 
 # Sum of the losses (nats) and number of correct predictions over the masked tokens of a micro-batch.
@@ -26,7 +26,7 @@ PADDED_TOKENS = 8_192
 def our_scorer(state_dict: dict[str, Tensor], marker: dict[str, Any], device: torch.device) -> Scorer:
     """Score with our encoder: float32 on the CPU; on a GPU bf16, which its attention kernels ask for."""
     model = ModernBertForMaskedLM(
-        ModelConfig(**marker["model"]), attention_backend="auto" if device.type == "cuda" else "cpu"
+        ModelConfig(**marker["model"]), attention_backend="auto" if device.type == "cuda" else "torch"
     )
     model.load_state_dict(state_dict)
     model.set_rope_theta(marker["global_rope_theta"], marker["local_rope_theta"])
@@ -35,12 +35,12 @@ def our_scorer(state_dict: dict[str, Tensor], marker: dict[str, Any], device: to
 
     def score(batch: MicroBatch) -> tuple[float, int]:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss_sum, num_correct = model.loss_sums(
+            loss_sum, num_correct = model.loss_and_correct(
                 input_ids=batch["input_ids"].to(device),
                 position_ids=batch["position_ids"].to(device),
                 cu_seqlens=batch["cu_seqlens"].to(device),
                 max_seqlen=batch["max_seqlen"],
-                masked_positions=batch["masked_positions"].to(device),
+                target_positions=batch["target_positions"].to(device),
                 labels=batch["labels"].to(device),
             )
         return loss_sum.item(), int(num_correct.item())
@@ -65,7 +65,7 @@ def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
                 logits = model(
                     input_ids=input_ids.to(device), attention_mask=attention_mask.to(device)
                 ).logits
-            masked = labels != IGNORED
+            masked = labels != IGNORE_INDEX
             predicted, expected = logits[masked.to(device)].float(), labels[masked].to(device)
             loss_sum += F.cross_entropy(predicted, expected, reduction="sum").item()
             num_correct += int((predicted.argmax(-1) == expected).sum().item())
@@ -80,14 +80,14 @@ def padded_batches(batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]
     Documents without a masked token, and padding, are left out: they have nothing to score. Documents of like
     length share a batch of at most `PADDED_TOKENS` tokens.
     """
-    labels = torch.full_like(batch["input_ids"], IGNORED)
-    real = batch["labels"] != IGNORED
-    labels[batch["masked_positions"][real].long()] = batch["labels"][real]
+    labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
+    real = batch["labels"] != IGNORE_INDEX
+    labels[batch["target_positions"][real].long()] = batch["labels"][real]
     bounds = batch["cu_seqlens"].tolist()
     documents = [
         (batch["input_ids"][start:end], labels[start:end])
         for start, end in pairwise(bounds)
-        if (labels[start:end] != IGNORED).any()
+        if (labels[start:end] != IGNORE_INDEX).any()
     ]
     documents.sort(key=lambda document: len(document[0]))
     group: list[tuple[Tensor, Tensor]] = []
@@ -104,7 +104,7 @@ def _pad(documents: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor
     # What stands in the padding does not matter where the attention mask is 0.
     longest = max(len(ids) for ids, _ in documents)
     input_ids, attention_mask = torch.zeros(2, len(documents), longest, dtype=torch.int64)
-    labels = torch.full((len(documents), longest), IGNORED)
+    labels = torch.full((len(documents), longest), IGNORE_INDEX)
     for row, (ids, targets) in enumerate(documents):
         input_ids[row, : len(ids)], attention_mask[row, : len(ids)], labels[row, : len(ids)] = ids, 1, targets
     return input_ids, attention_mask, labels

@@ -23,7 +23,7 @@ class UnigramScore:
 
 
 def score_unigram(counts: np.ndarray, labels: np.ndarray) -> UnigramScore:
-    """Score frequencies `counts` [num_ids] on the ids `labels` [num_masked].
+    """Score frequencies `counts` [num_ids] on the ids `labels` [num_targets].
 
     The distribution is (count + 1) / (total + num_ids), so that a token never counted has a finite loss. With
     counts 3, 1, 0 and labels 0, 2: p = 4/7, 2/7, 1/7, loss = (ln 7/4 + ln 7) / 2, accuracy = 1/2.

@@ -34,7 +34,7 @@ def attention(
     assert cu_seqlens.ndim == 1, "cu_seqlens must be [N + 1]"
     assert cu_seqlens.dtype == torch.int32, f"cu_seqlens must be int32, is {cu_seqlens.dtype}"
     assert window is None or window > 0, f"window must be positive or None, got {window}"
-    if backend != "cpu":
+    if backend != "torch":
         _require_flash_input(qkv, backend)
     if backend == "varlen":
         query, key, value = qkv.unbind(1)
@@ -56,7 +56,7 @@ def packed_attention(
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `attention` calls: the output, and log-sum-exp [H, T] if the backward pass wants it."""
-    if backend == "cpu":
+    if backend == "torch":
         _check_segments(cu_seqlens, len(qkv), max_seqlen)
         return attention_torch.forward(qkv, cu_seqlens, window, causal)
     return attention_flash.forward(qkv, cu_seqlens, max_seqlen, window, backend, causal)
@@ -72,7 +72,7 @@ def _(
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_tokens, _, num_heads, head_dim = qkv.shape
-    has_lse = backend != "cpu" or attention_torch.saves_lse(qkv, window)
+    has_lse = backend != "torch" or attention_torch.saves_lse(qkv, window)
     lse_shape = (num_heads, num_tokens) if has_lse else (0,)
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
     return out, qkv.new_empty(lse_shape, dtype=torch.promote_types(qkv.dtype, torch.float32))
@@ -91,7 +91,7 @@ def packed_attention_backward(
     causal: bool,
 ) -> torch.Tensor:
     """Gradient to qkv, [T, 3, H, D]."""
-    if backend == "cpu":
+    if backend == "torch":
         return attention_torch.backward(grad_out, qkv, out, lse, cu_seqlens, window, causal)
     return attention_flash.backward(grad_out, qkv, out, lse, cu_seqlens, max_seqlen, window, backend, causal)
 
@@ -138,12 +138,12 @@ def _require_flash_input(qkv: torch.Tensor, backend: str) -> None:
     if qkv.device.type != "cuda":
         raise ValueError(
             f"training.attention_backend is {backend!r}, which runs on CUDA; the tensors are on"
-            f" {qkv.device}: use auto or cpu"
+            f" {qkv.device}: use auto or torch"
         )
     if qkv.dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
             f"training.attention_backend is {backend!r}, which computes in bfloat16 or float16; the tensors"
-            f" are {qkv.dtype}: set training.precision to bf16, or attention_backend to cpu (slow on a GPU)"
+            f" are {qkv.dtype}: set training.precision to bf16, or attention_backend to torch (slow on a GPU)"
         )
 
 

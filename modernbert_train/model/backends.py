@@ -6,7 +6,7 @@ import inspect
 import torch
 from torch.nn.attention import varlen
 
-BACKENDS = ("auto", "varlen", "flash2", "flash3", "flash4", "cpu")
+BACKENDS = ("auto", "varlen", "flash2", "flash3", "flash4", "torch")
 
 
 # Module with the kernels, how to get it, compute capabilities it runs on: the lowest, the first too high.
@@ -27,14 +27,14 @@ def resolve_backend(requested: str, device: torch.device | str) -> tuple[str, st
         raise ValueError(
             f"training.attention_backend is {requested!r}; allowed are {', '.join(BACKENDS)} (auto picks one)"
         )
-    if requested == "cpu":
-        return "cpu", "asked for; plain PyTorch, runs on every device"
+    if requested == "torch":
+        return "torch", "asked for; plain PyTorch, runs on every device"
     if requested == "auto":
         if device.type != "cuda":
-            return "cpu", f"plain PyTorch: there are no flash kernels for {device.type}"
+            return "torch", f"plain PyTorch: there are no flash kernels for {device.type}"
         problem = _problem("varlen", device)
         if problem is not None:
-            return "cpu", f"plain PyTorch, slow on a GPU: {problem}"
+            return "torch", f"plain PyTorch, slow on a GPU: {problem}"
         return "varlen", "torch's own flash attention for packed documents, with windows: nothing to install"
     problem = _problem(requested, device)
     if problem is not None:
@@ -57,7 +57,7 @@ def backends_by_device(requested: str) -> dict[str, str]:
 def _problem(backend: str, device: torch.device) -> str | None:
     """Why a GPU backend cannot run on the device, with the remedy; None if it can."""
     if device.type != "cuda" or not torch.cuda.is_available():
-        return "it needs a CUDA device, and there is none or the run is not on it; use auto or cpu"
+        return "it needs a CUDA device, and there is none or the run is not on it; use auto or torch"
     lowest: tuple[int, int]
     too_high: tuple[int, int] | None
     if backend == "varlen":

@@ -18,7 +18,7 @@ from modernbert_train.model.rope import RotaryEmbedding
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 TIED_WEIGHT = "decoder.weight"  # the embedding under its second name in the state dict
 DECODER_BIAS = "decoder.bias"
-IGNORED_LABEL = -100  # of a position that counts neither for the loss nor for the accuracy
+IGNORE_INDEX = -100  # of a position that counts neither for the loss nor for the accuracy
 
 
 class ModernBertModel(nn.Module):
@@ -38,7 +38,7 @@ class ModernBertModel(nn.Module):
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int
     ) -> torch.Tensor:
         """Hidden states after the last norm; arguments as for `ModernBertForMaskedLM`."""
-        backend = self._backends.get(input_ids.device.type, "cpu")
+        backend = self._backends.get(input_ids.device.type, "torch")
         global_rotary, local_rotary = (
             (None, None) if self.rotary_emb is None else self.rotary_emb(position_ids)
         )
@@ -74,36 +74,36 @@ class ModernBertForMaskedLM(nn.Module):
         position_ids: torch.Tensor,
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
-        masked_positions: torch.Tensor | None = None,
+        target_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits [M, vocabulary] at `masked_positions` [M] of the T tokens, or [T, vocabulary] at all.
+        """Logits [M, vocabulary] at `target_positions` [M] of the T tokens, or [T, vocabulary] at all.
 
         `input_ids`, `position_ids` [T], `cu_seqlens` [N + 1] int32; no document is longer than `max_seqlen`.
         """
         hidden = self.model(input_ids, position_ids, cu_seqlens, max_seqlen)
-        if masked_positions is not None:
-            hidden = hidden.index_select(0, masked_positions)
+        if target_positions is not None:
+            hidden = hidden.index_select(0, target_positions)
         return self.decoder(self.head(hidden))
 
-    def loss_sums(
+    def loss_and_correct(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
-        masked_positions: torch.Tensor,
+        target_positions: torch.Tensor,
         labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed cross-entropy (nats) and number of correct predictions, where labels [M] are not -100.
 
         Sums, not means: what they are divided by is counted over the whole batch, see `training.mlm`.
         """
-        logits = self(input_ids, position_ids, cu_seqlens, max_seqlen, masked_positions)
+        logits = self(input_ids, position_ids, cu_seqlens, max_seqlen, target_positions)
         # In half precision the sum over the vocabulary would lose the small terms.
         loss = F.cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)),
             labels,
-            ignore_index=IGNORED_LABEL,
+            ignore_index=IGNORE_INDEX,
             reduction="sum",
         )
         with torch.no_grad():  # no prediction equals an ignored label

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import num_global_layers
-from modernbert_train.schedule import PhasePlan, RunPlan
+from modernbert_train.schedule import PhaseSchedule, RunSchedule
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
 H100_PEAK_FLOPS = 989e12
@@ -64,7 +64,7 @@ ASSUMED_UTILIZATION = 0.3
 GPUS_SHOWN = (8, 32)
 
 
-def tokens_per_s(model: ModelConfig, phase: PhasePlan) -> float:
+def tokens_per_s(model: ModelConfig, phase: PhaseSchedule) -> float:
     """Returns the tokens/s of a GPU in a phase, stated or estimated: documents as long as the context, on an H100."""
     if phase.config.tokens_per_s_per_gpu is not None:
         return phase.config.tokens_per_s_per_gpu
@@ -72,12 +72,12 @@ def tokens_per_s(model: ModelConfig, phase: PhasePlan) -> float:
     return ASSUMED_UTILIZATION * H100_PEAK_FLOPS / flops
 
 
-def gpu_hours(phase: PhasePlan, speed: float) -> float:
+def gpu_hours(phase: PhaseSchedule, speed: float) -> float:
     """Returns the hours that one GPU takes for a phase at so many tokens/s; n of them take the n-th part."""
     return phase.num_tokens / speed / 3_600
 
 
-def describe_hours(model: ModelConfig, plan: RunPlan) -> str:
+def describe_hours(model: ModelConfig, plan: RunSchedule) -> str:
     """Returns in a line the GPU-hours of a run, and what they rest on."""
     total = sum(gpu_hours(phase, tokens_per_s(model, phase)) for phase in plan.phases)
     spans = ", ".join(f"{format_hours(total / count)} on {count} GPUs" for count in GPUS_SHOWN)

@@ -28,7 +28,7 @@ def check_downloads(
         return
     total = sum(int(of_split.sum()) for of_split in shard_bytes.values())
     nodes = nodes_of_machines(phases[0].plan, world_size, ranks_per_machine)
-    parts = [len(of_machine) / data.canonical_nodes for of_machine in nodes]
+    parts = [len(of_machine) / data.num_canonical_nodes for of_machine in nodes]
     log.info(
         "of %s in remote stores, a machine downloads %s in a pass, into %s%s",
         format_bytes(total),
@@ -38,9 +38,9 @@ def check_downloads(
     )
     if max(parts) > 1.001 / len(nodes):
         log.warning(
-            "data.canonical_nodes is %d on %d machines, so they download %s in a pass, where %s each would do; let it "
-            "be a multiple of the machines (in a new run: it decides the order of the data)",
-            data.canonical_nodes,
+            "data.num_canonical_nodes is %d on %d machines, so they download %s in a pass, where %s each would do; let "
+            "it be a multiple of the machines (in a new run: it decides the order of the data)",
+            data.num_canonical_nodes,
             len(nodes),
             ", ".join(format_bytes(int(total * part)) for part in parts),
             format_bytes(total // len(nodes)),
@@ -62,7 +62,7 @@ def nodes_of_machines(plan: Plan, world_size: int, ranks_per_machine: int) -> li
             [
                 stream
                 for rank in range(first, min(first + ranks_per_machine, world_size))
-                for stream in streams_of_rank(plan.streams, rank, world_size)
+                for stream in streams_of_rank(plan.num_streams, rank, world_size)
             ]
         )
         for first in range(0, world_size, ranks_per_machine)

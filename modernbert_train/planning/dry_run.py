@@ -1,7 +1,7 @@
 """What a recipe comes to, before anything is trained: parameters, steps, disk, and a picture over the tokens.
 
 Text for a terminal of 80 columns. Everything follows from the recipe and its plan; what only the stores can
-tell (passes over each source, how full the rows are) is shown where the caller gives it.
+tell (epochs over each source, how full the rows are) is shown where the caller gives it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
 from modernbert_train.planning.cost import describe_hours, format_hours, gpu_hours, tokens_per_s
 from modernbert_train.planning.source_stats import Contribution, PhaseData, phase_data, repetitions, whole_run
 from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
-from modernbert_train.schedule import PhasePlan, RunPlan, plan_run
+from modernbert_train.schedule import PhaseSchedule, RunSchedule, build_schedule
 from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.store.opening import open_tokenizer
 
@@ -22,7 +22,7 @@ BYTES_PER_NUMBER = 4  # fp32
 OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 
 
-def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None) -> str:
+def describe(recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None = None) -> str:
     """Returns the figures of a run as text. `data`: one entry for each phase, where the stores were read."""
     alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
@@ -38,14 +38,14 @@ def describe(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None = None)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunPlan) -> int:
+def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunSchedule) -> int:
     """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
     saves = plan.num_due(recipe.training.save_every_tokens)
     on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
     return on_disk * _checkpoint_bytes(recipe)
 
 
-def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+def _summary(recipe: Recipe, plan: RunSchedule) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.num_due(training.save_every_tokens)
@@ -56,8 +56,8 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
         "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
-        "data": f"tokenizer {data.tokenizer}, {_count(data.streams, 'stream')}, windows of "
-        f"{_count(data.window_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
+        "data": f"tokenizer {data.tokenizer}, {_count(data.num_streams, 'stream')}, windows of "
+        f"{_count(data.shuffle_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
         **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{recipe.masking.keep_fraction:.0%} kept",
@@ -74,7 +74,7 @@ def _summary(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
     }
 
 
-def _objective(plan: RunPlan) -> dict[str, str]:
+def _objective(plan: RunSchedule) -> dict[str, str]:
     """Which phases predict the next token; nothing to say for most runs."""
     names = [phase.name for phase in plan.phases if phase.mask_rate is None]
     text = (
@@ -103,7 +103,7 @@ def _checkpoint_bytes(recipe: Recipe) -> int:
     return numbers * BYTES_PER_NUMBER
 
 
-def _skipped(recipe: Recipe, plan: RunPlan) -> dict[str, str]:
+def _skipped(recipe: Recipe, plan: RunSchedule) -> dict[str, str]:
     """What of the data is not trained on; nothing to say for most runs."""
     skip = recipe.data.skip
     documents = [*skip.documents, *([f"those in {skip.documents_file}"] if skip.documents_file else [])]
@@ -135,7 +135,7 @@ def bytes_text(number: int) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
-def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iterator[str]:
+def _tables(recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None) -> Iterator[str]:
     """Yields a column of figures for each phase, a few phases side by side."""
     sources = list(recipe.data.sources)
     columns = [
@@ -156,13 +156,13 @@ def _tables(recipe: Recipe, plan: RunPlan, data: list[PhaseData] | None) -> Iter
 
 
 def _figures(
-    phase: PhasePlan, speed: float, sources: list[str], data: PhaseData | None
+    phase: PhaseSchedule, speed: float, sources: list[str], data: PhaseData | None
 ) -> list[tuple[str, str]]:
     """Returns the labels and figures of one phase; `-` for what it does not have."""
     config = phase.config
     rows = phase.rows_before(phase.num_steps)
-    ramp_rows = rows - phase.segments[-1].num_steps * phase.segments[-1].batch_rows
-    first, full = phase.segments[0].batch_rows, phase.segments[-1].batch_rows
+    ramp_rows = rows - phase.step_ranges[-1].num_steps * phase.step_ranges[-1].batch_rows
+    first, full = phase.step_ranges[0].batch_rows, phase.step_ranges[-1].batch_rows
     figures = [
         ("phase", phase.name),
         ("tokens", format_tokens(phase.num_tokens)),
@@ -192,20 +192,20 @@ def _figures(
 
 
 def _share(mixture: MixtureConfig, source: str) -> str:
-    """What a recipe says of a source; its stores turn passes and temperatures into shares."""
+    """What a recipe says of a source; its stores turn epochs and temperatures into shares."""
     if source in mixture.shares:
         return f"{mixture.shares[source]:.2%}"
-    if source in mixture.passes:
-        return f"{mixture.passes[source]:g} x tokens"
+    if source in mixture.epochs:
+        return f"{mixture.epochs[source]:g} x tokens"
     in_all = mixture.temperature is not None and mixture.sources is None
     if in_all or source in (mixture.sources or ()):
         return f"tokens^{mixture.temperature:g}"
     return "-"
 
 
-def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[str]:
+def _sources(recipe: Recipe, plan: RunSchedule, data: list[PhaseData]) -> Iterator[str]:
     """Yields the table of what each source contributes to each phase, and to the run."""
-    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'passes':>9}{'documents':>13}"
+    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'epochs':>9}{'documents':>13}"
     yield "─" * WIDTH
     for source, whole in whole_run(data).items():
         label = source
@@ -222,12 +222,12 @@ def _sources(recipe: Recipe, plan: RunPlan, data: list[PhaseData]) -> Iterator[s
 
 
 def _contribution(source: str, phase: str, part: Contribution) -> str:
-    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.passes:>9.3g}{part.documents:>13,}"
+    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.epochs:>9.3g}{part.documents:>13,}"
     return f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{cut(phase, 19):<20}{figures}"
 
 
 def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
-    for warning in repetitions(data, recipe.data.warn_passes):
+    for warning in repetitions(data, recipe.data.warn_epochs):
         yield ""
         yield from _entry("WARNING", warning)
 
@@ -263,10 +263,10 @@ def _start_text(recipe: Recipe) -> str:
 
 
 def _plan_text(recipe: Recipe) -> str:
-    plan = plan_run(recipe)
+    plan = build_schedule(recipe)
     try:
         inputs = open_inputs(recipe)
     except ValueError as error:
-        return f"{describe(recipe, plan)}\n\nwithout passes and fill: {error}"
+        return f"{describe(recipe, plan)}\n\nwithout epochs and fill: {error}"
     with closing(inputs.reader):
         return describe(recipe, plan, phase_data(plan, plan_rows(recipe, plan, inputs)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modernbert_train.config import format_tokens
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 
 if TYPE_CHECKING:  # it imports torch, and a dry run needs none of that
     from modernbert_train.data.plan import PhaseRows
@@ -24,7 +24,7 @@ class Contribution:
 
     share: float  # of the content tokens
     tokens: int  # content tokens: neither [CLS] nor [SEP] nor padding
-    passes: float  # how many times its text is gone through
+    epochs: float  # how many times its text is gone through
     documents: int  # a document that is read again counts again
 
 
@@ -36,7 +36,7 @@ class PhaseData:
     fill: float  # share of the slots of the rows that hold a token
 
 
-def phase_data(plan: RunPlan, rows: Sequence[PhaseRows]) -> list[PhaseData]:
+def phase_data(plan: RunSchedule, rows: Sequence[PhaseRows]) -> list[PhaseData]:
     """The contributions of every phase, by the lengths of the documents in the first windows. Skipped steps and
     documents are not taken off.
     """
@@ -45,15 +45,15 @@ def phase_data(plan: RunPlan, rows: Sequence[PhaseRows]) -> list[PhaseData]:
 
 def _of_phase(num_slots: int, rows: PhaseRows) -> PhaseData:
     plan = rows.plan
-    windows = [plan.window(stream, 0) for stream in range(min(_STREAMS_LOOKED_AT, plan.streams))]
+    windows = [plan.window(stream, 0) for stream in range(min(_STREAMS_LOOKED_AT, plan.num_streams))]
     slots = sum(window.num_rows for window in windows) * plan.row_tokens
     used = sum(window.slots_used() for window in windows)
     content = num_slots * sum(int(window.piece_tokens.sum()) for window in windows) / slots
     sources = {}
     for name, share in plan.mixture.items():
-        passes = content * share / plan.sources[name].num_tokens
-        documents = round(passes * plan.sources[name].num_documents)
-        sources[name] = Contribution(share, round(content * share), passes, documents)
+        epochs = content * share / plan.sources[name].num_tokens
+        documents = round(epochs * plan.sources[name].num_documents)
+        sources[name] = Contribution(share, round(content * share), epochs, documents)
     return PhaseData(sources, fill=used / slots)
 
 
@@ -65,29 +65,29 @@ def whole_run(phases: Sequence[PhaseData]) -> dict[str, Contribution]:
     for name in names:
         parts = [phase.sources[name] for phase in phases if name in phase.sources]
         tokens = sum(part.tokens for part in parts)
-        passes, documents = sum(part.passes for part in parts), sum(part.documents for part in parts)
-        run[name] = Contribution(tokens / total, tokens, passes, documents)
+        epochs, documents = sum(part.epochs for part in parts), sum(part.documents for part in parts)
+        run[name] = Contribution(tokens / total, tokens, epochs, documents)
     return run
 
 
-def repetitions(phases: Sequence[PhaseData], warn_passes: float) -> list[str]:
+def repetitions(phases: Sequence[PhaseData], warn_epochs: float) -> list[str]:
     """A warning for each source whose text is gone through more often than that over the whole run."""
     return [
-        f"the text of {name} is gone through {part.passes:.3g} times over the run, more than {warn_passes:g} "
-        "(data.warn_passes); what it teaches wears off: lower its share, or add text"
+        f"the text of {name} is gone through {part.epochs:.3g} times over the run, more than {warn_epochs:g} "
+        "(data.warn_epochs); what it teaches wears off: lower its share, or add text"
         for name, part in whole_run(phases).items()
-        if part.passes > warn_passes
+        if part.epochs > warn_epochs
     ]
 
 
-def log_sources(plan: RunPlan, rows: Sequence[PhaseRows], warn_passes: float) -> None:
+def log_sources(plan: RunSchedule, rows: Sequence[PhaseRows], warn_epochs: float) -> None:
     """Say what each phase reads, and warn of `repetitions`."""
     data = phase_data(plan, rows)
     for phase, of_phase in zip(plan.phases, data, strict=True):
         parts = [
-            f"{name} {part.share:.2%} ({format_tokens(part.tokens)} tokens, {part.passes:.3g} passes)"
+            f"{name} {part.share:.2%} ({format_tokens(part.tokens)} tokens, {part.epochs:.3g} epochs)"
             for name, part in of_phase.sources.items()
         ]
         log.info("phase %s reads %s", phase.name, ", ".join(parts))
-    for warning in repetitions(data, warn_passes):
+    for warning in repetitions(data, warn_epochs):
         log.warning("WARNING: %s", warning)

@@ -26,7 +26,7 @@ from modernbert_train.data.inputs import Inputs, open_inputs, plan_rows
 from modernbert_train.data.loader import StreamPositions
 from modernbert_train.data.plan import PhaseRows, Plan, fingerprint_at
 from modernbert_train.data.skip import is_skipped
-from modernbert_train.schedule import RunPlan, plan_run
+from modernbert_train.schedule import RunSchedule, build_schedule
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def step_contents(recipe: Recipe, step: int, workers: int = 1, with_text: bool =
 
     ValueError: the run has no such step; its stores or tokenizer do not fit.
     """
-    plan = plan_run(recipe)
+    plan = build_schedule(recipe)
     if not 1 <= step <= plan.total_steps:
         raise ValueError(
             f"--step is {step}: the run has the steps 1 to {plan.total_steps}, counted as in the logs"
@@ -79,7 +79,7 @@ def step_contents(recipe: Recipe, step: int, workers: int = 1, with_text: bool =
     )
 
 
-def _find(recipe: Recipe, run_plan: RunPlan, inputs: Inputs, step: int, workers: int) -> list[Piece]:
+def _find(recipe: Recipe, run_plan: RunSchedule, inputs: Inputs, step: int, workers: int) -> list[Piece]:
     """The pieces of a step, counted from 0, in the order of the batch."""
     phase = run_plan.phase_of(step)
     phases = plan_rows(recipe, run_plan, inputs)
@@ -87,31 +87,31 @@ def _find(recipe: Recipe, run_plan: RunPlan, inputs: Inputs, step: int, workers:
     start, positions = _nearest(Path(recipe.run_folder), run_plan, phases, inputs, step)
     before = phase.rows_before(step - phase.first_step) - phase.rows_before(start - phase.first_step)
     find = partial(
-        _of_stream, plan, positions, before // plan.streams, phase.batch_rows(step - phase.first_step)
+        _of_stream, plan, positions, before // plan.num_streams, phase.batch_rows(step - phase.first_step)
     )
     if before * plan.row_tokens < _QUICK_TOKENS or workers == 1:
-        return [piece for stream in _shown(map(find, range(plan.streams)), plan) for piece in stream]
+        return [piece for stream in _shown(map(find, range(plan.num_streams)), plan) for piece in stream]
     context = get_context("spawn")  # the reader has threads and shared memory, which a fork would copy
     chunk = math.ceil(
-        plan.streams / workers / 8
+        plan.num_streams / workers / 8
     )  # the plan travels once with each: it remembers where it was
-    with ProcessPoolExecutor(min(workers, plan.streams), context) as pool:
-        found = pool.map(find, range(plan.streams), chunksize=chunk)
+    with ProcessPoolExecutor(min(workers, plan.num_streams), context) as pool:
+        found = pool.map(find, range(plan.num_streams), chunksize=chunk)
         return [piece for stream in _shown(found, plan) for piece in stream]
 
 
 def _of_stream(
     plan: Plan, positions: StreamPositions, passed_over: int, batch_rows: int, stream: int
 ) -> list[Piece]:
-    return contents(plan, stream, positions.get(stream, (0, 0)), passed_over, batch_rows // plan.streams)
+    return contents(plan, stream, positions.get(stream, (0, 0)), passed_over, batch_rows // plan.num_streams)
 
 
 def _shown(found: Iterator[list[Piece]], plan: Plan) -> Iterator[list[Piece]]:
-    return iter(tqdm(found, total=plan.streams, unit=" streams", leave=False, disable=None))
+    return iter(tqdm(found, total=plan.num_streams, unit=" streams", leave=False, disable=None))
 
 
 def _nearest(
-    run: Path, plan: RunPlan, phases: list[PhaseRows], inputs: Inputs, step: int
+    run: Path, plan: RunSchedule, phases: list[PhaseRows], inputs: Inputs, step: int
 ) -> tuple[int, StreamPositions]:
     """The last step up to `step`, in its phase, after which the positions of the streams are known; and these."""
     first = plan.phase_of(step).first_step

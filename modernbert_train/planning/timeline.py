@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from modernbert_train.config import format_tokens
-from modernbert_train.schedule import PhasePlan, RunPlan, learning_rate
+from modernbert_train.schedule import PhaseSchedule, RunSchedule, learning_rate
 
 WIDTH = 80  # columns of the terminal
 LABEL_WIDTH = 20
@@ -12,17 +12,19 @@ BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
 
-def draw(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
+def draw(plan: RunSchedule, has_thetas: bool) -> Iterator[str]:
     """Yields the course of the run, from left to right; every phase has its own scale of tokens."""
     widths = _widths([phase.num_tokens for phase in plan.phases])
     highest_rate = max(phase.config.learning_rate for phase in plan.phases)
-    most_rows = max(phase.segments[-1].batch_rows * phase.config.row_tokens for phase in plan.phases)
+    most_rows = max(phase.step_ranges[-1].batch_rows * phase.config.row_tokens for phase in plan.phases)
 
-    def band(label: str, value: Callable[[PhasePlan], str], filler: str = "─") -> str:
+    def band(label: str, value: Callable[[PhaseSchedule], str], filler: str = "─") -> str:
         cells = [cut(value(p), w).ljust(w, filler) for p, w in zip(plan.phases, widths, strict=True)]
         return f"{label:<{LABEL_WIDTH}}" + "│".join(cells)
 
-    def bars(label: str, top: str, height: int, share: Callable[[PhasePlan, float], float]) -> Iterator[str]:
+    def bars(
+        label: str, top: str, height: int, share: Callable[[PhaseSchedule, float], float]
+    ) -> Iterator[str]:
         for level in reversed(range(height)):
             cells = [
                 "".join(_bar(share(p, (column + 0.5) / w), level, height) for column in range(w))
@@ -31,10 +33,10 @@ def draw(plan: RunPlan, has_thetas: bool) -> Iterator[str]:
             title = label if level == height - 1 else f"  top: {top}" if level == height - 2 else ""
             yield f"{title:<{LABEL_WIDTH}}" + "│".join(cells)
 
-    def rate(phase: PhasePlan, progress: float) -> float:
+    def rate(phase: PhaseSchedule, progress: float) -> float:
         return learning_rate(phase.config, progress * phase.num_tokens) / highest_rate
 
-    def batch(phase: PhasePlan, progress: float) -> float:
+    def batch(phase: PhaseSchedule, progress: float) -> float:
         return _batch_rows_at(phase, progress) * phase.config.row_tokens / most_rows
 
     yield band("", lambda phase: phase.name, filler=" ")
@@ -55,9 +57,9 @@ def _widths(tokens: list[int]) -> list[int]:
     return [least + spare * amount // sum(tokens) for amount in tokens]
 
 
-def _batch_rows_at(phase: PhasePlan, progress: float) -> int:
+def _batch_rows_at(phase: PhaseSchedule, progress: float) -> int:
     rows = progress * phase.rows_before(phase.num_steps)
-    for segment in phase.segments:
+    for segment in phase.step_ranges:
         rows -= segment.num_steps * segment.batch_rows
         if rows < 0:
             break

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from modernbert_train.store.download import Check, Downloads, Patience, Progress, expect
+from modernbert_train.store.download import Check, Downloads, Progress, RetryPolicy, expect
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Cache:
 
     """
 
-    def __init__(self, folder: Path, limit_bytes: int | None, patience: Patience) -> None:
+    def __init__(self, folder: Path, limit_bytes: int | None, patience: RetryPolicy) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
         self._downloads = Downloads(patience)
@@ -76,7 +76,7 @@ class Cache:
     ) -> None:
         """Bring `url` to `file` unless that is there, of `num_bytes` if they are known; who else wants it waits."""
         with self._writable(), self._claim(file) as (_, workplace):
-            if not is_there(file, num_bytes):
+            if not exists_with_size(file, num_bytes):
                 self._arrive(url, file, check, workplace, progress)
 
     def refresh(self, url: str, file: Path, check: Check) -> bytes:
@@ -90,7 +90,7 @@ class Cache:
     def keep(self, content: bytes, file: Path) -> None:
         """Write a file unless it is there."""
         with self._writable(), self._claim(file) as (_, workplace):
-            if not is_there(file, len(content)):
+            if not exists_with_size(file, len(content)):
                 for folder in (workplace, file.parent):
                     folder.mkdir(parents=True, exist_ok=True)
                 (workplace / file.name).write_bytes(content)
@@ -248,7 +248,7 @@ class Cache:
             yield
 
 
-def is_there(file: Path, num_bytes: int | None) -> bool:
+def exists_with_size(file: Path, num_bytes: int | None) -> bool:
     """Whether a file exists, with so many bytes if they are known."""
     try:
         return num_bytes in (None, file.stat().st_size)

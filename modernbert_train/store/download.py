@@ -54,12 +54,12 @@ _NO_KEYS = {
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Refused(ValueError):
+class PermanentDownloadError(ValueError):
     """A download that another attempt would not help: no credentials, no such file, no room on the disk."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a file is tried for: so many attempts, each given up when no byte has arrived for `silence_seconds`."""
 
     attempts: int = 8
@@ -113,7 +113,7 @@ def _digest(file: Path, algorithm: str) -> str:
 class Downloads:
     """Fetches files. Keeps one client for each kind of store, process and thread: they are costly to make."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetryPolicy) -> None:
         self._patience = patience
         self._clients: dict[tuple[int, int, str], Any] = {}
 
@@ -218,13 +218,13 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _raise_if_final(url: str, file: Path, error: Exception) -> None:
-    """Refused, for what another attempt would not change."""
+    """PermanentDownloadError, for what another attempt would not change."""
     chain = list(_chain(error))
     status = next((status for link in chain if (status := _http_status(link))), None)
     scheme = urlparse(url).scheme
     no_room = next((link for link in chain if isinstance(link, OSError) and link.errno in _DISK_FULL), None)
     if no_room:
-        raise Refused(
+        raise PermanentDownloadError(
             f"data.cache.folder: no room for {file} ({no_room.strerror}); make room, name one on a larger disk, or "
             "set data.cache.limit_bytes to what it holds"
         ) from error
@@ -235,17 +235,21 @@ def _raise_if_final(url: str, file: Path, error: Exception) -> None:
             if status
             else "needs credentials, and none were found"
         )
-        raise Refused(f"store: reading {url} {how} ({_one_line(error)}); {_KEYS[scheme]}") from error
+        raise PermanentDownloadError(
+            f"store: reading {url} {how} ({_one_line(error)}); {_KEYS[scheme]}"
+        ) from error
     if status == 404 or isinstance(error, FileNotFoundError):
-        raise Refused(
+        raise PermanentDownloadError(
             f"store: {url} does not exist ({_one_line(error)}); check data.sources and what was uploaded"
         ) from error
     if type(error) is ValueError:  # a client cannot make sense of the URL or of its settings
-        raise Refused(
+        raise PermanentDownloadError(
             f"store: {url} cannot be read ({_one_line(error)}); check the URL and the server's settings"
         ) from error
     if isinstance(error, ImportError):
-        raise Refused(f"store: {url} needs a package that is not installed ({_one_line(error)})") from error
+        raise PermanentDownloadError(
+            f"store: {url} needs a package that is not installed ({_one_line(error)})"
+        ) from error
 
 
 def _chain(error: BaseException | None) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from modernbert_train.store.cache import Cache, is_there
+from modernbert_train.store.cache import Cache, exists_with_size
 from modernbert_train.store.download import check_scheme, expect, is_url
 from modernbert_train.store.manifest import (
     MANIFEST_NAME,
@@ -106,7 +106,9 @@ def _fetch_sidecars(url: str, folder: Path, sources: list[str], cache: Cache) ->
         for name, entry in of_split["files"].items()
     }
     missing = {
-        place: entry for place, entry in stated.items() if not is_there(folder / place, entry["bytes"])
+        place: entry
+        for place, entry in stated.items()
+        if not exists_with_size(folder / place, entry["bytes"])
     }
     num_bytes = sum(entry["bytes"] for entry in missing.values())
     title = f"lengths and indices of {url}"

@@ -19,7 +19,7 @@ from modernbert_train.data.inputs import open_inputs
 from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.planning.cost import training_flops_per_token
 from modernbert_train.planning.dry_run import bytes_text, checkpoints_on_disk_bytes
-from modernbert_train.schedule import RunPlan, plan_run
+from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.sweep.definition import Cell, Run, Sweep, read_sweep
 from modernbert_train.sweep.launch import Outcome, command_of, fill_template, launch
 from modernbert_train.sweep.picture import write_picture
@@ -159,7 +159,7 @@ def overview(sweep: Sweep) -> str:
 
 def _row(cell: Cell) -> tuple[str, ...]:
     recipe = cell.runs[0].recipe
-    plan = plan_run(recipe)
+    plan = build_schedule(recipe)
     return (
         cell.name,
         f"{num_parameters(recipe.model):,}",
@@ -171,7 +171,7 @@ def _row(cell: Cell) -> tuple[str, ...]:
 
 
 def _totals(sweep: Sweep) -> list[str]:
-    plans = [plan_run(run.recipe) for run in sweep.runs]
+    plans = [build_schedule(run.recipe) for run in sweep.runs]
     tokens = sum(plan.total_tokens for plan in plans)
     flops = sum(_most_flops(run, plan) for run, plan in zip(sweep.runs, plans, strict=True))
     states = [read_state(run) for run in sweep.runs]
@@ -196,7 +196,7 @@ def _totals(sweep: Sweep) -> list[str]:
     return [*lines, f"folder     {sweep.folder}, up to {bytes_text(disk)} of checkpoints"]
 
 
-def _most_flops(run: Run, plan: RunPlan) -> float:
+def _most_flops(run: Run, plan: RunSchedule) -> float:
     model = run.recipe.model
     return sum(
         phase.num_tokens * training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from modernbert_train.common.processes import SIGNALS, end_with_parent
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.sweep.definition import Run, Sweep
 from modernbert_train.sweep.state import read_state, read_tokens
 
@@ -96,7 +96,7 @@ def launch(sweep: Sweep, parallel: int, template: str | None, on_end: Callable[[
     waiting = deque(run for run in sweep.runs if not read_state(run).is_finished)
     running: list[_Started] = []
     devices = _visible_devices()
-    total = sum(plan_run(run.recipe).total_tokens for run in sweep.runs)
+    total = sum(build_schedule(run.recipe).total_tokens for run in sweep.runs)
     with (
         _caught(running) as caught,
         logging_redirect_tqdm(),

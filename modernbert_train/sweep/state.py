@@ -12,7 +12,7 @@ from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.common.text import list_problems
 from modernbert_train.config import Recipe, TrainingConfig, load_recipe
 from modernbert_train.config.architecture import changes, settings_of
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.sweep.definition import Run, Sweep, essential
 
 
@@ -42,7 +42,7 @@ def read_state(run: Run) -> RunState:
             step = read_marker(path)["step"]
         except (ValueError, KeyError):
             continue  # a damaged one: training passes over it, and says so
-    return RunState(step, plan_run(run.recipe).total_steps)
+    return RunState(step, build_schedule(run.recipe).total_steps)
 
 
 def read_tokens(run: Run) -> int:

@@ -33,7 +33,7 @@ class MaskedLanguageModel(ComposerModel):
 
     def _sum_of_losses(self, **inputs: Any) -> torch.Tensor:
         # The number of correct predictions is for evaluation: compiled, it is not computed here at all.
-        return self.model.loss_sums(**inputs)[0]
+        return self.model.loss_and_correct(**inputs)[0]
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """Sum of the losses over the masked tokens of a micro-batch."""
@@ -45,7 +45,7 @@ class MaskedLanguageModel(ComposerModel):
 
     def loss(self, outputs: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Mean over the masked tokens of the micro-batch; 0 where there are none (rows of padding)."""
-        return outputs / max(1, batch["num_masked"])
+        return outputs / max(1, batch["num_targets"])
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -54,8 +54,8 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def model_inputs(batch: MicroBatch) -> dict[str, Any]:
-    """The part of a micro-batch that goes to `ModernBertForMaskedLM.loss_sums`."""
-    names = ("input_ids", "position_ids", "cu_seqlens", "max_seqlen", "masked_positions", "labels")
+    """The part of a micro-batch that goes to `ModernBertForMaskedLM.loss_and_correct`."""
+    names = ("input_ids", "position_ids", "cu_seqlens", "max_seqlen", "target_positions", "labels")
     return {name: batch[name] for name in names}  # type: ignore[literal-required]
 
 
@@ -76,7 +76,7 @@ def num_rows(batch: PackedBatch | MicroBatch) -> int:
 
 def num_tokens(batch: PackedBatch | MicroBatch) -> dict[str, int]:
     """Tokens of a batch or micro-batch: all but padding, and those that are masked."""
-    total, masked = batch["num_tokens"], batch["num_masked"]
+    total, masked = batch["num_tokens"], batch["num_targets"]
     if isinstance(total, torch.Tensor) and isinstance(masked, torch.Tensor):
         total, masked = int(total.sum()), int(masked.sum())
     return {"total": total, "loss_generating": masked}

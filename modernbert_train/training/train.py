@@ -26,7 +26,7 @@ from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.planning.cost import peak_flops
 from modernbert_train.planning.downloads import check_downloads
 from modernbert_train.planning.source_stats import log_sources
-from modernbert_train.schedule import RunPlan, plan_run
+from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, position
 from modernbert_train.training.callbacks.ddp_warmup import SettleBuckets
 from modernbert_train.training.callbacks.ema import WeightAverage
@@ -78,7 +78,7 @@ def _train(recipe: Recipe, signals: StopSignals) -> Path:
 
 
 def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> Path:
-    plan = plan_run(recipe)
+    plan = build_schedule(recipe)
     run = Path(recipe.run_folder)
     check_run_folder(run)
     checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
@@ -133,18 +133,18 @@ def build_model(recipe: Recipe, device: str) -> ModernBertForMaskedLM:
     """The encoder on the CPU; its weights follow, a checkpoint's or the first ones."""
     requested = recipe.training.attention_backend
     if requested == "auto" and device == "gpu" and resolve_precision(recipe, device) == "fp32":
-        requested = "cpu"  # the plain one: flash kernels know half precision alone
+        requested = "torch"  # the plain one: flash kernels know half precision alone
     backend, reason = resolve_backend(requested, "cuda" if device == "gpu" else "cpu")
     log.info("attention backend: %s (%s)", backend, reason)
     return ModernBertForMaskedLM(recipe.model, attention_backend=backend)
 
 
-def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader:
+def build_loader(recipe: Recipe, plan: RunSchedule, inputs: Inputs) -> PlannedLoader:
     """The batches of this rank over the whole run."""
     phases = plan_rows(recipe, plan, inputs)
     check_downloads(recipe.data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
     if dist.get_global_rank() == 0:
-        log_sources(plan, phases, recipe.data.warn_passes)
+        log_sources(plan, phases, recipe.data.warn_epochs)
     rows = PlannedRows(
         phases,
         inputs.reader,
@@ -162,7 +162,7 @@ def build_loader(recipe: Recipe, plan: RunPlan, inputs: Inputs) -> PlannedLoader
 
 def build_trainer(
     recipe: Recipe,
-    plan: RunPlan,
+    plan: RunSchedule,
     inputs: Inputs,
     model: ModernBertForMaskedLM,
     loader: PlannedLoader,
@@ -248,7 +248,7 @@ def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
     return {**marker, "path": str(latest)}
 
 
-def check_clock(plan: RunPlan, checkpoint: dict[str, Any]) -> None:
+def check_clock(plan: RunSchedule, checkpoint: dict[str, Any]) -> None:
     """What the run has been through must not have been changed: its steps would count different things.
 
     ValueError where a checkpoint (its marker and path) does not stand where the plan has its step.

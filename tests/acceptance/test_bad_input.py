@@ -23,7 +23,7 @@ from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.data.inputs import open_inputs, plan_rows
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.store.manifest import load_manifest, load_tokenizer_info
 from tests.helpers.epochs import pieces_of, plan_of_an_epoch, read_epoch
 from tests.helpers.launching import TRAIN, finish, launch, read_steps, start, wait_for_steps
@@ -38,7 +38,7 @@ def make_many_shards(folder: Path) -> Path:
     sources = {"web": documents, "code": documents}
     make_store(folder / "store", tokenizer, sources, block_documents=4, shard_bytes=2_048)
     recipe = folder / "many.yaml"
-    recipe.write_text(TINY.format(folder=folder).replace("window_rows: 32", "window_rows: 8"))
+    recipe.write_text(TINY.format(folder=folder).replace("shuffle_rows: 32", "shuffle_rows: 8"))
     return recipe
 
 
@@ -47,7 +47,7 @@ def shards_read(recipe_path: Path, streams: range, windows: range) -> set[int]:
     recipe = load_recipe(recipe_path)
     inputs = open_inputs(recipe)
     with closing(inputs.reader):
-        plan = plan_rows(recipe, plan_run(recipe), inputs)[0].plan
+        plan = plan_rows(recipe, build_schedule(recipe), inputs)[0].plan
     return {
         inputs.train["web"].shard_of(block)
         for stream in streams
@@ -75,18 +75,18 @@ def the_error(capture) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("streams: 4", "steams: 4", "tiny.yaml: data.steams is not a field of a recipe; did you mean streams?"),
-        ("streams: 4", "streams: many", "tiny.yaml: data.streams is 'many', expected a whole number"),
+        ("num_streams: 4", "steams: 4", "tiny.yaml: data.steams is not a field of a recipe; did you mean num_streams?"),
+        ("num_streams: 4", "num_streams: many", "tiny.yaml: data.num_streams is 'many', expected a whole number"),
         ("name: tiny", "name: tiny\ninclude: gone.yaml", r"gone.yaml \(included by .*tiny.yaml\): there is no such"),
         ("row_tokens: 256", "row_tokens: 128", r"context_tokens is 256, more than row_tokens \(128\): .*raise"),
         ("batch_tokens: 2048", "batch_tokens: 2000", r"batch_tokens is 2000, not a multiple of 1024, .*; use 2048"),
         ("micro_batch_tokens: 512", "micro_batch_tokens: 300", r"micro_batch_tokens is 300, not .*; use 512"),
         ("{web: 2, code: 1}", "{web: 2, code: 0}", r"mixture\.code is 0\.0: make the share .* above 0, or null"),
         ("{web: 2, code: 1}", "{web: 2, cod: 1}", r"mixture names 'cod', which is not in .*; did you mean code\?"),
-        ("{web: 2, code: 1}", "{passes: {web: -1}}", r"passes\.web is -1\.0: make the number of passes .* above 0"),
+        ("{web: 2, code: 1}", "{epochs: {web: -1}}", r"epochs\.web is -1\.0: make the number of epochs .* above 0"),
         ("{web: 2, code: 1}", "{web: 2, temperature: 1}", r"mixture has shares and temperature: .*; keep one"),
         ("{web: 2, code: 1}", "{temperature: 5}", r"temperature is 5\.0: it is the exponent .* write 1/T"),
-        ("streams: 4", "streams: 4\n  skip: {steps: [14]}", r"skip\.steps has 14, the last of the phase .*; skip up"),
+        ("num_streams: 4", "num_streams: 4\n  skip: {steps: [14]}", r"skip\.steps has 14, the last of the phase "),
     ],
 )  # fmt: skip
 def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
@@ -288,11 +288,16 @@ def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):
 
 def test_a_mistake_that_all_ranks_find(tiny, tmp_path):
     done = launch(
-        2, "train", tiny, f"run_folder={tmp_path}/run", "data.streams=1", "phases.pretrain.batch_ramp=null"
+        2,
+        "train",
+        tiny,
+        f"run_folder={tmp_path}/run",
+        "data.num_streams=1",
+        "phases.pretrain.batch_ramp=null",
     )
     assert done.returncode not in (0, None)
     assert re.search(
-        r"^(rank 1: )?error: data.streams is 1, which 2 ranks do not divide: .*; use 2, or another number of ranks$",
+        r"^(rank 1: )?error: data.num_streams is 1, which 2 ranks do not divide: .*; use 2, or another number",
         done.stdout,
         re.MULTILINE,
     )
@@ -317,7 +322,7 @@ def test_a_shard_that_one_rank_alone_cannot_read(tmp_path):
 
 def test_a_loader_process_that_is_killed(tiny, tmp_path):
     """As the kernel does where memory runs out: the run ends, and waits for none of the loader's other processes."""
-    long = ("data.num_workers=2", "phases.pretrain.tokens=10M", "data.warn_passes=1000")
+    long = ("data.num_workers=2", "phases.pretrain.tokens=10M", "data.warn_epochs=1000")
     process = start([sys.executable, *TRAIN, tiny, *long, f"run_folder={tmp_path}/run"])
     wait_for_steps(tmp_path / "run", 2, process)
     worker, _ = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

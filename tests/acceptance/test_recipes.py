@@ -14,7 +14,7 @@ import torch
 from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
 from modernbert_train.cli import main
 from modernbert_train.config import Recipe, load_recipe
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.store.manifest import TokenizerInfo
 from tests.helpers.launching import read_steps
 from tests.helpers.published import PUBLISHED
@@ -40,8 +40,12 @@ TINY_MODEL = {
 def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> list[str]:
     """What makes any recipe tiny: other sizes, the same phases with the same parts."""
     overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
-    overrides += [f"data.tokenizer={tokenizer.path}", f"data.streams={STREAMS}", "data.canonical_nodes=2"]
-    overrides += ["data.window_rows=16", "data.num_workers=0", f"run_folder={folder}/run"]
+    overrides += [
+        f"data.tokenizer={tokenizer.path}",
+        f"data.num_streams={STREAMS}",
+        "data.num_canonical_nodes=2",
+    ]
+    overrides += ["data.shuffle_rows=16", "data.num_workers=0", f"run_folder={folder}/run"]
     overrides += ["training.device=cpu", "training.compile=false", "training.log_every_steps=1"]
     overrides += ["evaluation.max_rows=2", "wandb.project=null", "init.from=null"]
     overrides += [f"data.sources.{source}.store={folder}/store" for source in recipe.data.sources]
@@ -140,7 +144,7 @@ def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
         )
     ends = [path for path in list_checkpoints(tmp_path / "run") if read_marker(path)["keep"]]
     assert [read_marker(path)["phase"] for path in ends] == list(recipe.phases)
-    for path, phase in zip(ends, plan_run(recipe).phases, strict=True):
+    for path, phase in zip(ends, build_schedule(recipe).phases, strict=True):
         (optimizer,) = torch.load(path, weights_only=False)["state"]["optimizers"].values()
         assert {group["weight_decay"] for group in optimizer["param_groups"]} == {phase.weight_decay, 0.0}
         assert read_marker(path)["local_rope_theta"] == phase.config.local_rope_theta

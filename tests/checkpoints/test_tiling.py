@@ -132,7 +132,7 @@ def test_as_large_as_it_is_nothing_changes():
 
 
 def logits(weights, model):
-    encoder = ModernBertForMaskedLM(model, attention_backend="cpu").eval()
+    encoder = ModernBertForMaskedLM(model, attention_backend="torch").eval()
     encoder.load_state_dict(weights)
     ids = torch.randint(0, 64, (14,), generator=torch.Generator().manual_seed(1))
     positions = torch.tensor([*range(9), *range(5)])

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, dump_recipe, load_recipe
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from tests.helpers.little_recipe import YAML, write
 
 
@@ -87,7 +87,11 @@ def test_a_phase_inherits_the_objective_and_past_one_without_masks_the_mask_rate
     ]
     phases = load_recipe(path, objectives).phases.values()
     assert [phase.objective for phase in phases] == ["clm", "clm", "mlm"]
-    assert [phase.mask_rate for phase in plan_run(load_recipe(path, objectives)).phases] == [None, None, 0.2]
+    assert [phase.mask_rate for phase in build_schedule(load_recipe(path, objectives)).phases] == [
+        None,
+        None,
+        0.2,
+    ]
 
 
 def test_the_defaults_of_the_first_phase(tmp_path):

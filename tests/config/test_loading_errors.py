@@ -44,12 +44,12 @@ def with_line(path, old, new):
         ("name: little", "gradient_clip_norm: 1", "; did you mean optimizer.gradient_clip_norm?"),
         ("name: little", "mask_rate: 1", "; did you mean phases.NAME.mask_rate?"),
         (
-            "streams: 2",
+            "num_streams: 2",
             "zzz: 2",
-            "data.zzz is not a field of a recipe; the fields here are tokenizer, sources, streams,",
+            "data.zzz is not a field of a recipe; the fields here are tokenizer, sources, num_streams,",
         ),
-        ("streams: 2", "on: 2", "data.True: the key True is not text; put it in quotes"),
-        ("  streams: 2", "  init: {from_: 2}", "data.init is not a field"),
+        ("num_streams: 2", "on: 2", "data.True: the key True is not text; put it in quotes"),
+        ("  num_streams: 2", "  init: {from_: 2}", "data.init is not a field"),
     ],
 )
 def test_unknown_keys(tmp_path, old, new, told):

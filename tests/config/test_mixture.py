@@ -25,7 +25,7 @@ def message(folder, written, *overrides):
     ("written", "expected"),
     [
         ("{web: 3, code: 1}", MixtureConfig(shares={"web": 0.75, "code": 0.25})),
-        ("{passes: {web: 1, code: 2.5}}", MixtureConfig(passes={"web": 1.0, "code": 2.5})),
+        ("{epochs: {web: 1, code: 2.5}}", MixtureConfig(epochs={"web": 1.0, "code": 2.5})),
         ("{temperature: 0.3}", MixtureConfig(temperature=0.3)),
         ("{temperature: 0, sources: [code]}", MixtureConfig(temperature=0.0, sources=["code"])),
     ],
@@ -49,11 +49,11 @@ def test_another_way_replaces_what_an_included_file_says(tmp_path):
 
 
 def test_the_same_way_is_merged_source_by_source(tmp_path):
-    passes = "{passes: {web: 1, code: 2}}"
-    pretrain, _ = mixtures(tmp_path, passes, "phases.pretrain.mixture.passes.code=4")
-    assert pretrain == MixtureConfig(passes={"web": 1.0, "code": 4.0})
-    pretrain, _ = mixtures(tmp_path, passes, "phases.pretrain.mixture.passes.code=null")
-    assert pretrain == MixtureConfig(passes={"web": 1.0})
+    epochs = "{epochs: {web: 1, code: 2}}"
+    pretrain, _ = mixtures(tmp_path, epochs, "phases.pretrain.mixture.epochs.code=4")
+    assert pretrain == MixtureConfig(epochs={"web": 1.0, "code": 4.0})
+    pretrain, _ = mixtures(tmp_path, epochs, "phases.pretrain.mixture.epochs.code=null")
+    assert pretrain == MixtureConfig(epochs={"web": 1.0})
     pretrain, _ = mixtures(tmp_path, "{temperature: 0.3}", "phases.pretrain.mixture.sources=[web]")
     assert pretrain == MixtureConfig(temperature=0.3, sources=["web"])
 
@@ -70,14 +70,14 @@ def test_a_phase_may_have_another_mixture_than_the_one_before(tmp_path):
     ("written", "told"),
     [
         ("{web: 1, temperature: 0.3}", "mixture has shares and temperature: these are different ways"),
-        ("{passes: {web: 1}, temperature: 0.3}", "mixture has passes and temperature: "),
+        ("{epochs: {web: 1}, temperature: 0.3}", "mixture has epochs and temperature: "),
         ("{}", "mixture is empty: give each source its share"),
-        ("{passes: {}}", "mixture is empty: "),
-        ("{passes: {web: -1}}", "mixture.passes.web is -1.0: make the number of passes a finite number above 0"),
-        ("{passes: {web: 0}}", "mixture.passes.web is 0.0: make the number of passes a finite number above 0"),
-        ("{passes: {wbe: 1}}", "mixture.passes names 'wbe', which is not in data.sources; did you mean web?"),
-        ("{passes: {web: often}}", "mixture.passes.web is 'often', expected a number"),
-        ("{passes: 2}", "mixture.passes is 2, expected a section with keys of its own"),
+        ("{epochs: {}}", "mixture is empty: "),
+        ("{epochs: {web: -1}}", "mixture.epochs.web is -1.0: make the number of epochs a finite number above 0"),
+        ("{epochs: {web: 0}}", "mixture.epochs.web is 0.0: make the number of epochs a finite number above 0"),
+        ("{epochs: {wbe: 1}}", "mixture.epochs names 'wbe', which is not in data.sources; did you mean web?"),
+        ("{epochs: {web: often}}", "mixture.epochs.web is 'often', expected a number"),
+        ("{epochs: 2}", "mixture.epochs is 2, expected a section with keys of its own"),
         ("{temperature: 3.3}", "temperature is 3.3: it is the exponent of a source's tokens, from 0"),
         ("{temperature: -0.1}", "temperature is -0.1: it is the exponent"),
         ("{temperature: .nan}", "temperature is nan: it is the exponent"),
@@ -99,9 +99,9 @@ def test_mistakes(tmp_path, written, told):
 @pytest.mark.parametrize(
     ("written", "override", "told"),
     [
-        ("{passes: {web: 1}}", "phases.pretrain.mixture.web=2", "is given as passes, not as shares"),
+        ("{epochs: {web: 1}}", "phases.pretrain.mixture.web=2", "is given as epochs, not as shares"),
         ("{temperature: 0.3}", "phases.pretrain.mixture.web=2", "is given as temperature, not as shares"),
-        ("{web: 1}", "phases.pretrain.mixture.passes.code=2", "is given as shares, not as passes"),
+        ("{web: 1}", "phases.pretrain.mixture.epochs.code=2", "is given as shares, not as epochs"),
     ],
 )
 def test_an_override_of_one_source_does_not_replace_another_way(tmp_path, written, override, told):
@@ -114,9 +114,9 @@ def test_a_temperature_replaces_shares_as_it_says_everything(tmp_path):
 
 
 def test_a_source_cannot_be_called_as_a_key_of_the_mixture(tmp_path):
-    text = message(tmp_path, "{web: 1}", "data.sources.passes={store: x}")
+    text = message(tmp_path, "{web: 1}", "data.sources.epochs={store: x}")
     assert text.endswith(
-        "data.sources has one called 'passes', which means something else in a mixture; rename it"
+        "data.sources has one called 'epochs', which means something else in a mixture; rename it"
     )
 
 
@@ -124,7 +124,7 @@ def test_a_source_cannot_be_called_as_a_key_of_the_mixture(tmp_path):
     ("written", "words"),
     [
         ({"web": 3, "code": 1}, "web 75%, code 25%"),
-        ({"passes": {"web": 1, "code": 2.5}}, "web x1, code x2.5"),
+        ({"epochs": {"web": 1, "code": 2.5}}, "web x1, code x2.5"),
         ({"temperature": 0.3}, "temperature 0.3"),
         ({"temperature": 0.3, "sources": ["de", "fr"]}, "temperature 0.3 of de, fr"),
     ],

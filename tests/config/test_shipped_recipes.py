@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from modernbert_train.config import dump_recipe, load_recipe, validate
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from tests.helpers.little_recipe import write
 from tests.helpers.recipes import shipped_recipes
 
@@ -30,7 +30,7 @@ def test_recipes_are_sound_on_several_ranks(path, tmp_path):
     recipe = load_recipe(path)
     for world_size in {"quickstart": (1, 2), "one-gpu-one-day": (1, 8)}.get(recipe.name, (1, 2, 4, 8, 16)):
         assert validate(recipe, world_size) == []
-    for phase in plan_run(recipe).phases:
+    for phase in build_schedule(recipe).phases:
         assert abs(phase.num_tokens - phase.config.tokens) <= phase.config.batch_tokens / 2
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
 
@@ -64,13 +64,13 @@ def test_ettin_s_phases_make_one_run(tmp_path):
 
 
 def test_the_paper_s_figures():
-    base = plan_run(load_recipe(ROOT / "pretrain/modernbert-base.yaml"))
+    base = build_schedule(load_recipe(ROOT / "pretrain/modernbert-base.yaml"))
     pretrain, extension, decay = base.phases
-    assert [segment.batch_rows * 8 for segment in pretrain.segments] == [768, 1536, 2304, 3072, 3840, 4608]
-    assert extension.segments[-1].batch_rows == decay.segments[-1].batch_rows == 576
+    assert [stage.batch_rows * 8 for stage in pretrain.step_ranges] == [768, 1536, 2304, 3072, 3840, 4608]
+    assert extension.step_ranges[-1].batch_rows == decay.step_ranges[-1].batch_rows == 576
     assert base.total_tokens == pytest.approx(2.019e12, rel=1e-5)
     assert decay.learning_rate(decay.num_steps - 1) == pytest.approx(3e-4 * 0.001, rel=0.05)
-    large = plan_run(load_recipe(ROOT / "pretrain/modernbert-large.yaml"))
+    large = build_schedule(load_recipe(ROOT / "pretrain/modernbert-large.yaml"))
     assert [phase.config.learning_rate for phase in large.phases] == [5e-4, 5e-5, 5e-5, 5e-5]
     assert [phase.weight_decay for phase in large.phases] == [1e-5, 1e-6, 1e-6, 1e-6]
     assert large.total_tokens == pytest.approx(2e12, rel=1e-5)

@@ -42,7 +42,7 @@ def test_steps_count_from_one_in_a_recipe_and_from_zero_in_a_plan(tmp_path):
         ("data.skip.documents=[17]", "data.skip.documents has '17': expected a source and a number such as web:17"),
         ("data.skip.documents=[web:x]", "data.skip.documents has 'web:x': expected a number"),
         ("data.skip.documents=[wab:1]", "there is no source 'wab' in data.sources; there is web, code"),
-        ("data.warn_passes=0", "data.warn_passes is 0.0: make it a number above 0"),
+        ("data.warn_epochs=0", "data.warn_epochs is 0.0: make it a number above 0"),
         ("data.skip.step=[7]", "data.skip.step is not a field of a recipe; did you mean steps?"),
     ],
 )  # fmt: skip

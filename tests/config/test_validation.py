@@ -132,14 +132,14 @@ def test_a_context_beyond_the_learned_positions():
 @pytest.mark.parametrize(
     ("fields", "start", "remedy"),
     [
-        ({"streams": 0}, "data.streams is 0: ", "at least 1"),
+        ({"num_streams": 0}, "data.num_streams is 0: ", "at least 1"),
         (
-            {"canonical_nodes": 3},
-            "data.canonical_nodes is 3, which does not divide data.streams 2: ",
+            {"num_canonical_nodes": 3},
+            "data.num_canonical_nodes is 3, which does not divide data.num_streams 2: ",
             "use 1",
         ),
-        ({"canonical_nodes": 0}, "data.canonical_nodes is 0, ", "use 2"),
-        ({"window_rows": 0}, "data.window_rows is 0: ", "at least 1"),
+        ({"num_canonical_nodes": 0}, "data.num_canonical_nodes is 0, ", "use 2"),
+        ({"shuffle_rows": 0}, "data.shuffle_rows is 0: ", "at least 1"),
         ({"num_workers": 3}, "data.num_workers is 3: ", "choose one from 0 to 2"),
         ({"num_workers": -1}, "data.num_workers is -1: ", "choose one from 0 to 2"),
         (
@@ -168,7 +168,7 @@ def test_data(fields, start, remedy):
         (
             {"batch_tokens": 130},
             "batch_tokens is 130, not a multiple of 64, ",
-            "(row_tokens 32 x data.streams 2); use 192",
+            "(row_tokens 32 x data.num_streams 2); use 192",
         ),
         ({"batch_tokens": 96}, "batch_tokens is 96, not a multiple of 64, ", "use 128"),
         (
@@ -264,21 +264,21 @@ def test_what_depends_on_the_number_of_ranks():
     assert problem.endswith("(batch_tokens 128) on each of 2 ranks (64); use 64, or another batch")
     fixed = a_recipe(a_phase(batch_ramp=ramp, micro_batch_tokens=64))
     assert validate(fixed, 2) == []
-    problem = told(fixed, "data.streams is 2, which 3 ranks do not divide: ", 3)
+    problem = told(fixed, "data.num_streams is 2, which 3 ranks do not divide: ", 3)
     assert "use 3, or another number of ranks" in problem
     four = replace(
         fixed,
-        data=replace(fixed.data, streams=4, num_workers=2),
+        data=replace(fixed.data, num_streams=4, num_workers=2),
         phases={"a": a_phase(micro_batch_tokens=32)},
     )
     assert told(four, "data.num_workers is 2: ", 4).endswith(
-        "(data.streams 4, ranks 4); choose one from 0 to 1"
+        "(data.num_streams 4, ranks 4); choose one from 0 to 1"
     )
 
 
 def test_all_problems_are_told_at_once():
     phases = (a_phase(mask_rate=2.0), a_phase(learning_rate=-1.0))
-    recipe = a_recipe(*phases, seed=-1, data=DataConfig("t", {}, streams=2, num_workers=0))
+    recipe = a_recipe(*phases, seed=-1, data=DataConfig("t", {}, num_streams=2, num_workers=0))
     told_fields = [problem.split()[0] for problem in validate(recipe)]
     assert told_fields == [
         "seed",

@@ -7,7 +7,7 @@ from modernbert_train.data.batch import Row, checksum, collate, join, micro_batc
 PAD = 3
 
 
-def make_row(number: int, segments: list[int], num_masked: int = 2) -> Row:
+def make_row(number: int, segments: list[int], num_targets: int = 2) -> Row:
     """10 slots, ids number * 100 + slot; context 4; up to 3 masked."""
     used = sum(segments)
     ids = np.arange(number * 100, number * 100 + 10, dtype=np.int32)
@@ -15,9 +15,9 @@ def make_row(number: int, segments: list[int], num_masked: int = 2) -> Row:
     return Row(
         input_ids=ids,
         segment_tokens=np.concatenate([np.array(segments, dtype=np.int32), padding_segments(10 - used, 4)]),
-        masked_positions=np.array([1, 2, 0], dtype=np.int32),
+        target_positions=np.array([1, 2, 0], dtype=np.int32),
         labels=np.array([7, 8, -100], dtype=np.int32),
-        num_masked=num_masked,
+        num_targets=num_targets,
         num_tokens=used,
     )
 
@@ -37,9 +37,14 @@ def test_a_micro_batch_by_hand():
     assert micro["input_ids"].tolist() == [*range(10), 100, 101, 102, 103, 104, 105, PAD, PAD, PAD, PAD]
     assert micro["cu_seqlens"].tolist() == [0, 4, 8, 10, 13, 16, 20]
     assert micro["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2, 3]
-    assert micro["masked_positions"].tolist() == [1, 2, 0, 11, 12, 10]
+    assert micro["target_positions"].tolist() == [1, 2, 0, 11, 12, 10]
     assert micro["labels"].tolist() == [7, 8, -100, 7, 8, -100]
-    assert (micro["num_masked"], micro["num_tokens"], micro["num_rows"], micro["max_seqlen"]) == (4, 16, 2, 4)
+    assert (micro["num_targets"], micro["num_tokens"], micro["num_rows"], micro["max_seqlen"]) == (
+        4,
+        16,
+        2,
+        4,
+    )
     assert micro["cu_seqlens"].dtype == torch.int32
 
 
@@ -49,7 +54,7 @@ def test_the_last_micro_batch_is_filled_with_rows_of_padding():
     assert second["input_ids"][10:].tolist() == [PAD] * 10
     assert second["labels"][3:].tolist() == [-100] * 3
     assert second["cu_seqlens"].tolist() == [0, 1, 5, 9, 10, 14, 18, 20]
-    assert second["num_masked"] == 2
+    assert second["num_targets"] == 2
     assert all(a.shape == b.shape for a, b in zip(first.values(), second.values(), strict=True)
                if isinstance(a, torch.Tensor) and len(a) in (6, 20))  # fmt: skip
 
@@ -75,7 +80,7 @@ def test_checksum_sees_every_field_and_no_order_of_rows():
     assert checksum(batch) == checksum(make_batch(3))
     parts = [collate([make_row(number, [4, 4])], 4) for number in range(2)]
     assert checksum(join(parts)) == checksum(join(parts[::-1])) == sum(map(checksum, parts))
-    for name in ("input_ids", "labels", "masked_positions"):
+    for name in ("input_ids", "labels", "target_positions"):
         changed = make_batch(3)
         changed[name][1, 1] += 1
         assert checksum(changed) != checksum(batch)

@@ -46,9 +46,9 @@ def make_plan(manifest, context_tokens=32, phase=0, seed=17):
     return Plan(
         splits,
         {"web": 0.6, "code": 0.4},
-        streams=STREAMS,
-        nodes=NODES,
-        window_rows=8,
+        num_streams=STREAMS,
+        num_nodes=NODES,
+        shuffle_rows=8,
         context_tokens=context_tokens,
         row_tokens=64,
         key=(seed, phase),
@@ -251,7 +251,7 @@ def test_collate_of_one_row_has_its_shapes(world):
     stream = StreamReader(make_plan(manifest), 0, (0, 0), reader, tokenizer, masking, 0.3)
     batch = collate(stream.next_rows(1), 32)
     assert batch["input_ids"].shape == (1, 64)
-    assert batch["labels"].shape == batch["masked_positions"].shape == (1, 20)
+    assert batch["labels"].shape == batch["target_positions"].shape == (1, 20)
     assert int(batch["num_tokens"]) <= 64
 
 
@@ -268,15 +268,15 @@ def test_a_phase_of_next_tokens_reads_the_same_text_and_masks_nothing(tmp_path, 
                 assert checksum(batch) == checksum(other)
                 continue
             assert torch.equal(batch["segment_tokens"], other["segment_tokens"])
-            assert batch["labels"].shape == batch["masked_positions"].shape == batch["input_ids"].shape
+            assert batch["labels"].shape == batch["target_positions"].shape == batch["input_ids"].shape
             segments = torch.split(batch["segment_tokens"], batch["num_segments"].tolist())
             for row, of_row in enumerate(segments):
-                unmasked, hidden = other["input_ids"][row].clone(), int(other["num_masked"][row])
-                unmasked[other["masked_positions"][row, :hidden]] = other["labels"][row, :hidden]
+                unmasked, hidden = other["input_ids"][row].clone(), int(other["num_targets"][row])
+                unmasked[other["target_positions"][row, :hidden]] = other["labels"][row, :hidden]
                 assert torch.equal(batch["input_ids"][row], unmasked)
-                ids, num = batch["input_ids"][row].tolist(), int(batch["num_masked"][row])
+                ids, num = batch["input_ids"][row].tolist(), int(batch["num_targets"][row])
                 found = zip(
-                    batch["masked_positions"][row].tolist(), batch["labels"][row].tolist(), strict=True
+                    batch["target_positions"][row].tolist(), batch["labels"][row].tolist(), strict=True
                 )
                 expected = next_tokens(ids, of_row.tolist(), int(batch["num_tokens"][row]))
                 assert list(found)[:num] == expected

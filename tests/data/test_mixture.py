@@ -12,8 +12,8 @@ def test_shares_are_taken_as_they_are():
 
 def test_passes_weigh_a_source_by_its_size():
     # Once through web and three times through code: 900 + 300 tokens.
-    assert resolve_shares(MixtureConfig(passes={"web": 1, "code": 3}), TOKENS) == {"web": 0.75, "code": 0.25}
-    assert resolve_shares(MixtureConfig(passes={"web": 0.5, "code": 0.5}), TOKENS) == {
+    assert resolve_shares(MixtureConfig(epochs={"web": 1, "code": 3}), TOKENS) == {"web": 0.75, "code": 0.25}
+    assert resolve_shares(MixtureConfig(epochs={"web": 0.5, "code": 0.5}), TOKENS) == {
         "web": 0.9,
         "code": 0.1,
     }

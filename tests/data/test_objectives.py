@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modernbert_train.data.batch import padding_segments
-from modernbert_train.data.objectives import IGNORED, Masking, mask_row, max_masked, predict_next
+from modernbert_train.data.objectives import IGNORE_INDEX, Masking, mask_row, max_targets, predict_next
 from tests.helpers.stores import make_tokenizer
 from tests.reference.masking import check_masked_row, next_tokens
 
@@ -38,20 +38,20 @@ def test_the_mask_depends_on_the_key_alone():
 def test_shapes_are_constant():
     for size in (0, 50, 100):
         row = np.array([10] * size + [3] * (100 - size), dtype=np.int32)
-        masked, positions, labels, num_masked = mask_row(row, 0.3, make_masking(), (size,))
+        masked, positions, labels, num_targets = mask_row(row, 0.3, make_masking(), (size,))
         assert masked.shape == (100,)
-        assert positions.shape == labels.shape == (max_masked(100, 0.3),) == (30,)
-        assert num_masked == round(0.3 * size)
+        assert positions.shape == labels.shape == (max_targets(100, 0.3),) == (30,)
+        assert num_targets == round(0.3 * size)
 
 
 @pytest.mark.parametrize(("mask", "random"), [(0.8, 0.1), (1.0, 0.0), (0.0, 1.0), (0.5, 0.2)])
 def test_fractions(mask, random):
     masking = make_masking(mask, random)
     row = np.random.default_rng(0).integers(5, 250, 100_000).astype(np.int32)
-    masked, positions, labels, num_masked = mask_row(row, 0.3, masking, (1,))
-    seen = masked[positions[:num_masked]]
+    masked, positions, labels, num_targets = mask_row(row, 0.3, masking, (1,))
+    seen = masked[positions[:num_targets]]
     became_mask = (seen == masking.mask_id).mean()
-    unchanged = (seen == labels[:num_masked]).mean()
+    unchanged = (seen == labels[:num_targets]).mean()
     keep = 1 - mask - random
     assert became_mask == pytest.approx(mask, abs=0.01)
     assert unchanged == pytest.approx(keep + random / 245, abs=0.01)
@@ -63,9 +63,9 @@ def test_every_position_and_every_token_is_equally_likely():
     positions: Counter = Counter()
     drawn: Counter = Counter()
     for key in range(5_000):
-        masked, chosen, _, num_masked = mask_row(row, 0.3, masking, (key,))
-        positions.update(chosen[:num_masked].tolist())
-        drawn.update(masked[chosen[:num_masked]].tolist())
+        masked, chosen, _, num_targets = mask_row(row, 0.3, masking, (key,))
+        positions.update(chosen[:num_targets].tolist())
+        drawn.update(masked[chosen[:num_targets]].tolist())
     counts = np.array([positions[at] for at in range(20)])
     assert abs(counts - 1_500).max() < 5 * np.sqrt(1_500)
     tokens = np.array([drawn[token] for token in masking.ordinary_ids])
@@ -87,7 +87,7 @@ def test_next_tokens_by_hand():
     positions, labels, num = predict_next(row, np.array([4, 3, 2, 1], dtype=np.int32), 7)
     assert num == 5
     assert positions.tolist() == [0, 1, 2, 4, 5, 0, 0, 0, 0, 0]
-    assert labels.tolist() == [11, 12, 2, 13, 2, *[IGNORED] * 5]
+    assert labels.tolist() == [11, 12, 2, 13, 2, *[IGNORE_INDEX] * 5]
     assert positions.dtype == labels.dtype == np.int32
 
 
@@ -100,4 +100,4 @@ def test_next_tokens_of_any_row(documents, padding):
     positions, labels, num = predict_next(row, segments, sum(documents))
     assert list(zip(positions[:num].tolist(), labels[:num].tolist(), strict=True)) == expected
     assert len(positions) == len(labels) == len(row)
-    assert set(labels[num:].tolist()) <= {IGNORED}
+    assert set(labels[num:].tolist()) <= {IGNORE_INDEX}

@@ -21,9 +21,9 @@ def make_plan(
     splits,
     mixture=None,
     *,
-    streams=2,
-    nodes=1,
-    window_rows=40,
+    num_streams=2,
+    num_nodes=1,
+    shuffle_rows=40,
     context_tokens=64,
     row_tokens=256,
     key=(17, 0),
@@ -33,9 +33,9 @@ def make_plan(
     return Plan(
         splits,
         mixture or natural,
-        streams=streams,
-        nodes=nodes,
-        window_rows=window_rows,
+        num_streams=num_streams,
+        num_nodes=num_nodes,
+        shuffle_rows=shuffle_rows,
         context_tokens=context_tokens,
         row_tokens=row_tokens,
         key=key,
@@ -69,7 +69,7 @@ def _first_token_of_block(split, number):
 def test_a_pass_trains_on_every_token_of_every_document_once(splits, context_tokens, streams):
     # With natural shares and windows as large as the store, window 0 of the streams is about a pass; the blocks at
     # its edge may belong to the pass before or after, so the counts are compared over the blocks that were read.
-    plan = make_plan(splits, streams=streams, window_rows=10**6, context_tokens=context_tokens)
+    plan = make_plan(splits, num_streams=streams, shuffle_rows=10**6, context_tokens=context_tokens)
     windows = [plan.window(stream, 0) for stream in range(streams)]
     read = Counter(block for window in windows for block in window.blocks)
     expected: Counter = Counter()
@@ -87,7 +87,7 @@ def test_a_pass_trains_on_every_token_of_every_document_once(splits, context_tok
 
 
 def test_rows_hold_whole_pieces_and_are_well_filled(splits):
-    plan = make_plan(splits, streams=1, window_rows=10**6)
+    plan = make_plan(splits, num_streams=1, shuffle_rows=10**6)
     window = plan.window(0, 0)
     slots = window.piece_tokens + 2
     assert slots.max() <= plan.context_tokens
@@ -121,7 +121,7 @@ def test_windows_are_a_function_of_the_arguments_alone(splits):
 
 def test_a_window_may_be_empty(splits):
     """Windows of one row ask for less than a block of text: most find nothing new, and none finds anything twice."""
-    plan = make_plan(splits, streams=1, window_rows=1)
+    plan = make_plan(splits, num_streams=1, shuffle_rows=1)
     windows = [plan.window(0, index) for index in range(50)]
     assert any(window.num_rows == 0 for window in windows)
     blocks = [block for window in windows for block in window.blocks]
@@ -143,7 +143,7 @@ def test_empty_documents_and_blocks_of_them_alone(tmp_path):
     lengths = np.array([0] * 300 + [9, 0, 30] + [0] * 500, np.uint32)
     blocks = np.array([[128, 0], [128, 0], [47, 39], [128, 0], [128, 0], [128, 0], [116, 0]], np.int64)
     split = write_sidecars(tmp_path, lengths, blocks, np.array([3, 4]))
-    plan = make_plan({"web": split}, streams=1, window_rows=1, context_tokens=16, row_tokens=16)
+    plan = make_plan({"web": split}, num_streams=1, shuffle_rows=1, context_tokens=16, row_tokens=16)
     windows = [plan.window(0, index) for index in range(20)]
     trained = Counter()
     for window in windows:

@@ -10,7 +10,7 @@ import torch
 from modernbert_train.config import SkipConfig
 from modernbert_train.data.batch import Row, checksum, join
 from modernbert_train.data.contents import contents
-from modernbert_train.data.objectives import IGNORED
+from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.data.reader import WindowReader
 from modernbert_train.data.skip import is_skipped, load_skipped_documents, without_pieces
 from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
@@ -34,19 +34,19 @@ def test_pieces_of_a_row_become_padding():
     row = Row(
         input_ids=np.array([1, 11, 12, 2, 1, 4, 2, 1, 13, 4, 2, PAD], dtype=np.int32),
         segment_tokens=np.array([4, 3, 4, 1], dtype=np.int32),
-        masked_positions=np.array([2, 5, 9, 0], dtype=np.int32),
-        labels=np.array([12, 21, 22, IGNORED], dtype=np.int32),
-        num_masked=3,
+        target_positions=np.array([2, 5, 9, 0], dtype=np.int32),
+        labels=np.array([12, 21, 22, IGNORE_INDEX], dtype=np.int32),
+        num_targets=3,
         num_tokens=11,
     )
     left = without_pieces(row, np.array([False, True, False]), PAD)
     assert left["input_ids"].tolist() == [1, 11, 12, 2, PAD, PAD, PAD, 1, 13, 4, 2, PAD]
     assert left["segment_tokens"].tolist() == [4, 3, 4, 1]
-    assert left["masked_positions"].tolist() == [2, 9, 0, 0]
-    assert left["labels"].tolist() == [12, 22, IGNORED, IGNORED]
-    assert (left["num_masked"], left["num_tokens"]) == (2, 8)
+    assert left["target_positions"].tolist() == [2, 9, 0, 0]
+    assert left["labels"].tolist() == [12, 22, IGNORE_INDEX, IGNORE_INDEX]
+    assert (left["num_targets"], left["num_tokens"]) == (2, 8)
     nothing = without_pieces(row, np.array([True, True, True]), PAD)
-    assert (nothing["num_masked"], nothing["num_tokens"]) == (0, 0)
+    assert (nothing["num_targets"], nothing["num_tokens"]) == (0, 0)
     assert set(nothing["input_ids"].tolist()) == {PAD}
 
 
@@ -122,7 +122,7 @@ def test_a_skipped_document_is_gone_and_all_others_are_as_they_were(world):
         for row in range(len(whole["labels"])):
             before = masks_of(whole, row)
             assert masks_of(left, row) == {at: label for at, label in before.items() if same[row, at]}
-            assert len(masks_of(left, row)) == int(left["num_masked"][row])
+            assert len(masks_of(left, row)) == int(left["num_targets"][row])
     assert gone > 10
     # Their tokens are not counted either.
     whole_tokens = world.loader()
@@ -131,8 +131,8 @@ def test_a_skipped_document_is_gone_and_all_others_are_as_they_were(world):
 
 
 def masks_of(batch, row):
-    labels, positions = batch["labels"][row].tolist(), batch["masked_positions"][row].tolist()
-    return {at: label for at, label in zip(positions, labels, strict=True) if label != IGNORED}
+    labels, positions = batch["labels"][row].tolist(), batch["target_positions"][row].tolist()
+    return {at: label for at, label in zip(positions, labels, strict=True) if label != IGNORE_INDEX}
 
 
 def test_the_fingerprint_does_not_hang_on_what_is_skipped(world):
@@ -184,9 +184,9 @@ def test_next_tokens_of_other_documents_stay(world):
         next(iter(world.loader(first_mask_rate=None, skipped_documents=skipped)))
         for skipped in (None, {"web": np.array([[0, 30]])})
     )
-    assert int(left["num_masked"].sum()) < int(whole["num_masked"].sum())
-    for row, num in enumerate(left["num_masked"].tolist()):
-        positions, labels = left["masked_positions"][row, :num], left["labels"][row, :num]
+    assert int(left["num_targets"].sum()) < int(whole["num_targets"].sum())
+    for row, num in enumerate(left["num_targets"].tolist()):
+        positions, labels = left["target_positions"][row, :num], left["labels"][row, :num]
         assert PAD not in labels
         assert torch.equal(left["input_ids"][row][positions + 1], labels)
         assert torch.equal(whole["input_ids"][row][positions], left["input_ids"][row][positions])

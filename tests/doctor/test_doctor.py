@@ -164,7 +164,7 @@ def test_clock(monkeypatch, tmp_path):
 
 def test_attention_on_a_cpu():
     findings = kernels.attention_kernels()
-    assert [finding.check for finding in findings] == ["attention cpu", "attention auto"]
+    assert [finding.check for finding in findings] == ["attention torch", "attention auto"]
     assert levels(findings) == ["ok", "ok"]
 
 
@@ -186,7 +186,7 @@ def test_attention_that_fails_or_is_wrong(monkeypatch):
     monkeypatch.setattr(kernels, "attention", broken)
     finding = kernels.attention_kernels()[0]
     assert (finding.level, finding.text) == ("warning", "fails: ImportError: undefined symbol: _ZN3c104")
-    assert kernels.attention_kernels("cpu")[0].level == "problem"
+    assert kernels.attention_kernels("torch")[0].level == "problem"
     calls = iter(range(4))
     monkeypatch.setattr(
         kernels, "attention", lambda *arguments: good(*arguments) * (1.1 if next(calls) == 0 else 1)
@@ -220,7 +220,7 @@ def test_disk(tiny, monkeypatch):
     finding = recipe.disk(tiny)
     assert finding.level == "ok"
     assert re.search(r"checkpoints take up to \d\.\d MB$", finding.text)
-    needed = recipe.checkpoints_on_disk_bytes(tiny, recipe.plan_run(tiny))
+    needed = recipe.checkpoints_on_disk_bytes(tiny, recipe.build_schedule(tiny))
     folder = Path(tiny.run_folder).parent
     for free, level in ((needed - 1, "problem"), (2 * needed - 1, "warning"), (2 * needed, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))

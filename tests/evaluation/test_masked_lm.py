@@ -21,7 +21,7 @@ from modernbert_train.config import (
     dump_recipe,
 )
 from modernbert_train.convert.export import export_checkpoint
-from modernbert_train.data.objectives import IGNORED
+from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
 from modernbert_train.evaluation.scorers import padded_batches
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
@@ -59,7 +59,7 @@ def recipe_for(store: Path, *sources: str) -> Recipe:
         data=DataConfig(
             tokenizer="tokenizer",
             sources={source: SourceConfig(str(store)) for source in sources},
-            streams=1,
+            num_streams=1,
             num_workers=0,
         ),
         phases={
@@ -118,7 +118,7 @@ def test_a_model_that_knows_token_frequencies_alone_scores_as_the_baseline(tmp_p
     (score,) = evaluate_masked_lm(run, progress_bar=False, device="cpu")
 
     assert score.num_tokens == 102
-    assert score.num_masked == 15
+    assert score.num_targets == 15
     assert score.loss == pytest.approx(score.unigram.loss, rel=1e-6)
     assert score.accuracy == score.unigram.accuracy
     assert score.gain == pytest.approx(0, abs=1e-5)
@@ -148,7 +148,7 @@ def test_a_run_its_checkpoint_and_its_export_score_the_same(
         assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
         assert dataclasses.replace(theirs, loss=ours.loss) == ours
         assert ours.num_tokens > 1_000
-        assert ours.num_masked == pytest.approx(0.15 * ours.num_tokens, rel=0.1)
+        assert ours.num_targets == pytest.approx(0.15 * ours.num_tokens, rel=0.1)
 
 
 def test_evaluate_makes_the_table(tmp_path: Path, recipe: Recipe) -> None:
@@ -163,11 +163,11 @@ def test_padded_batches_hold_every_masked_document(monkeypatch: pytest.MonkeyPat
     batch = {
         "input_ids": torch.tensor([1, 9, 2, 1, 7, 8, 2, 1, 2, 1, 6, 2, 3, 3]),
         "cu_seqlens": torch.tensor([0, 3, 7, 9, 12, 14], dtype=torch.int32),
-        "masked_positions": torch.tensor([1, 5, 10, 0]),
-        "labels": torch.tensor([19, 18, 16, IGNORED]),
+        "target_positions": torch.tensor([1, 5, 10, 0]),
+        "labels": torch.tensor([19, 18, 16, IGNORE_INDEX]),
     }
     found = [[tensor.tolist() for tensor in padded] for padded in padded_batches(batch)]  # type: ignore[arg-type]
-    none = IGNORED
+    none = IGNORE_INDEX
     assert found == [
         [[[1, 9, 2], [1, 6, 2]], [[1, 1, 1], [1, 1, 1]], [[none, 19, none], [none, 16, none]]],
         [[[1, 7, 8, 2]], [[1, 1, 1, 1]], [[none, none, 18, none]]],

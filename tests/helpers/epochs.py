@@ -8,7 +8,7 @@ import numpy as np
 
 from modernbert_train.data.batch import MicroBatch, micro_batches
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import IGNORED, Masking
+from modernbert_train.data.objectives import IGNORE_INDEX, Masking
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.store.manifest import Manifest, TokenizerInfo
 from modernbert_train.store.reading import BlockReader
@@ -22,9 +22,9 @@ def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -
     return Plan(
         splits,
         mixture,
-        streams=1,
-        nodes=1,
-        window_rows=total,
+        num_streams=1,
+        num_nodes=1,
+        shuffle_rows=total,
         context_tokens=context_tokens,
         row_tokens=row_tokens,
         key=(17, 0),
@@ -48,7 +48,7 @@ def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16) -> It
 def pieces_of(batch: MicroBatch, tokenizer: TokenizerInfo, context_tokens: int) -> list[np.ndarray]:
     """Content of every segment that is no padding, masks undone; each must be [CLS] content [SEP], and fit."""
     ids, labels = batch["input_ids"].clone(), batch["labels"]
-    ids[batch["masked_positions"][labels != IGNORED]] = labels[labels != IGNORED]
+    ids[batch["target_positions"][labels != IGNORE_INDEX]] = labels[labels != IGNORE_INDEX]
     tokens, bounds = ids.numpy(), batch["cu_seqlens"].numpy()
     assert (bounds[0], bounds[-1]) == (0, len(tokens))
     lengths = np.diff(bounds)

@@ -13,7 +13,7 @@ from composer.utils import dist
 from modernbert_train.checkpoints.initial import set_first_weights
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.data.inputs import open_inputs
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.preemption import StopSignals
 from modernbert_train.training.train import build_loader, build_model, build_trainer
 
@@ -35,7 +35,7 @@ class _Catch(Callback):
 def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Name -> gradient of the whole batch, averaged over the masked tokens of all ranks."""
     dist.initialize_dist("cpu")
-    inputs, plan = open_inputs(recipe), plan_run(recipe)
+    inputs, plan = open_inputs(recipe), build_schedule(recipe)
     with closing(inputs.reader):
         model = build_model(recipe, "cpu")
         set_first_weights(model, recipe, inputs.tokenizer)

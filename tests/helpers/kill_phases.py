@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from modernbert_train.config import Recipe, load_recipe
-from modernbert_train.schedule import PhasePlan, plan_run
+from modernbert_train.schedule import PhaseSchedule, build_schedule
 from tests.helpers.kill import assert_same_run, command_line, kill, launch, wait
 
 
@@ -27,7 +27,7 @@ def kill_phases(recipe_path: Path, rounds: int, world_size: int, seed: int, over
     random.seed(seed)
     killed = dict.fromkeys(recipe.phases, 0)
     for number in range(rounds):
-        for phase in plan_run(recipe).phases:
+        for phase in build_schedule(recipe).phases:
             while not kill_in_phase(recipe, phase, world_size, during_save=number % 2 == 1):
                 pass
             killed[phase.name] += 1
@@ -38,7 +38,7 @@ def kill_phases(recipe_path: Path, rounds: int, world_size: int, seed: int, over
     print(f"killed: {', '.join(f'{count} x in {name}' for name, count in killed.items())}")
 
 
-def kill_in_phase(recipe: Recipe, phase: PhasePlan, world_size: int, during_save: bool) -> bool:
+def kill_in_phase(recipe: Recipe, phase: PhaseSchedule, world_size: int, during_save: bool) -> bool:
     """Start the run and kill it in the phase. False if the kill came too late; the run then begins anew."""
     run, end = Path(recipe.run_folder), phase.first_step + phase.num_steps
     saved = steps_saved(run)

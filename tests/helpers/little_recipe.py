@@ -12,7 +12,7 @@ model: {vocab_size: 128, hidden_size: 8, num_attention_heads: 2, max_position_em
 data:
   tokenizer: store
   sources: {web: {store: store}, code: {store: store, source: python}}
-  streams: 2
+  num_streams: 2
   num_workers: 1
 phases:
   pretrain:

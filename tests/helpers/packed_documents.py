@@ -48,7 +48,7 @@ def cu_seqlens(lengths: list[int]) -> torch.Tensor:
 
 def perturbed_model(config: ModelConfig, seed: int = 0) -> ModernBertForMaskedLM:
     """Random weights far enough from the initial ones that every weight, norms and bias too, makes a difference."""
-    model = ModernBertForMaskedLM(config, attention_backend="cpu").eval()
+    model = ModernBertForMaskedLM(config, attention_backend="torch").eval()
     generator = torch.Generator().manual_seed(seed)
     initialize_weights(model, config, generator)
     with torch.no_grad():

@@ -29,8 +29,8 @@ model:
   local_attention: 32
 data:
   tokenizer: {folder}/tokenizer
-  streams: 4
-  window_rows: 32
+  num_streams: 4
+  shuffle_rows: 32
   num_workers: 1
   sources:
     web: {{store: {folder}/store}}

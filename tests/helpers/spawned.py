@@ -15,7 +15,7 @@ from modernbert_train.training.distributed.run_lock import only_run_in
 
 # Forks of a process that has imported everything once, and of none that pytest has touched.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.conftest", "modernbert_train.training.train"])
+_CONTEXT.set_forkserver_preload(["tests.helpers.quiet_composer", "modernbert_train.training.train"])
 
 
 def free_port() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from modernbert_train.data.batch import PackedBatch, micro_batches
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import IGNORED, Masking
+from modernbert_train.data.objectives import IGNORE_INDEX, Masking
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.store.manifest import Manifest, TokenizerInfo
 from modernbert_train.store.reading import BlockReader
@@ -43,9 +43,9 @@ class World:
         return Plan(
             self.train,
             mixture,
-            streams=STREAMS,
-            nodes=2,
-            window_rows=5,  # batches begin and end within windows
+            num_streams=STREAMS,
+            num_nodes=2,
+            shuffle_rows=5,  # batches begin and end within windows
             context_tokens=context_tokens,
             row_tokens=256,
             key=(17, phase),
@@ -86,7 +86,7 @@ def texts_of(batch: PackedBatch, tokenizer: TokenizerInfo) -> Iterator[list[int]
     """Content of every piece of a batch, in order, masks undone."""
     (whole,) = micro_batches(batch, len(batch["input_ids"]), tokenizer.pad_id)
     ids, labels = whole["input_ids"].clone(), whole["labels"]
-    ids[whole["masked_positions"][labels != IGNORED]] = labels[labels != IGNORED]
+    ids[whole["target_positions"][labels != IGNORE_INDEX]] = labels[labels != IGNORE_INDEX]
     for start, stop in pairwise(whole["cu_seqlens"].tolist()):
         segment = ids[start:stop].tolist()
         if segment[0] != tokenizer.pad_id:

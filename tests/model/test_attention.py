@@ -40,7 +40,7 @@ def assert_equals_reference(ours, qkv, cu, window, tolerance, causal=False):
 def assert_cpu_equals_reference(qkv, lengths, window, tolerance, causal):
     cu = cu_seqlens(lengths)
     assert_equals_reference(
-        lambda qkv: attention(qkv, cu, max(lengths), window, "cpu", causal),
+        lambda qkv: attention(qkv, cu, max(lengths), window, "torch", causal),
         qkv,
         cu,
         window,
@@ -89,7 +89,7 @@ def test_gradcheck():
     qkv = make_qkv(6, num_heads=1, head_dim=2)
     for window, causal in product((None, 1), (False, True)):
         assert torch.autograd.gradcheck(
-            partial(attention, cu_seqlens=cu, max_seqlen=3, window=window, backend="cpu", causal=causal),
+            partial(attention, cu_seqlens=cu, max_seqlen=3, window=window, backend="torch", causal=causal),
             (qkv,),
         )
 
@@ -98,7 +98,7 @@ def test_gradcheck():
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_token_64_away_attends_and_65_away_does_not(position, causal):
     qkv = make_qkv(300)
-    out = attention(qkv, cu_seqlens([300]), 300, 64, "cpu", causal)
+    out = attention(qkv, cu_seqlens([300]), 300, 64, "torch", causal)
     out[position].sum().backward()
     reached = (qkv.grad[:, 2].abs().sum((1, 2)) > 0).nonzero().squeeze(1)  # through the values
     assert reached.min() == position - 64
@@ -113,8 +113,8 @@ def test_packed_equals_alone(window, causal):
     lengths = [130, 1, 65]
     packed = make_qkv(sum(lengths), dtype=torch.float32)
     alone = [part.clone().requires_grad_() for part in packed.detach().split(lengths)]
-    out = attention(packed, cu_seqlens(lengths), 130, window, "cpu", causal)
-    parts = [attention(part, cu_seqlens([len(part)]), len(part), window, "cpu", causal) for part in alone]
+    out = attention(packed, cu_seqlens(lengths), 130, window, "torch", causal)
+    parts = [attention(part, cu_seqlens([len(part)]), len(part), window, "torch", causal) for part in alone]
     torch.testing.assert_close(out, torch.cat(parts), rtol=1e-6, atol=1e-6)
     out.square().sum().backward()
     torch.cat(parts).square().sum().backward()
@@ -126,9 +126,9 @@ def test_autocast_does_not_reach_inside():
     for dtype in (torch.float32, torch.bfloat16):
         qkv = make_qkv(73, dtype=dtype)
         for window in (None, 64):
-            outside = attention(qkv, cu, 70, window, "cpu")
+            outside = attention(qkv, cu, 70, window, "torch")
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                inside = attention(qkv, cu, 70, window, "cpu")
+                inside = attention(qkv, cu, 70, window, "torch")
             assert inside.dtype == dtype
             assert torch.equal(inside, outside)
 
@@ -141,7 +141,7 @@ def test_autocast_does_not_reach_inside():
 @pytest.mark.parametrize("causal", [False, True])
 def test_operator_is_registered_as_it_behaves(window, dtype, causal):
     """Its schema, shapes without computing (for the compiler) and gradient, checked by PyTorch."""
-    arguments = (make_qkv(73, dtype=dtype), cu_seqlens([70, 3]), 70, window, "cpu", causal)
+    arguments = (make_qkv(73, dtype=dtype), cu_seqlens([70, 3]), 70, window, "torch", causal)
     torch.library.opcheck(packed_attention, arguments, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
@@ -149,7 +149,7 @@ def test_what_is_saved_for_backward_does_not_grow_with_the_documents():
     def saved_elements(lengths, window, dtype):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()), lambda x: x):
-            attention(make_qkv(sum(lengths), dtype=dtype), cu_seqlens(lengths), max(lengths), window, "cpu")
+            attention(make_qkv(sum(lengths), dtype=dtype), cu_seqlens(lengths), max(lengths), window, "torch")
         return sum(sizes) - len(lengths) - 1  # without cu_seqlens
 
     for dtype in (torch.float32, torch.bfloat16):
@@ -168,18 +168,18 @@ def test_what_is_saved_for_backward_does_not_grow_with_the_documents():
 )
 def test_wrong_segments_are_caught(bounds, max_seqlen, message):
     with pytest.raises(AssertionError, match=message):
-        attention(make_qkv(6), torch.tensor(bounds, dtype=torch.int32), max_seqlen, None, "cpu")
+        attention(make_qkv(6), torch.tensor(bounds, dtype=torch.int32), max_seqlen, None, "torch")
 
 
 def test_wrong_shapes_are_caught():
     qkv, cu = make_qkv(6), cu_seqlens([6])
     for wrong, message in ((qkv[:, 0], "3 dimensions"), (qkv[:, :2], r"\[T, 3, H, D\]")):
         with pytest.raises(AssertionError, match=message):
-            attention(wrong, cu, 6, None, "cpu")
+            attention(wrong, cu, 6, None, "torch")
     with pytest.raises(AssertionError, match="int32"):
-        attention(qkv, cu.long(), 6, None, "cpu")
+        attention(qkv, cu.long(), 6, None, "torch")
     with pytest.raises(AssertionError, match="positive or None"):
-        attention(qkv, cu, 6, 0, "cpu")
+        attention(qkv, cu, 6, 0, "torch")
 
 
 def test_varlen_attn_has_the_arguments_we_call_it_with():

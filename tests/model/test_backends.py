@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.model import ModernBertForMaskedLM, attention_torch, resolve_backend
+from modernbert_train.model import ModernBertForMaskedLM, attention_torch, backends, resolve_backend
 from modernbert_train.model import attention as attention_module
 from modernbert_train.model.attention import attention, packed_attention
 from modernbert_train.model.backends import backends_by_device
@@ -33,7 +33,7 @@ def a_gpu(monkeypatch):
 
 def test_auto_without_a_gpu():
     backend, reason = resolve_backend("auto", "cpu")
-    assert backend == "cpu"
+    assert backend == "torch"
     assert "no flash kernels for cpu" in reason
 
 
@@ -42,13 +42,13 @@ def test_auto_with_a_gpu(a_gpu):
     backend, reason = resolve_backend("auto", torch.device("cuda"))
     assert backend == "varlen"
     assert "nothing to install" in reason
-    assert backends_by_device("auto") == {"cpu": "cpu", "cuda": "varlen"}
+    assert backends_by_device("auto") == {"cpu": "torch", "cuda": "varlen"}
 
 
 def test_auto_with_a_gpu_that_is_too_old(a_gpu):
     a_gpu((7, 5))
     backend, reason = resolve_backend("auto", "cuda")
-    assert backend == "cpu"
+    assert backend == "torch"
     assert "slow on a GPU: it needs compute capability from (8, 0), pretended has (7, 5)" in reason
 
 
@@ -61,22 +61,22 @@ def test_an_unknown_backend():
 
 @pytest.mark.parametrize("backend", ["varlen", "flash2", "flash3", "flash4"])
 def test_a_gpu_backend_without_a_gpu(backend):
-    with pytest.raises(ValueError, match=f"'{backend}': it needs a CUDA device.*use auto or cpu"):
+    with pytest.raises(ValueError, match=f"'{backend}': it needs a CUDA device.*use auto or torch"):
         resolve_backend(backend, "cpu")
-    with pytest.raises(ValueError, match="the tensors are on cpu: use auto or cpu"):
+    with pytest.raises(ValueError, match="the tensors are on cpu: use auto or torch"):
         attention(make_qkv(6), cu_seqlens([6]), 6, None, backend)
 
 
 @pytest.mark.parametrize("backend", ["flash2", "flash3", "flash4"])
 def test_a_package_that_is_not_installed(backend, a_gpu, monkeypatch):
     a_gpu((9, 0))
-    monkeypatch.setattr(attention_module, "_is_installed", lambda module: False)
+    monkeypatch.setattr(backends, "_is_installed", lambda module: False)
     with pytest.raises(ValueError, match=r"is not installed \(.*\); or use auto"):
         resolve_backend(backend, "cuda")
 
 
 def test_a_package_that_is_installed(a_gpu, monkeypatch):
-    monkeypatch.setattr(attention_module, "_is_installed", lambda module: True)
+    monkeypatch.setattr(backends, "_is_installed", lambda module: True)
     a_gpu((9, 0))
     assert resolve_backend("flash3", "cuda") == ("flash3", "asked for")
     a_gpu((10, 0))
@@ -88,14 +88,14 @@ def test_a_package_that_is_installed(a_gpu, monkeypatch):
 
 def test_a_torch_without_windows(a_gpu, monkeypatch):
     a_gpu((9, 0))
-    monkeypatch.setattr(attention_module.varlen, "varlen_attn", lambda query: query)
+    monkeypatch.setattr(backends.varlen, "varlen_attn", lambda query: query)
     with pytest.raises(ValueError, match=r"no windows in varlen_attn; install torch 2\.11 or newer"):
         resolve_backend("varlen", "cuda")
 
 
 def test_whether_a_module_is_installed():
-    assert attention_module._is_installed("torch.nn")
-    assert not attention_module._is_installed("no_such_package.part")
+    assert backends._is_installed("torch.nn")
+    assert not backends._is_installed("no_such_package.part")
 
 
 def test_flash_kernels_compute_in_half_precision():

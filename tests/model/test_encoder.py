@@ -20,14 +20,14 @@ from tests.helpers.packed_documents import (
 TINY = replace(SMALL, vocab_size=64, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 
 
-def masked(packed, num_masked, seed=0):
-    """Inputs of `loss_sums`, the last label ignored."""
+def masked(packed, num_targets, seed=0):
+    """Inputs of `loss_and_correct`, the last label ignored."""
     inputs = packed.inputs()
     generator = torch.Generator().manual_seed(seed)
-    positions = torch.randperm(len(inputs["input_ids"]), generator=generator)[:num_masked].sort().values
+    positions = torch.randperm(len(inputs["input_ids"]), generator=generator)[:num_targets].sort().values
     labels = inputs["input_ids"][positions]
     labels[-1] = -100
-    return inputs | {"masked_positions": positions, "labels": labels}
+    return inputs | {"target_positions": positions, "labels": labels}
 
 
 def test_packed_equals_alone():
@@ -56,14 +56,14 @@ def test_logits_at_masked_positions_only():
     packed = random_documents([20, 13], TINY.vocab_size)
     model = perturbed_model(TINY)
     positions = torch.tensor([0, 5, 19, 20, 32])
-    some = model(**packed.inputs(), masked_positions=positions)
+    some = model(**packed.inputs(), target_positions=positions)
     torch.testing.assert_close(some, model(**packed.inputs())[positions], rtol=1e-5, atol=1e-5)
 
 
 def test_loss_sums():
     inputs = masked(random_documents([20, 13], TINY.vocab_size), 10)
     model = perturbed_model(TINY)
-    loss, num_correct = model.loss_sums(**inputs)
+    loss, num_correct = model.loss_and_correct(**inputs)
     labels = inputs.pop("labels")
     logits = model(**inputs)
     expected = sum(F.cross_entropy(logits[i], labels[i]) for i in range(9))  # the tenth is ignored
@@ -78,13 +78,13 @@ def test_correct_predictions_are_counted():
     model = perturbed_model(TINY)
     inputs["labels"] = model(**{k: v for k, v in inputs.items() if k != "labels"}).argmax(dim=-1)
     inputs["labels"][:3] = -100
-    assert int(model.loss_sums(**inputs)[1]) == 7
+    assert int(model.loss_and_correct(**inputs)[1]) == 7
 
 
 def test_no_masked_token_in_a_batch():
     inputs = masked(random_documents([20, 13], TINY.vocab_size), 4)
     inputs["labels"].fill_(-100)
-    loss, num_correct = perturbed_model(TINY).loss_sums(**inputs)
+    loss, num_correct = perturbed_model(TINY).loss_and_correct(**inputs)
     loss.backward()
     assert (loss.item(), num_correct.item()) == (0.0, 0)
 
@@ -96,7 +96,7 @@ def test_bf16_autocast_is_near_float32():
     expected = model(**inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(**inputs)
-        loss, _ = model.loss_sums(**masked(random_documents(RAGGED, SMALL.vocab_size), 50))
+        loss, _ = model.loss_and_correct(**masked(random_documents(RAGGED, SMALL.vocab_size), 50))
     assert logits.dtype == torch.bfloat16
     assert loss.dtype == torch.float32
     assert relative_error(logits, expected) < 2e-2
@@ -116,10 +116,10 @@ def test_dropout_only_in_training():
 def test_dropout_comes_after_the_output_projection():
     attention = perturbed_model(TINY).model.layers[1].attn.train()
     hidden, rotary = torch.randn(40, 32), RotaryEmbedding(16, 1e4, 1e4)(torch.arange(40))[1]
-    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu", False)
+    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "torch", False)
     dropped = (out == 0).float().mean()
     assert 0.05 < dropped < 0.15  # of 1,280 elements: 0.1 and three standard deviations are 0.075 to 0.125
-    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "cpu", False)
+    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "torch", False)
     torch.testing.assert_close(out[out != 0], kept[out != 0] / 0.9)
 
 
@@ -164,7 +164,7 @@ def run_compiled(backend, config=TINY):
     model = perturbed_model(config)
     eager = copy.deepcopy(model)
     counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
-    compiled = torch.compile(model.loss_sums, backend=counter, fullgraph=True)
+    compiled = torch.compile(model.loss_and_correct, backend=counter, fullgraph=True)
     for step, lengths in enumerate(
         ([100, 156], [10, 20, 30, 40, 156], [256], [1] * 56 + [200], [50] * 5 + [6])
     ):
@@ -176,7 +176,7 @@ def run_compiled(backend, config=TINY):
             each.zero_grad()
         loss, num_correct = compiled(**inputs)
         loss.backward()
-        expected, expected_correct = eager.loss_sums(**inputs)
+        expected, expected_correct = eager.loss_and_correct(**inputs)
         expected.backward()
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
         assert num_correct == expected_correct
@@ -194,11 +194,11 @@ def test_another_graph_for_causal_attention_and_the_same_again():
     torch._dynamo.reset()
     model = perturbed_model(TINY)
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
-    compiled = torch.compile(model.loss_sums, backend=counter, fullgraph=True)
+    compiled = torch.compile(model.loss_and_correct, backend=counter, fullgraph=True)
     inputs = masked(random_documents([100, 156], TINY.vocab_size), 77)
     for causal, graphs in ((True, 1), (False, 2), (True, 2)):
         model.set_causal(causal)
-        torch.testing.assert_close(compiled(**inputs), model.loss_sums(**inputs))
+        torch.testing.assert_close(compiled(**inputs), model.loss_and_correct(**inputs))
         assert counter.frame_count == graphs
 
 

@@ -97,7 +97,7 @@ def test_causal_means_that_a_later_token_changes_no_earlier_output(config):
 def test_a_checkpoint_holds_the_whole_model(config, tmp_path):
     model = perturbed_model(config)
     save_weights(tmp_path, model.state_dict(), {"step": 0})
-    other = ModernBertForMaskedLM(config, attention_backend="cpu").eval()
+    other = ModernBertForMaskedLM(config, attention_backend="torch").eval()
     other.load_state_dict(load_weights(tmp_path)[0])  # strict
     inputs = random_documents(LENGTHS, config.vocab_size).inputs()
     assert torch.equal(model(**inputs), other(**inputs))
@@ -105,7 +105,7 @@ def test_a_checkpoint_holds_the_whole_model(config, tmp_path):
 
 @pytest.mark.parametrize("config", ALL, ids=name)
 def test_initial_weights_and_groups_of_the_optimizer(config):
-    model = ModernBertForMaskedLM(config, attention_backend="cpu")
+    model = ModernBertForMaskedLM(config, attention_backend="torch")
     initialize_weights(model, config, torch.Generator().manual_seed(0))
     groups = parameter_groups(model, 1e-5)
     decayed, spared = ({id(weight) for weight in group["params"]} for group in groups)

@@ -21,7 +21,7 @@ MOVED = 0.02
 
 def make_model(**switches) -> ModernBertForMaskedLM:
     torch.manual_seed(0)
-    return ModernBertForMaskedLM(ModelConfig(**{**MODEL.__dict__, **switches}), attention_backend="cpu")
+    return ModernBertForMaskedLM(ModelConfig(**{**MODEL.__dict__, **switches}), attention_backend="torch")
 
 
 def parts_of(name: str, gated: bool = True) -> int:

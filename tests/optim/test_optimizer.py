@@ -33,7 +33,7 @@ def test_matrices_decay_and_vectors_do_not():
     config = ModelConfig(
         vocab_size=64, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=12
     )
-    model = ModernBertForMaskedLM(config, attention_backend="cpu")
+    model = ModernBertForMaskedLM(config, attention_backend="torch")
     names = {parameter: name for name, parameter in model.named_parameters()}
     decayed, spared = (
         {names[parameter] for parameter in group["params"]} for group in parameter_groups(model, 1e-5)

@@ -7,7 +7,7 @@ from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig,
 from modernbert_train.config.architecture import num_parameters
 from modernbert_train.planning.dry_run import describe
 from modernbert_train.planning.source_stats import Contribution, PhaseData, repetitions
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from tests.helpers.little_recipe import a_phase, a_recipe
 from tests.helpers.recipes import shipped_recipes
 
@@ -52,7 +52,7 @@ def test_parameters(model, parameters):
 
 
 def lines_of(recipe, data=None):
-    return describe(recipe, plan_run(recipe), data).splitlines()
+    return describe(recipe, build_schedule(recipe), data).splitlines()
 
 
 def test_the_figures_of_a_run():
@@ -83,7 +83,7 @@ def test_the_figures_of_a_run():
     assert cells["micro-batch tokens"] == ["64", "64"]
     assert cells["last checkpoint"] == ["step-00000037", "step-00000047"]
     assert cells["weight decay"] == ["1e-05", "0.002"]
-    assert not any("passes" in line for line in lines)
+    assert not any("epochs" in line for line in lines)
 
 
 def model_text(model):
@@ -113,10 +113,10 @@ def test_only_rotary_positions_have_a_theta(positions):
 
 
 def test_a_mixture_that_only_the_stores_resolve():
-    passes = a_phase(mixture=MixtureConfig(passes={"web": 1, "code": 2.5}))
+    epochs = a_phase(mixture=MixtureConfig(epochs={"web": 1, "code": 2.5}))
     temperature = a_phase(mixture=MixtureConfig(temperature=0.3))
     some = a_phase(mixture=MixtureConfig(temperature=0.5, sources=["code"]))
-    lines = lines_of(a_recipe(passes, temperature, some))
+    lines = lines_of(a_recipe(epochs, temperature, some))
     cells = {line[:20].strip(): re.split("  +", line[20:].strip()) for line in lines}
     assert cells["share web"] == ["1 x tokens", "tokens^0.3", "-"]
     assert cells["share code"] == ["2.5 x tokens", "tokens^0.3", "tokens^0.5"]
@@ -128,7 +128,7 @@ DATA = [
     PhaseData({"web": Contribution(1.0, 1_000, 1 / 3, 100)}, 0.98),
 ]
 SOURCES = """
-source              phase                  share    tokens   passes    documents
+source              phase                  share    tokens   epochs    documents
 ────────────────────────────────────────────────────────────────────────────────
 web                 phase0                90.00%      3.6K      1.2          360
                     phase1               100.00%        1K    0.333          100
@@ -153,12 +153,12 @@ def test_what_each_source_contributes_is_shown_where_the_stores_are_at_hand():
 
 def test_sources_that_are_gone_through_too_often_are_warned_of():
     recipe = a_recipe(a_phase(), a_phase())
-    assert repetitions(DATA, warn_passes=1.6) == []
-    (warning,) = repetitions(DATA, warn_passes=1.5)
+    assert repetitions(DATA, warn_epochs=1.6) == []
+    (warning,) = repetitions(DATA, warn_epochs=1.5)
     assert warning.startswith(
         "the text of web is gone through 1.53 times over the run, more than 1.5 (data.warn_"
     )
-    lines = lines_of(replace(recipe, data=replace(recipe.data, warn_passes=1.5)), DATA)
+    lines = lines_of(replace(recipe, data=replace(recipe.data, warn_epochs=1.5)), DATA)
     at = next(number for number, line in enumerate(lines) if line.startswith("WARNING"))
     assert " ".join(" ".join(lines[at:]).split()) == f"WARNING {warning}"
 
@@ -240,6 +240,6 @@ def test_sources_with_long_alike_names_keep_their_lines():
 @pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
 def test_shipped_recipes(path):
     recipe = load_recipe(path)
-    text = describe(recipe, plan_run(recipe))
+    text = describe(recipe, build_schedule(recipe))
     assert text.startswith(f"{recipe.name}: ")
     assert all(len(line) <= 80 for line in text.splitlines())

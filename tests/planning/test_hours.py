@@ -1,12 +1,12 @@
 from modernbert_train.config import ModelConfig
 from modernbert_train.planning.cost import describe_hours, gpu_hours, tokens_per_s
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from tests.helpers.little_recipe import a_phase, a_recipe
 
 
 def plan(**fields):
     """Of one phase with 3.6 million steps of 128 tokens."""
-    return plan_run(a_recipe(a_phase(tokens=128 * 3_600_000, **fields)))
+    return build_schedule(a_recipe(a_phase(tokens=128 * 3_600_000, **fields)))
 
 
 def test_hours_from_a_stated_speed():
@@ -30,6 +30,6 @@ def test_an_estimate_for_documents_of_the_whole_context():
 
 
 def test_little_is_said_to_be_little():
-    text = describe_hours(ModelConfig(), plan_run(a_recipe()))
+    text = describe_hours(ModelConfig(), build_schedule(a_recipe()))
     assert text.startswith("<0.1 GPU-hours (<0.1 on 8 GPUs, ")
     assert text.endswith("at 30% of an H100's peak where not stated")

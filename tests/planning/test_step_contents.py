@@ -14,7 +14,7 @@ from modernbert_train.config import load_recipe
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.planning import step_contents as module
 from modernbert_train.planning.step_contents import step_contents
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import build_loader, train
 from tests.helpers.external import with_specials, write_mds
 from tests.helpers.recipes import skewed_documents
@@ -40,7 +40,7 @@ def texts_named(found):
 
 def test_every_step_of_a_run(tiny, run):
     recipe = load_recipe(run / "recipe.yaml")
-    plan, inputs = plan_run(recipe), open_inputs(recipe)
+    plan, inputs = build_schedule(recipe), open_inputs(recipe)
     with closing(inputs.reader):
         loader = build_loader(recipe, plan, inputs)
         for batch in loader:

@@ -1,14 +1,14 @@
 """What must be true of a row, checked token by token."""
 
 
-def check_masked_row(original, masked_ids, positions, labels, num_masked, rate, masking) -> None:
+def check_masked_row(original, masked_ids, positions, labels, num_targets, rate, masking) -> None:
     maskable = [at for at, token in enumerate(original) if masking.maskable[token]]
-    assert num_masked == (max(1, int(rate * len(maskable) + 0.5)) if maskable else 0)
-    chosen = positions[:num_masked].tolist()
+    assert num_targets == (max(1, int(rate * len(maskable) + 0.5)) if maskable else 0)
+    chosen = positions[:num_targets].tolist()
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= set(maskable)
-    assert labels[:num_masked].tolist() == [original[at] for at in chosen]
-    assert set(labels[num_masked:].tolist()) <= {-100}
+    assert labels[:num_targets].tolist() == [original[at] for at in chosen]
+    assert set(labels[num_targets:].tolist()) <= {-100}
     ordinary = set(masking.ordinary_ids.tolist())
     for at, (before, after) in enumerate(zip(original.tolist(), masked_ids.tolist(), strict=True)):
         if at not in chosen:

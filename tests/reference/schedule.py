@@ -23,7 +23,7 @@ def all_steps(recipe: Recipe) -> list[Step]:
     run_tokens = 0
     for name, phase in recipe.phases.items():
         tokens = 0
-        for phase_step, rows in enumerate(batch_sizes(phase, recipe.data.streams)):
+        for phase_step, rows in enumerate(batch_sizes(phase, recipe.data.num_streams)):
             batch_tokens = rows * phase.row_tokens
             rate = learning_rate(phase, tokens + batch_tokens / 2)
             steps.append(Step(name, phase_step, rows, run_tokens, rate))

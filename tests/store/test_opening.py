@@ -17,7 +17,7 @@ from streaming import MDSWriter
 
 from modernbert_train.store import download
 from modernbert_train.store.cache import Cache
-from modernbert_train.store.download import Patience, expect
+from modernbert_train.store.download import RetryPolicy, expect
 from modernbert_train.store.opening import open_store, open_tokenizer
 from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import write_sidecars
@@ -26,8 +26,8 @@ from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
 SHARD_BYTES = 4_000
 URL = "s3://bucket/store"
-PATIENT = Patience(attempts=3, silence_seconds=20)
-IMPATIENT = Patience(attempts=3, silence_seconds=1)  # where the server is silent on purpose
+PATIENT = RetryPolicy(attempts=3, silence_seconds=20)
+IMPATIENT = RetryPolicy(attempts=3, silence_seconds=1)  # where the server is silent on purpose
 pytestmark = CONNECTIONS_ARE_LEFT
 fork = multiprocessing.get_context("fork")
 
@@ -245,7 +245,7 @@ def test_an_answer_that_is_cut_short(server):
 
 
 def test_a_server_that_comes_back(server, bucket, caplog):
-    cache = open_cache(patience=Patience(attempts=100, silence_seconds=20))
+    cache = open_cache(patience=RetryPolicy(attempts=100, silence_seconds=20))
     split = open_web(cache)
     server.stop()
 
@@ -282,13 +282,13 @@ def test_a_server_that_does_not_come_back(server, how):
 
 
 def test_the_longest_wait_is_what_it_says():
-    assert Patience(8, 60.0).longest_seconds() == 8 * 60 + 1 + 2 + 4 + 8 + 16 + 30 + 30
+    assert RetryPolicy(8, 60.0).longest_seconds() == 8 * 60 + 1 + 2 + 4 + 8 + 16 + 30 + 30
 
 
 def test_slow_is_not_silent(server, tmp_path):
     make_big_shard(server, tmp_path)
     split = open_store("s3://bucket/big", {"web"}, open_cache()).sources["web"]["train"]
-    cache = open_cache(patience=Patience(attempts=1, silence_seconds=4))
+    cache = open_cache(patience=RetryPolicy(attempts=1, silence_seconds=4))
     server.bytes_per_second = 700_000  # six seconds, more than silence is suffered
     started = time.monotonic()
     with closing(BlockReader([split], cache)) as reader:

@@ -1,1 +1,1 @@
-import tests.training.conftest  # noqa: F401  Composer is imported there, with its warnings silenced
+import tests.helpers.quiet_composer  # noqa: F401

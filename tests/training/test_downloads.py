@@ -21,7 +21,7 @@ from modernbert_train.data.batch import checksum, join
 from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.planning.downloads import check_downloads, nodes_of_machines
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.store import download
 from modernbert_train.store.reading import BlockReader
 from tests.helpers.launching import launch, read_steps
@@ -51,7 +51,7 @@ def tiny(tmp_path_factory) -> Path:
     )
     recipe = folder / "tiny.yaml"
     text = TINY.replace("{folder}/store", "{folder}/buckets/bucket/store").format(folder=folder)
-    recipe.write_text(text.replace("window_rows: 32", "window_rows: 8"))
+    recipe.write_text(text.replace("shuffle_rows: 32", "shuffle_rows: 8"))
     return recipe
 
 
@@ -65,7 +65,7 @@ def server(tiny, monkeypatch):
 def loader_of(recipe, *, rank=0, world_size=1, num_workers=0, steps=None):
     """Loader and reader of a rank, over all phases."""
     inputs = open_inputs(recipe)
-    phases = plan_rows(recipe, plan_run(recipe), inputs)
+    phases = plan_rows(recipe, build_schedule(recipe), inputs)
     rows = PlannedRows(
         phases, inputs.reader, inputs.tokenizer, inputs.masking, rank=rank, world_size=world_size
     )
@@ -101,7 +101,7 @@ def test_a_run_is_that_of_the_local_store(tiny, server):
 
 def test_each_machine_downloads_its_share_only(tiny, server):
     """Two ranks, each a machine with a cache of its own, over most of a pass."""
-    overrides = ["data.canonical_nodes=2", "phases.pretrain.tokens=160K", "phases.extension=null"]
+    overrides = ["data.num_canonical_nodes=2", "phases.pretrain.tokens=160K", "phases.extension=null"]
     expected = checksums(load_recipe(tiny, overrides))
     parts, got = [], []
     for rank in range(2):
@@ -123,7 +123,7 @@ def test_each_machine_downloads_its_share_only(tiny, server):
 @pytest.mark.slow
 def test_two_machines_train_together(tiny, server, tmp_path):
     """Two launchers, as on two machines, of one process each; a cache for each."""
-    options = ["data.canonical_nodes=2", *SHORT]
+    options = ["data.num_canonical_nodes=2", *SHORT]
     assert main(["train", str(tiny), *options, "run_folder=local"]) == 0
     composer = str(Path(sys.executable).with_name("composer"))
     words = [composer, "--world_size", "2", "-n", "1", "--master_addr", "127.0.0.1", "--master_port", "29713"]
@@ -255,10 +255,10 @@ def test_a_window_is_on_its_way_before_it_is_needed(tiny, server, monkeypatch):
 
 def test_nodes_of_machines(tiny):
     recipe = load_recipe(
-        tiny, ["data.streams=8", "data.canonical_nodes=4", "phases.pretrain.batch_ramp=null"]
+        tiny, ["data.num_streams=8", "data.num_canonical_nodes=4", "phases.pretrain.batch_ramp=null"]
     )
     inputs = open_inputs(recipe)
-    plan = plan_rows(recipe, plan_run(recipe), inputs)[0].plan
+    plan = plan_rows(recipe, build_schedule(recipe), inputs)[0].plan
     assert nodes_of_machines(plan, 4, 2) == [{0, 1}, {2, 3}]
     assert nodes_of_machines(plan, 8, 1) == [{0}, {0}, {1}, {1}, {2}, {2}, {3}, {3}]
     assert nodes_of_machines(plan, 3, 1) == [{0, 1}, {1, 2}, {3}]
@@ -271,17 +271,19 @@ def test_nodes_of_machines(tiny):
         ("10KB", 1, 1, r"limit_bytes is 10KB: the blocks of 8 shards are shuffled together, .* 21.94KB, so that"),
         ("60KB", 1, 1, r"limit_bytes is 60KB: some shards will be downloaded more than once, .*; with \d+.\dKB, none"),
         ("500GB", 1, 1, None),
-        ("null", 1, 2, r"canonical_nodes is 1 on 2 machines, so they download (\S+), \1 in a pass, where \S+ each"),
+        ("null", 1, 2, r"num_canonical_nodes is 1 on 2 machines, so they download (\S+), \1 in a pass, where \S+ each"),
         ("null", 2, 2, None),
         ("null", 4, 2, None),
-        ("null", 2, 4, "canonical_nodes is 2 on 4 machines"),
+        ("null", 2, 4, "num_canonical_nodes is 2 on 4 machines"),
     ],
 )  # fmt: skip
 def test_what_is_said_of_the_downloads(tiny, server, caplog, limit, nodes, world_size, message):
     caplog.set_level(logging.INFO)
-    recipe = load_recipe(tiny, [*REMOTE, f"data.cache.limit_bytes={limit}", f"data.canonical_nodes={nodes}"])
+    recipe = load_recipe(
+        tiny, [*REMOTE, f"data.cache.limit_bytes={limit}", f"data.num_canonical_nodes={nodes}"]
+    )
     inputs = open_inputs(recipe)
-    phases = plan_rows(recipe, plan_run(recipe), inputs)
+    phases = plan_rows(recipe, build_schedule(recipe), inputs)
     if limit == "10KB":
         with pytest.raises(ValueError, match=message):
             check_downloads(recipe.data, phases, inputs, world_size, 1)
@@ -300,7 +302,7 @@ def test_nothing_is_said_of_local_stores(tiny, caplog, remote):
     inputs = open_inputs(recipe)
     for name, split in inputs.train.items():
         inputs.train[name] = dataclasses.replace(split, remote=remote)
-    check_downloads(recipe.data, plan_rows(recipe, plan_run(recipe), inputs), inputs, 4, 1)
+    check_downloads(recipe.data, plan_rows(recipe, build_schedule(recipe), inputs), inputs, 4, 1)
     assert not caplog.records
     assert not Path("cache").exists()
 

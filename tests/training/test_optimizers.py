@@ -8,7 +8,7 @@ import torch
 from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights
 from modernbert_train.config import load_recipe
 from modernbert_train.planning.dry_run import describe
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
 from tests.training.test_train import metrics
 
@@ -44,6 +44,8 @@ def test_the_size_of_a_checkpoint(tiny, tmp_path):
         )
         (*_, newest) = list_checkpoints(train(recipe))
         sizes[name] = newest.stat().st_size / 1e6
-        (said,) = [line for line in describe(recipe, plan_run(recipe)).splitlines() if " MB each" in line]
+        (said,) = [
+            line for line in describe(recipe, build_schedule(recipe)).splitlines() if " MB each" in line
+        ]
         assert f"{sizes[name]:.0f}" == f"{float(said.split(' MB each')[0].split()[-1]):.0f}"
     assert sizes["muon"] < sizes["adamw"]

@@ -9,7 +9,7 @@ import torch
 from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.checkpoints import position
 from modernbert_train.training.train import check_clock, train
 
@@ -114,7 +114,7 @@ def test_the_dry_run_of_a_phase_alone(tiny, capsys):
     ],
 )
 def test_only_what_is_still_to_come_can_be_changed(tiny, step, changed, message):
-    before, after = plan_run(load_recipe(tiny)), plan_run(load_recipe(tiny, changed))
+    before, after = build_schedule(load_recipe(tiny)), build_schedule(load_recipe(tiny, changed))
     checkpoint = {**position(before, step), "path": f"run/{step}.pt"}
     if message is None:
         check_clock(after, checkpoint)

@@ -22,7 +22,7 @@ data:
     prose: {{store: {folder}/store}}
     code: {{store: {folder}/store}}
     science: {{store: {folder}/store}}
-  window_rows: 64
+  shuffle_rows: 64
 phases:
   pretrain: {{tokens: 20K, warmup_tokens: 5K, batch_ramp: {{tokens: 6K}}}}
   extension: {{tokens: 32K}}

@@ -133,6 +133,6 @@ def test_a_skipped_document_is_not_trained_on(tiny, tmp_path, whole):
 def test_mistakes(tiny, tmp_path, capsys, override, message, dry_run):
     status = main(["train", str(tiny), override, f"run_folder={tmp_path}/run", *dry_run])
     said = "".join(capsys.readouterr())
-    assert status == 2 or "without passes and fill: " in said
+    assert status == 2 or "without epochs and fill: " in said
     assert re.search(message, said)
     assert not (tmp_path / "run").exists()

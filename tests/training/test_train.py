@@ -16,7 +16,7 @@ from modernbert_train.config import load_recipe
 from modernbert_train.convert import import_folder
 from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.planning.source_stats import phase_data, whole_run
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
 from tests.helpers.stores import make_tokenizer
 
@@ -227,20 +227,20 @@ def test_dry_run_knows_the_stores(tiny, capsys):
     assert re.search(r"^web +pretrain +66.67% .*\n +extension .*\n +whole run", text, re.MULTILINE)
     assert "fill of the rows" in text
     assert "WARNING" not in text
-    assert main(["train", str(tiny), "--dry-run", "data.warn_passes=0.5"]) == 0
+    assert main(["train", str(tiny), "--dry-run", "data.warn_epochs=0.5"]) == 0
     assert re.search(
         r"WARNING +the text of web is gone through 0\.\d+ times over the\s+run", capsys.readouterr().out
     )
 
 
 @pytest.mark.parametrize(
-    "mixture", ["{passes: {web: 1, code: 2}}", "{temperature: 0.2}", "{passes: {code: 1}}"]
+    "mixture", ["{epochs: {web: 1, code: 2}}", "{temperature: 0.2}", "{epochs: {code: 1}}"]
 )
 def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
     caplog.set_level(logging.INFO)
-    options = [f"phases.pretrain.mixture={mixture}", f"run_folder={tmp_path}/run", "data.warn_passes=0.3"]
+    options = [f"phases.pretrain.mixture={mixture}", f"run_folder={tmp_path}/run", "data.warn_epochs=0.3"]
     recipe = load_recipe(tiny, options)
-    plan, inputs = plan_run(recipe), open_inputs(recipe)
+    plan, inputs = build_schedule(recipe), open_inputs(recipe)
     with closing(inputs.reader):
         planned = whole_run(phase_data(plan, plan_rows(recipe, plan, inputs)))
     read = metrics(train(recipe))[0][-1]["source_tokens"]
@@ -250,7 +250,7 @@ def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
         # Less than a window of each stream is read, and a block is a good part of that.
         assert tokens / total == pytest.approx(planned[name].share if name in planned else 0, abs=0.08)
     for name, part in planned.items():
-        assert part.passes == pytest.approx(part.tokens / inputs.train[name].num_tokens, rel=1e-3)
-        warned = f"WARNING: the text of {name} is gone through {part.passes:.3g} times" in caplog.text
-        assert warned == (part.passes > 0.3)
+        assert part.epochs == pytest.approx(part.tokens / inputs.train[name].num_tokens, rel=1e-3)
+        warned = f"WARNING: the text of {name} is gone through {part.epochs:.3g} times" in caplog.text
+        assert warned == (part.epochs > 0.3)
     assert "phase pretrain reads " in caplog.text

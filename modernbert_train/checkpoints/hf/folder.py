@@ -53,7 +53,7 @@ def read_weights(folder: Path, model: ModelConfig) -> dict[str, Tensor]:
         else torch.load(file, map_location="cpu", weights_only=True)
     )
     with torch.device("meta"):
-        expected = ModernBertForMaskedLM(model, attention_backend="cpu").state_dict()
+        expected = ModernBertForMaskedLM(model, attention_backend="torch").state_dict()
     loaded = from_hf_weights(loaded, model)
     if EMBEDDING not in loaded:
         loaded = {name if name in expected else f"model.{name}": weight for name, weight in loaded.items()}

@@ -14,7 +14,7 @@ from composer.utils.checkpoint import save_checkpoint
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
 from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, drop_after
 from modernbert_train.data.loader import PlannedLoader
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.schedule import step_of
 from modernbert_train.training.distributed.ranks import on_rank_zero
 
@@ -24,7 +24,7 @@ class SaveCheckpoints(Callback):
 
     def __init__(
         self,
-        plan: RunPlan,
+        plan: RunSchedule,
         run: Path,
         loader: PlannedLoader,
         every_tokens: int,
@@ -72,7 +72,7 @@ class SaveCheckpoints(Callback):
         prune(self._run, self._keep, step)
 
 
-def position(plan: RunPlan, step: int) -> dict[str, Any]:
+def position(plan: RunSchedule, step: int) -> dict[str, Any]:
     """Where in the run a checkpoint after `step` steps stands; the phase is that of the last finished step."""
     phase = plan.phase_of(max(0, step - 1))
     phase_step = step - phase.first_step

@@ -8,7 +8,7 @@ import torch
 from composer import Callback, Logger, State
 
 from modernbert_train.model import ModernBertForMaskedLM
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.schedule import step_of
 
 
@@ -28,7 +28,7 @@ class WeightAverage(Callback):
     Nothing that is trained or measured reads it: `modernbert average --ema` makes a checkpoint of it.
     """
 
-    def __init__(self, plan: RunPlan, model: ModernBertForMaskedLM, half_life_tokens: int) -> None:
+    def __init__(self, plan: RunSchedule, model: ModernBertForMaskedLM, half_life_tokens: int) -> None:
         self._plan = plan
         self._model = model
         self._half_life_tokens = half_life_tokens

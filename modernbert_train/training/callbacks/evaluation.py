@@ -14,7 +14,7 @@ from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.model import ModernBertForMaskedLM
-from modernbert_train.schedule import PhasePlan, RunPlan
+from modernbert_train.schedule import PhaseSchedule, RunSchedule
 from modernbert_train.store.manifest import Split
 from modernbert_train.training.callbacks.schedule import step_of
 from modernbert_train.training.composer_model import autocast, model_inputs
@@ -25,7 +25,7 @@ class Evaluate(Callback):
 
     def __init__(
         self,
-        plan: RunPlan,
+        plan: RunSchedule,
         model: ModernBertForMaskedLM,
         inputs: Inputs,
         config: EvaluationConfig,
@@ -59,14 +59,14 @@ class Evaluate(Callback):
     def _evaluate(self, state: State, batches: list[MicroBatch]) -> dict[str, float]:
         sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, masked
         for batch in batches:
-            loss, correct = self._model.loss_sums(**model_inputs(state.device.batch_to_device(batch)))
-            sums += torch.tensor([float(loss), float(correct), batch["num_masked"]], dtype=torch.float64)
+            loss, correct = self._model.loss_and_correct(**model_inputs(state.device.batch_to_device(batch)))
+            sums += torch.tensor([float(loss), float(correct), batch["num_targets"]], dtype=torch.float64)
         sums = state.device.tensor_to_device(sums)
         dist.all_reduce(sums)
-        loss_sum, num_correct, num_masked = sums.tolist()
-        return {"loss": loss_sum / num_masked, "accuracy": num_correct / num_masked}
+        loss_sum, num_correct, num_targets = sums.tolist()
+        return {"loss": loss_sum / num_targets, "accuracy": num_correct / num_targets}
 
-    def _of_phase(self, phase: PhasePlan) -> dict[str, list[MicroBatch]]:
+    def _of_phase(self, phase: PhaseSchedule) -> dict[str, list[MicroBatch]]:
         """Rows are made once for a phase: reading them again would give the same."""
         if self._batches is None or self._batches[0] != phase.index:
             self._batches = (
@@ -78,7 +78,7 @@ class Evaluate(Callback):
             )
         return self._batches[1]
 
-    def _read(self, source: str, split: Split, phase: PhasePlan) -> Any:
+    def _read(self, source: str, split: Split, phase: PhaseSchedule) -> Any:
         return evaluation_batches(
             source,
             split,

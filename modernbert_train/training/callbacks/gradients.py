@@ -8,14 +8,14 @@ import torch
 from composer import Callback, Logger, State
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.schedule import step_of
 
 
 class GradientNorm(Callback):
     """The norm of the whole gradient, before clipping, where clipping is asked for or a step is logged."""
 
-    def __init__(self, plan: RunPlan, clip_norm: float | None, log_every_steps: int) -> None:
+    def __init__(self, plan: RunSchedule, clip_norm: float | None, log_every_steps: int) -> None:
         self._plan = plan
         self._clip_norm = clip_norm
         self._log_every_steps = log_every_steps

@@ -20,7 +20,7 @@ from modernbert_train.config import ModelConfig
 from modernbert_train.data.batch import checksum
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.planning.cost import training_flops_per_token
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.evaluation import Evaluate
 from modernbert_train.training.callbacks.gradients import GradientNorm
 from modernbert_train.training.callbacks.schedule import step_of
@@ -31,7 +31,7 @@ class Metrics(Callback):
 
     def __init__(
         self,
-        plan: RunPlan,
+        plan: RunSchedule,
         run: Path,
         loader: PlannedLoader,
         gradient: GradientNorm,

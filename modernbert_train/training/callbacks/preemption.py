@@ -21,7 +21,7 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS, end_with_parent
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints
 from modernbert_train.training.callbacks.schedule import step_of
 
@@ -75,7 +75,7 @@ class StopWhenAsked(Callback):
     One number is reduced a step, where Composer itself reduces and reads the loss and the counts.
     """
 
-    def __init__(self, plan: RunPlan, signals: StopSignals, save: SaveCheckpoints) -> None:
+    def __init__(self, plan: RunSchedule, signals: StopSignals, save: SaveCheckpoints) -> None:
         self._plan = plan
         self._signals = signals
         self._save = save

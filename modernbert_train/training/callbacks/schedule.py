@@ -14,7 +14,7 @@ from modernbert_train.config.skip import range_text
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.optim.optimizer import apply_settings, set_learning_rate
-from modernbert_train.schedule import RunPlan
+from modernbert_train.schedule import RunSchedule
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Schedule(Callback):
     """
 
     def __init__(
-        self, plan: RunPlan, model: ModernBertForMaskedLM, optimizer: OptimizerConfig, seed: int
+        self, plan: RunSchedule, model: ModernBertForMaskedLM, optimizer: OptimizerConfig, seed: int
     ) -> None:
         self._plan = plan
         self._model = model

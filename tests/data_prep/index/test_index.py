@@ -12,7 +12,7 @@ from data_prep.cli import main
 from data_prep.index.index import shard_lengths
 from data_prep.index.parts import cut_into_blocks
 from modernbert_train.store.cache import Cache
-from modernbert_train.store.download import Patience
+from modernbert_train.store.download import RetryPolicy
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import load_manifest
 from modernbert_train.store.reading import BlockReader
@@ -35,7 +35,7 @@ def index(store, out, tokenizer, *options):
 def read_back(out, source="web", split="train"):
     """Every document of an indexed split, as training reads it."""
     split = load_manifest(out).sources[source][split]
-    reader = BlockReader([split], Cache(out.parent / "cache", None, Patience()))
+    reader = BlockReader([split], Cache(out.parent / "cache", None, RetryPolicy()))
     try:
         ids = np.concatenate([reader.read(split, block) for block in range(split.num_blocks)])
     finally:

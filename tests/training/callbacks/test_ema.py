@@ -11,7 +11,7 @@ import torch
 from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights, read_average, resolve
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.schedule import plan_run
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.ema import averaging_rate
 from modernbert_train.training.train import train
 from tests.helpers.recipes import make_tiny
@@ -37,7 +37,7 @@ def test_rate_by_hand():
 
 def test_it_is_the_average_of_all_weights_there_were(tiny, finished):
     """With the batch ramp: four steps of half the tokens first."""
-    plan = plan_run(load_recipe(tiny, ["phases.extension=null"]))
+    plan = build_schedule(load_recipe(tiny, ["phases.extension=null"]))
     checkpoints = list_checkpoints(finished)
     assert len(checkpoints) == plan.total_steps
     tokens = [plan.batch_tokens(step) for step in range(plan.total_steps)]

@@ -38,10 +38,10 @@ def train_in(folder, *overrides):
 
 
 def test_another_recipe(node):
-    answers = on_ranks(train_in, [(node,), (node, "seed=18", "data.window_rows=16")])
+    answers = on_ranks(train_in, [(node,), (node, "seed=18", "data.shuffle_rows=16")])
     assert answers[0] == answers[1]
     assert re.fullmatch(
-        rf"recipe data\.window_rows is 32 on rank 0 \({HOST}\) and 16 on rank 1 \({HOST}\); start every .*\n"
+        rf"recipe data\.shuffle_rows is 32 on rank 0 \({HOST}\) and 16 on rank 1 \({HOST}\); start every .*\n"
         rf"recipe seed is 17 on rank 0 \({HOST}\) and 18 on rank 1 \({HOST}\); start every node with the same recipe.*",
         answers[0],
     )

@@ -1,0 +1,1 @@
+import tests.helpers.quiet_composer  # noqa: F401
