@@ -211,34 +211,10 @@ class RunSchedule:
         """The first of the skipped steps right before `step`; itself where there is none."""
         return next((part.start for part in self.skipped if part.stop == step), step)
 
-    def num_due(self, every_tokens: int) -> int:
-        """Returns how many steps of the run are due (`is_due`)."""
-        due = 0
-        for phase in self.phases:
-            due += 1 + self._num_reaching(phase.first_step, phase.last_step, every_tokens)
-        for part in self.skipped:
-            # What these steps and the next one reach is done once, after the next one.
-            is_last = part.stop == self.phase_of(part.stop).last_step
-            due -= self._num_reaching(part.start, part.stop if is_last else part.stop + 1, every_tokens)
-            due += 0 if is_last else self.is_due(part.stop, every_tokens)
-        return due
-
-    def _num_reaching(self, start: int, stop: int, every_tokens: int) -> int:
-        """How many of some steps of one phase reach a multiple by themselves, without the skipped ones before."""
-        if every_tokens == 0:
-            return 0
-        reaching, first = 0, self.phase_of(start).first_step
-        for step_range in self.phase_of(start).step_ranges:
-            last = first + step_range.num_steps
-            begin, end = max(start, first), min(stop, last)
-            if begin < end:
-                before, after = self.tokens_before(begin), self.tokens_before(end)
-                multiples = after // every_tokens - before // every_tokens
-                reaching += min(
-                    end - begin, multiples
-                )  # each step reaches one: batches are larger than the interval
-            first = last
-        return reaching
+    def estimate_num_due(self, every_tokens: int) -> int:
+        """Estimate how many steps are due (`is_due`): an upper bound, since a step may reach two reasons at once."""
+        multiples = self.total_tokens // every_tokens if every_tokens else 0
+        return min(self.total_steps, multiples + len(self.phases))
 
     def problems(self) -> list[str]:
         """What is wrong with the steps that a recipe skips."""
@@ -249,8 +225,8 @@ class RunSchedule:
             if part.stop > self.total_steps
         ]
         return found + [
-            f"data.skip.steps has {phase.last_step + 1}, the last of the phase {phase.name}, which ends with a "
-            f"checkpoint: it must be trained; skip up to {phase.last_step}, or shorten the phase"
+            f"data.skip.steps has {phase.last_step + 1}, the last step of phase {phase.name}, which cannot be "
+            f"skipped: a checkpoint is saved after it; skip up to {phase.last_step}, or shorten the phase"
             for phase in self.phases
             if any(phase.last_step in part for part in self.skipped)
         ]

@@ -178,7 +178,10 @@ def test_what_is_done_every_so_many_tokens(every_tokens):
         for tokens in multiples
     ]
     assert due == sorted({*last_steps, *reached})
-    assert plan.num_due(every_tokens) == len(due)
+    estimate = plan.estimate_num_due(every_tokens)
+    assert len(due) <= estimate <= plan.total_steps
+    if not every_tokens or every_tokens >= 80:  # a step reaches at most one multiple
+        assert estimate <= len(due) + len(phases)
 
 
 def skipping(*phases, steps):
@@ -207,7 +210,7 @@ def test_what_is_due_at_skipped_steps_is_done_after_them(steps, every):
                 done.append(step)
                 waiting = False
         assert [step for step in trained if is_done(step)] == done
-    assert plan.num_due(every) == sum(plan.is_due(step, every) for step in trained)
+    assert plan.estimate_num_due(every) >= sum(plan.is_due(step, every) for step in trained)
     # Schedules do not know of it.
     for step in range(plan.total_steps):
         assert plan.learning_rate(step) == whole.learning_rate(step)
@@ -219,9 +222,9 @@ def test_what_is_due_at_skipped_steps_is_done_after_them(steps, every):
     [
         (
             ["14"],
-            "data.skip.steps has 14, the last of the phase phase0, .* skip up to 13, or shorten the phase",
+            "data.skip.steps has 14, the last step of phase phase0, .* skip up to 13, or shorten the phase",
         ),
-        (["10-20"], "data.skip.steps has 14, the last of the phase phase0, "),
+        (["10-20"], "data.skip.steps has 14, the last step of phase phase0, "),
         (["30"], "data.skip.steps has 30, and the run has 20 steps; steps count from 1"),
         (["20-21"], "data.skip.steps has 21, and the run has 20 steps"),
     ],

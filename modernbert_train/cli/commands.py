@@ -18,10 +18,12 @@ def run_train(options: argparse.Namespace) -> int:
     from modernbert_train.config import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.tokens_per_second is not None and not options.dry_run:
+        raise ValueError("--tokens-per-second is for the hours of --dry-run; add --dry-run, or leave it out")
     if options.dry_run:
-        from modernbert_train.planning.dry_run import preview
+        from modernbert_train.planning.dry_run import dry_run
 
-        print(preview(recipe))
+        print(dry_run(recipe, options.tokens_per_second))
         return 0
     from modernbert_train.common.processes import REQUEUE_EXIT_CODE
     from modernbert_train.training.callbacks.preemption import Preempted

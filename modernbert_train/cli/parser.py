@@ -84,6 +84,19 @@ def _add_train(subparsers: Subparsers) -> None:
     command.add_argument(
         "--dry-run", action="store_true", help="show what would be done, and check it; train nothing"
     )
+    command.add_argument(
+        "--tokens-per-second",
+        type=_positive,
+        metavar="N",
+        help="with --dry-run: the speed of one GPU, for its GPU-hours (default: 30%% of an H100's peak)",
+    )
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"is {text}: choose a number above 0")
+    return number
 
 
 def _add_sweep(subparsers: Subparsers) -> None:

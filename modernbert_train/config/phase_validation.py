@@ -94,8 +94,6 @@ def _check_schedule(phase: PhaseConfig, field: str) -> Iterator[str]:
         "global_rope_theta": phase.global_rope_theta,
         "local_rope_theta": phase.local_rope_theta,
     }
-    if phase.tokens_per_s_per_gpu is not None:
-        reals["tokens_per_s_per_gpu"] = phase.tokens_per_s_per_gpu
     yield from above_zero(field, reals)
     if phase.weight_decay is not None:
         yield from zero_or_above(f"{field}.weight_decay", phase.weight_decay)

@@ -183,9 +183,6 @@ class PhaseConfig:
     objective: Objective = "mlm"
     mask_rate: float = 0.3  # of mlm; a phase of clm hands it on to the next
     weight_decay: float | None = None  # left out in the first phase: that of the optimizer
-    # What a GPU trains on, evaluation and checkpoints included, for the hours that `--dry-run` shows; left out in the
-    # first phase: estimated.
-    tokens_per_s_per_gpu: int | None = None
 
     # Each phase's own.
     warmup_tokens: int = 0  # linear, from start_lr_fraction * learning_rate
@@ -207,7 +204,6 @@ INHERITED_FIELDS = (
     "objective",
     "mask_rate",
     "weight_decay",
-    "tokens_per_s_per_gpu",
     "mixture",
 )
 

@@ -64,31 +64,31 @@ ASSUMED_UTILIZATION = 0.3
 GPUS_SHOWN = (8, 32)
 
 
-def tokens_per_s(model: ModelConfig, phase: PhaseSchedule) -> float:
-    """Returns the tokens/s of a GPU in a phase, stated or estimated: documents as long as the context, on an H100."""
-    if phase.config.tokens_per_s_per_gpu is not None:
-        return phase.config.tokens_per_s_per_gpu
+def estimate_tokens_per_s(model: ModelConfig, phase: PhaseSchedule) -> float:
+    """Estimate the tokens/s of an H100 in a phase, with documents as long as the context."""
     flops = training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)
     return ASSUMED_UTILIZATION * H100_PEAK_FLOPS / flops
 
 
 def gpu_hours(phase: PhaseSchedule, speed: float) -> float:
-    """Returns the hours that one GPU takes for a phase at so many tokens/s; n of them take the n-th part."""
+    """Return the hours that one GPU takes for a phase at `speed` tokens/s."""
     return phase.num_tokens / speed / 3_600
 
 
-def describe_hours(model: ModelConfig, plan: RunSchedule) -> str:
-    """Returns in a line the GPU-hours of a run, and what they rest on."""
-    total = sum(gpu_hours(phase, tokens_per_s(model, phase)) for phase in plan.phases)
-    spans = ", ".join(f"{format_hours(total / count)} on {count} GPUs" for count in GPUS_SHOWN)
-    stated = all(phase.config.tokens_per_s_per_gpu is not None for phase in plan.phases)
-    return f"{format_hours(total)} GPU-hours ({spans}), by the tokens/s below, " + (
-        "which the recipe states"
-        if stated
-        else f"at {ASSUMED_UTILIZATION:.0%} of an H100's peak where not stated"
+def describe_hours(model: ModelConfig, schedule: RunSchedule, tokens_per_s: float | None) -> str:
+    """Describe the GPU-hours of a run in a line: at `tokens_per_s` on each GPU, or estimated."""
+    total = sum(
+        gpu_hours(phase, tokens_per_s or estimate_tokens_per_s(model, phase)) for phase in schedule.phases
     )
+    spans = ", ".join(f"{format_hours(total / count)} on {count} GPUs" for count in GPUS_SHOWN)
+    basis = (
+        f"estimated at {ASSUMED_UTILIZATION:.0%} of an H100's peak"
+        if tokens_per_s is None
+        else "at the tokens/s given"
+    )
+    return f"{format_hours(total)} GPU-hours ({spans}), {basis}"
 
 
 def format_hours(hours: float) -> str:
-    """Returns hours to a tenth."""
+    """Format hours with one decimal."""
     return f"{hours:,.1f}" if hours >= 0.05 else "<0.1"

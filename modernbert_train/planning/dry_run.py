@@ -10,7 +10,7 @@ from contextlib import closing
 from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.config.architecture import describe_model, num_hidden_weights, num_parameters
 from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
-from modernbert_train.planning.cost import describe_hours, format_hours, gpu_hours, tokens_per_s
+from modernbert_train.planning.cost import describe_hours, estimate_tokens_per_s, format_hours, gpu_hours
 from modernbert_train.planning.source_stats import Contribution, PhaseData, phase_data, repetitions, whole_run
 from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
 from modernbert_train.schedule import PhaseSchedule, RunSchedule, build_schedule
@@ -22,15 +22,35 @@ BYTES_PER_NUMBER = 4  # fp32
 OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 
 
-def describe(recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None = None) -> str:
-    """Returns the figures of a run as text. `data`: one entry for each phase, where the stores were read."""
+def describe(
+    recipe: Recipe,
+    plan: RunSchedule,
+    data: list[PhaseData] | None = None,
+    tokens_per_s: float | None = None,
+) -> str:
+    """Describe a run in figures.
+
+    Args:
+        recipe: the recipe of the run.
+        plan: its schedule.
+        data: statistics of each phase, if the stores could be opened.
+        tokens_per_s: speed of a GPU, for the hours; None: estimated.
+
+    Returns:
+        Lines of at most 80 columns.
+
+    """
     alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
         f"{recipe.name}{alone}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
         "",
-        *(line for label, text in _summary(recipe, plan).items() for line in _entry(label, text)),
+        *(
+            line
+            for label, text in _summary(recipe, plan, tokens_per_s).items()
+            for line in _entry(label, text)
+        ),
         "",
-        *_tables(recipe, plan, data),
+        *_tables(recipe, plan, data, tokens_per_s),
         *(_sources(recipe, plan, data) if data else ()),
         *draw(plan, has_thetas=recipe.model.positions == "rope"),
         *(_warnings(recipe, data) if data else ()),
@@ -40,15 +60,15 @@ def describe(recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None = N
 
 def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunSchedule) -> int:
     """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
-    saves = plan.num_due(recipe.training.save_every_tokens)
+    saves = plan.estimate_num_due(recipe.training.save_every_tokens)
     on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
     return on_disk * _checkpoint_bytes(recipe)
 
 
-def _summary(recipe: Recipe, plan: RunSchedule) -> dict[str, str]:
+def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
-    saves = plan.num_due(training.save_every_tokens)
+    saves = plan.estimate_num_due(training.save_every_tokens)
     checkpoint_bytes = _checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
@@ -62,14 +82,14 @@ def _summary(recipe: Recipe, plan: RunSchedule) -> dict[str, str]:
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{recipe.masking.keep_fraction:.0%} kept",
         **_objective(plan),
-        "evaluation": f"{_count(plan.num_due(recipe.evaluation.every_tokens), 'time')}, "
+        "evaluation": f"about {_count(plan.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
         "each source",
-        "checkpoints": f"{saves:,} written, {bytes_text(checkpoint_bytes)} each; the newest "
+        "checkpoints": f"about {saves:,} written, {bytes_text(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
         f"{bytes_text(checkpoints_on_disk_bytes(recipe, plan))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
-        "hours": describe_hours(model, plan),
+        "hours": describe_hours(model, plan, tokens_per_s),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
@@ -135,11 +155,17 @@ def bytes_text(number: int) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
-def _tables(recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None) -> Iterator[str]:
-    """Yields a column of figures for each phase, a few phases side by side."""
-    sources = list(recipe.data.sources)
+def _tables(
+    recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None, tokens_per_s: float | None
+) -> Iterator[str]:
+    """Yield a column of figures for each phase, a few phases side by side."""
     columns = [
-        _figures(phase, tokens_per_s(recipe.model, phase), sources, data[phase.index] if data else None)
+        _figures(
+            phase,
+            tokens_per_s or estimate_tokens_per_s(recipe.model, phase),
+            list(recipe.data.sources),
+            data[phase.index] if data else None,
+        )
         for phase in plan.phases
     ]
     if recipe.model.positions != "rope":
@@ -167,7 +193,7 @@ def _figures(
         ("phase", phase.name),
         ("tokens", format_tokens(phase.num_tokens)),
         ("steps", f"{phase.num_steps:,}"),
-        ("tokens/s a GPU", f"{speed:,.0f}"),
+        ("tokens/s per GPU", f"{speed:,.0f}"),
         ("GPU-hours", format_hours(gpu_hours(phase, speed))),
         ("last checkpoint", f"step-{phase.first_step + phase.num_steps:08d}"),
         ("rows", f"{rows:,}"),
@@ -242,12 +268,23 @@ def _decay(config: PhaseConfig) -> str:
     return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
 
 
-def preview(recipe: Recipe) -> str:
-    """Everything that is known before the first step. What is wrong with the stores is said, the rest still shown."""
-    return "\n\n".join(filter(None, [_plan_text(recipe), _start_text(recipe)]))
+def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> str:
+    """Describe what is known of a run before its first step.
+
+    An error of the stores or of the source of the first weights is part of the text; the rest is shown all the same.
+
+    Args:
+        recipe: the recipe of the run.
+        tokens_per_s: speed of a GPU, for the hours; None: estimated.
+
+    Returns:
+        Lines of text.
+
+    """
+    return "\n\n".join(filter(None, [_describe_run(recipe, tokens_per_s), _describe_start(recipe)]))
 
 
-def _start_text(recipe: Recipe) -> str:
+def _describe_start(recipe: Recipe) -> str:
     if recipe.init.from_ is None:
         return ""
     # Only here is torch wanted, for the shapes of a model.
@@ -259,14 +296,16 @@ def _start_text(recipe: Recipe) -> str:
         changes = describe_changes(start, next(iter(recipe.phases.values())))
         return "\n".join([*describe_start(start), *changes])
     except ValueError as error:
-        return f"without the plan of the first weights: {error}"
+        return f"could not read init.from, so the first weights are not described: {error}"
 
 
-def _plan_text(recipe: Recipe) -> str:
-    plan = build_schedule(recipe)
+def _describe_run(recipe: Recipe, tokens_per_s: float | None) -> str:
+    schedule = build_schedule(recipe)
     try:
         inputs = open_inputs(recipe)
     except ValueError as error:
-        return f"{describe(recipe, plan)}\n\nwithout epochs and fill: {error}"
+        text = describe(recipe, schedule, tokens_per_s=tokens_per_s)
+        return f"{text}\n\ncould not open the stores, so epochs and fill are not shown: {error}"
     with closing(inputs.reader):
-        return describe(recipe, plan, phase_data(plan, plan_rows(recipe, plan, inputs)))
+        data = phase_data(schedule, plan_rows(recipe, schedule, inputs))
+        return describe(recipe, schedule, data, tokens_per_s)

@@ -86,7 +86,7 @@ def the_error(capture) -> str:
         ("{web: 2, code: 1}", "{epochs: {web: -1}}", r"epochs\.web is -1\.0: make the number of epochs .* above 0"),
         ("{web: 2, code: 1}", "{web: 2, temperature: 1}", r"mixture has shares and temperature: .*; keep one"),
         ("{web: 2, code: 1}", "{temperature: 5}", r"temperature is 5\.0: it is the exponent .* write 1/T"),
-        ("num_streams: 4", "num_streams: 4\n  skip: {steps: [14]}", r"skip\.steps has 14, the last of the phase "),
+        ("num_streams: 4", "num_streams: 4\n  skip: {steps: [14]}", r"skip\.steps has 14, the last step of phase "),
     ],
 )  # fmt: skip
 def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):

@@ -92,7 +92,7 @@ def test_a_dry_run_without_the_weights_shows_the_rest(tiny, capsys):
     assert main(["train", str(tiny), "init.from=nowhere", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "learning rate" in shown
-    assert "without the plan of the first weights: init.from: nowhere: no such run folder" in shown
+    assert "so the first weights are not described: init.from: nowhere: no such run folder" in shown
 
 
 def test_continued_pretraining_from_an_exported_folder(tiny, trained, tmp_path):
@@ -120,7 +120,7 @@ def test_a_folder_without_weights_is_found_out_by_the_dry_run(tiny, trained, tmp
     (exported / "model.safetensors").unlink()
     assert main(["train", str(tiny), f"init.from={exported}", "--dry-run"]) == 0
     expected = (
-        f"without the plan of the first weights: init.from: {exported}: has neither model.safetensors nor"
+        f"so the first weights are not described: init.from: {exported}: has neither model.safetensors nor"
     )
     assert expected in capsys.readouterr().out
 

@@ -186,7 +186,6 @@ def test_data(fields, start, remedy):
         ({"local_rope_theta": -1.0}, "local_rope_theta is -1.0: ", "above 0"),
         ({"weight_decay": -1e-5}, "weight_decay is -1e-05: ", "0 or above"),
         ({"weight_decay": INF}, "weight_decay is inf: ", "finite"),
-        ({"tokens_per_s_per_gpu": 0}, "tokens_per_s_per_gpu is 0: ", "above 0"),
         ({"start_lr_fraction": 2.0}, "start_lr_fraction is 2.0: ", "from 0 to 1"),
         (
             {"start_lr_fraction": 0.5},

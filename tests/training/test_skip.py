@@ -123,7 +123,7 @@ def test_a_skipped_document_is_not_trained_on(tiny, tmp_path, whole):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.skip.steps=[14]", "data.skip.steps has 14, the last of the phase pretrain, .*; skip up to 13, or"),
+        ("data.skip.steps=[14]", "data.skip.steps has 14, the last step of phase pretrain, .*; skip up to 13, or"),
         ("data.skip.steps=[23]", "data.skip.steps has 23, and the run has 22 steps; steps count from 1"),
         ("data.skip.documents=[web:400]", "data.skip.documents has 'web:400': web has 400 documents for training, .*"),
         ("data.skip.documents_file=gone.txt", "data.skip.documents_file is gone.txt, which cannot be read .*; name a"),
@@ -133,6 +133,6 @@ def test_a_skipped_document_is_not_trained_on(tiny, tmp_path, whole):
 def test_mistakes(tiny, tmp_path, capsys, override, message, dry_run):
     status = main(["train", str(tiny), override, f"run_folder={tmp_path}/run", *dry_run])
     said = "".join(capsys.readouterr())
-    assert status == 2 or "without epochs and fill: " in said
+    assert status == 2 or "so epochs and fill are not shown: " in said
     assert re.search(message, said)
     assert not (tmp_path / "run").exists()
