@@ -64,7 +64,7 @@ floors: setup
 check: lint types floors test
 
 lock:
-	uv pip compile pyproject.toml --extra dev --override constraints/overrides.txt --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --output-file requirements.lock
 
 clean:

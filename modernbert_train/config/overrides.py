@@ -26,6 +26,7 @@ from modernbert_train.config.fields import (
 )
 from modernbert_train.config.mixture import spell_out, switched_by_an_override
 from modernbert_train.config.schema import INHERITED_FIELDS, Recipe
+from modernbert_train.config.shipped import find_yaml
 
 COMMAND_LINE = "command line"
 
@@ -49,11 +50,11 @@ def read_layers(path: Path, overrides: list[str], origin: str = COMMAND_LINE) ->
     Raises ValueError for unreadable files, include cycles, unknown keys (all of them at once) and broken
     overrides.
     """
-    layers = read_file(path, ())
+    layers = read_file(path)
     for override in overrides:
         keys, value = parse_override(override, origin)
         if keys == ["include"]:
-            layers += read_file(Path(str(value)), ())
+            layers += read_file(Path(str(value)))
         else:
             layers.append(Layer(origin, _nest(keys, value), depth=len(keys)))
     layers = [replace(layer, values=spell_out(layer.values)) for layer in layers]
@@ -68,10 +69,12 @@ def read_layers(path: Path, overrides: list[str], origin: str = COMMAND_LINE) ->
     return [replace(layer, values=_without_empty_sections(layer.values, Recipe)) for layer in layers]
 
 
-def read_file(path: Path, including: tuple[Path, ...]) -> list[Layer]:
-    """Returns the layers of a YAML file: those of the files under its `include`, then its own."""
-    origin = os.path.normpath(path)  # as one would type it, without `x/../`
+def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
+    """Return the layers of a YAML file: those of the files under its `include`, then its own."""
+    folder = including[-1].parent if including else Path()
     by = f" (included by {os.path.normpath(including[-1])})" if including else ""
+    path = find_yaml(name, folder, by)
+    origin = os.path.normpath(path)  # as one would type it, without `x/../`
     if path.resolve() in [parent.resolve() for parent in including]:
         chain = " -> ".join(os.path.normpath(parent) for parent in (*including, path))
         raise ValueError(f"include cycle: {chain}; remove one of these includes")
@@ -83,8 +86,8 @@ def read_file(path: Path, including: tuple[Path, ...]) -> list[Layer]:
             f"{origin}: include is {include!r}, expected the path of a YAML file or a list of such paths"
         )
     layers = []
-    for name in include:
-        layers += read_file(path.parent / name, (*including, path))
+    for included in include:
+        layers += read_file(Path(included), (*including, path))
     return [*layers, Layer(origin, values)]
 
 
@@ -92,8 +95,6 @@ def read_mapping(path: Path, shown: str, expected: str) -> dict[str, Any]:
     """Returns the mapping in a YAML file, with interpolations as they are written. ValueError where there is
     none, `expected` saying in words what should be there; a key that stands there twice is an error, too.
     """
-    if not path.is_file():
-        raise ValueError(f"{shown}: there is no such file")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:

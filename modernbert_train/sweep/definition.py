@@ -31,6 +31,7 @@ from modernbert_train.common.text import did_you_mean, list_problems
 from modernbert_train.config import Recipe, WandbConfig, dump_recipe, load_recipe
 from modernbert_train.config.architecture import unread_fields
 from modernbert_train.config.overrides import read_mapping
+from modernbert_train.config.shipped import find_yaml
 from modernbert_train.config.validation import RUN_NAME
 
 FIELDS = ("base", "overrides", "grid", "cells", "seeds", "folder")
@@ -91,7 +92,7 @@ def read_sweep(path: str | Path, overrides: list[str] | None = None, folder: str
 
     ValueError names what is wrong, cell and key: unknown fields, broken recipes, two cells that are the same.
     """
-    path = Path(path)
+    path = find_yaml(path)
     shown = os.path.normpath(path)
     values = read_mapping(path, shown, "a sweep is a mapping (base: ..., grid: ..., seeds: ...)")
     problems = list(_field_problems(values))
@@ -104,17 +105,13 @@ def read_sweep(path: str | Path, overrides: list[str] | None = None, folder: str
         raise ValueError(list_problems(shown, [f"{shown}: {problem}" for problem in problems]))
     name = path.stem
     target = Path((folder or values.get("folder") or "sweeps/{name}").replace("{name}", name))
-    base = Path(os.path.normpath(path.parent / values["base"]))
-    if not base.is_file():
-        raise ValueError(
-            f"{shown}: base is {values['base']}, and there is no file {base}; name a recipe, relative to this file"
-        )
+    base = Path(os.path.normpath(find_yaml(values["base"], path.parent, f" (base of {shown})")))
     seeds = values.get("seeds") or [load_recipe(base).seed]
     told: dict[str, list[str]] = {}
     cells = []
     for point in points:
-        written = [_from_here(override, path.parent) for override in (*common, *point.overrides)]
         try:
+            written = [_from_here(override, path.parent) for override in (*common, *point.overrides)]
             runs = [
                 _run(base, point.name, seed, [*written, *(overrides or [])], name, target, shown)
                 for seed in seeds
@@ -233,7 +230,9 @@ def _key_problems(points: list[_Point], common: tuple[str, ...]) -> Iterator[str
 def _from_here(override: str, here: Path) -> str:
     """An override as the command line takes it: the path of an included file from the working directory."""
     key, _, value = override.partition("=")
-    return f"include={os.path.normpath(here / value.strip())}" if key.strip() == "include" else override
+    if key.strip() != "include":
+        return override
+    return f"include={os.path.normpath(find_yaml(value.strip(), here))}"
 
 
 def _run(base: Path, cell: str, seed: int, overrides: list[str], sweep: str, folder: Path, shown: str) -> Run:

@@ -1,0 +1,72 @@
+"""The package installed from a wheel, away from the repository: its recipes are part of it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.recipes import TINY, YAMLS, make_tiny
+from tests.helpers.sweeps import SHORT
+
+ROOT = Path(__file__).parents[2]
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def run(*command: object, **options: object) -> str:
+    """Run a command that must succeed; what it prints."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the installed wheel; its dependencies are those of this environment."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a build leaves files beside the code
+    for name in ("modernbert_train", "data_prep", "yamls"):
+        shutil.copytree(
+            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
+    (wheel,) = folder.glob("*.whl")
+    run(*PIP, "install", "--no-deps", "--target", folder / "site", wheel)
+    return folder / "site"
+
+
+def modernbert(site: Path, *arguments: object) -> str:
+    """`modernbert ARGUMENTS` of the installed wheel, in the working directory."""
+    return run(
+        sys.executable,
+        site / "bin/modernbert",
+        *arguments,
+        env={"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_what_the_wheel_has(site):
+    shipped = {path.relative_to(YAMLS) for path in YAMLS.rglob("*.yaml")}
+    assert {path.relative_to(site / "modernbert_train/yamls") for path in site.rglob("*.yaml")} == shipped
+    assert [(site / package / "py.typed").is_file() for package in ("modernbert_train", "data_prep")] == [
+        True,
+        True,
+    ]
+    assert not (site / "yamls").exists()
+
+
+def test_shipped_recipes_and_sweeps_are_found(site):
+    text = modernbert(site, "train", "yamls/pretrain/one-gpu-one-day.yaml", "--dry-run")
+    assert text.startswith("one-gpu-one-day: ")
+    commands = modernbert(site, "sweep", "yamls/ablations/architecture.yaml", "--list").splitlines()
+    assert all(f" train {site}/modernbert_train/yamls/quickstart.yaml " in command for command in commands)
+
+
+def test_a_recipe_that_includes_a_shipped_model_trains(site, tmp_path):
+    recipe = make_tiny(tmp_path)
+    recipe.write_text("include: yamls/models/quickstart.yaml\n" + TINY.format(folder=tmp_path))
+    modernbert(site, "train", recipe.name, *SHORT)
+    assert (tmp_path / "run/checkpoints/step-00000002.pt").is_file()
