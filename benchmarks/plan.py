@@ -23,7 +23,8 @@ import numpy as np
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
-from modernbert_train.store.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, TokenizerInfo
+from modernbert_train.store.blocks import cut_into_blocks
+from modernbert_train.store.manifest import TokenizerInfo
 from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import Split, write_sidecars
 
@@ -60,24 +61,10 @@ def _write_split(path: Path, documents: int, mean: float, random: np.random.Gene
     drawn = random.lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA, min(documents, 1 << 20))
     pattern = np.clip(drawn, 1, 5e6).astype(np.uint32)
     repeats, rest = divmod(documents, len(pattern))
-    blocks = np.concatenate(
-        [np.tile(_blocks_of(pattern), (repeats, 1)), _blocks_of(pattern[:rest])]
-        if rest
-        else [np.tile(_blocks_of(pattern), (repeats, 1))]
-    )
+    pieces = [np.tile(cut_into_blocks(pattern), (repeats, 1)), cut_into_blocks(pattern[:rest])]
+    blocks = np.concatenate(pieces)
     shard_blocks = np.bincount(np.cumsum(blocks[:, 1]) // SHARD_TOKENS)
     write_sidecars(path, np.resize(pattern, documents), blocks, shard_blocks)
-
-
-def _blocks_of(lengths: np.ndarray) -> np.ndarray:
-    """Documents and tokens of blocks closed by the rule of the stores."""
-    ends, tokens, first = [], 0, 0
-    for index, length in enumerate(lengths.tolist()):
-        tokens += length
-        if tokens >= BLOCK_TOKENS or index + 1 - first == BLOCK_DOCUMENTS or index + 1 == len(lengths):
-            ends.append((index + 1 - first, tokens))
-            tokens, first = 0, index + 1
-    return np.array(ends, dtype=np.int64)
 
 
 class Zeros(BlockReader):

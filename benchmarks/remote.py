@@ -26,9 +26,10 @@ from modernbert_train.config import parse_tokens
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.store.blocks import BLOCK_DOCUMENTS
 from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import RetryPolicy
-from modernbert_train.store.manifest import BLOCK_DOCUMENTS, Split, TokenizerInfo, write_manifest
+from modernbert_train.store.manifest import Split, TokenizerInfo, write_manifest
 from modernbert_train.store.opening import open_store
 from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import write_sidecars

@@ -22,7 +22,6 @@ from modernbert_train.store.tokenizer import VOCAB_MULTIPLE
 
 SPECIAL_TOKENS = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 NUM_BYTES = 256
-DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
 MODEL_MAX_LENGTH = 8_192  # the longest context that the recipes train
 _PROBES = (
     "Ein Wort, two words.",

@@ -7,25 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.index.external_store import ShardInfo
+from modernbert_train.store.blocks import cut_into_blocks
 from modernbert_train.store.external import Int64
 from modernbert_train.store.files import INDEX_NAME
-from modernbert_train.store.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS, Split
-from modernbert_train.store.split import write_sidecars
-
-
-def cut_into_blocks(lengths: Int64) -> Int64:
-    """Documents and tokens of the blocks of a shard: int64 [num_blocks, 2]; the rule of our own shards."""
-    ends = np.cumsum(lengths)
-    blocks: list[tuple[int, int]] = []
-    first = before = 0
-    while first < len(lengths):
-        full = (
-            int(np.searchsorted(ends, before + BLOCK_TOKENS)) + 1
-        )  # the document that fills the block is in it
-        last = min(first + BLOCK_DOCUMENTS, full, len(lengths))
-        blocks.append((last - first, int(ends[last - 1]) - before))
-        first, before = last, int(ends[last - 1])
-    return np.array(blocks, np.int64)
+from modernbert_train.store.split import Split, write_sidecars
 
 
 class IndexParts:

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow
 import pyarrow.parquet
 
+from modernbert_train.common.text import one_line
+
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 TABLES = (".csv", ".csv.gz", ".csv.zst")
 ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
@@ -182,7 +184,7 @@ def load_saved(path: str) -> Any:
     except (
         Exception
     ) as error:  # the library raises anything from KeyError to ArrowInvalid for a damaged folder
-        raise UnreadableFile(f"{path}: cannot be loaded ({_first_line(error)})") from error
+        raise UnreadableFile(f"{path}: cannot be loaded ({one_line(error)})") from error
 
 
 def load_hub(item: str) -> Any:
@@ -198,7 +200,7 @@ def load_hub(item: str) -> Any:
     try:
         return datasets.load_dataset(name, config, split=split, streaming=True, revision=revision or None)
     except Exception as error:  # unknown names, splits and lost connections have no common type
-        raise UnreadableFile(f"{item}: cannot be loaded ({_first_line(error)})") from error
+        raise UnreadableFile(f"{item}: cannot be loaded ({one_line(error)})") from error
 
 
 def _saved_rows(span: Span) -> Iterator[tuple[int, Any]]:
@@ -222,14 +224,8 @@ def _dataset_rows(rows: Iterable[Any], place: str, number: int) -> Iterator[tupl
         try:
             row = next(iterator, None)
         except Exception as error:  # a lost connection, a damaged file: no common type
-            raise UnreadableFile(
-                f"{place}: cannot be read after row {number} ({_first_line(error)})"
-            ) from error
+            raise UnreadableFile(f"{place}: cannot be read after row {number} ({one_line(error)})") from error
         if row is None:
             return
         number += 1
         yield number, row
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

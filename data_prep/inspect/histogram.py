@@ -10,13 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from data_prep.inspect.report import print_table
+from modernbert_train.common.pictures import COLOURS, INK, style_axis
 from modernbert_train.store.manifest import Split
 
 _CHUNK_DOCUMENTS = 1 << 22  # read at once: a split may have billions
 _BAR = 40
-_INK, _GRID = "#22303c", "#dfe4e8"
-# Told apart by readers with colour blindness too (Okabe and Ito, 2008).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d00")
 
 
 @dataclass(frozen=True)
@@ -78,23 +76,22 @@ def draw_histograms(
             axis.stairs(
                 counts[bins] / max(1, counts.sum()),
                 2.0 ** np.arange(bins[0] - 1, bins[-1] + 1),
-                color=_COLOURS[number % len(_COLOURS)],
+                color=COLOURS[number % len(COLOURS)],
                 linewidth=1.8,
                 label=f"{name}  {histogram.tokens.sum():,} tokens in {histogram.documents.sum():,} documents",
             )
         for mark in marks_tokens:
-            axis.axvline(mark, color=_INK, linewidth=0.8, linestyle=":")
+            axis.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
             axis.annotate(
-                f" {mark:,}", (mark, 0.97), xycoords=("data", "axes fraction"), fontsize=8, color=_INK
+                f" {mark:,}", (mark, 0.97), xycoords=("data", "axes fraction"), fontsize=8, color=INK
             )
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        style_axis(axis)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.set_ylabel(f"share of {what}", color=_INK)
+        axis.set_ylabel(f"share of {what}", color=INK)
         axis.set_ylim(bottom=0)
-        axis.grid(color=_GRID, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=8, frameon=False, labelcolor=_INK)
-    axes[1].set_xlabel("content tokens of a document", color=_INK)
-    figure.suptitle(f"Lengths of documents: {title}", x=0.012, ha="left", color=_INK, fontsize=12)
+    axes[0].legend(fontsize=8, frameon=False, labelcolor=INK)
+    axes[1].set_xlabel("content tokens of a document", color=INK)
+    figure.suptitle(f"Lengths of documents: {title}", x=0.012, ha="left", color=INK, fontsize=12)
     FigureCanvasAgg(figure).print_png(file)

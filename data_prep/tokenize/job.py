@@ -20,8 +20,8 @@ from typing import Any
 from data_prep.inputs.filters import Condition
 from data_prep.inputs.parts import Input, Part
 from data_prep.inputs.rows import Span
+from modernbert_train.common.files import write_atomically
 from modernbert_train.store.manifest import MANIFEST_NAME, is_store, read_manifest_json
-from modernbert_train.store.mds import write_durably
 
 WORK_NAME = ".work"
 JOB_NAME = "job.json"
@@ -126,7 +126,7 @@ def begin(job: Job, overwrite: bool) -> None:
                     _delete(inner)
         else:
             _delete(path)
-    write_durably(job.work / JOB_NAME, json.dumps(_to_json(job)).encode())
+    write_atomically(job.work / JOB_NAME, json.dumps(_to_json(job)))
 
 
 def _delete(path: Path) -> None:

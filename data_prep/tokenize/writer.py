@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from modernbert_train.store.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS
+from modernbert_train.store.blocks import is_full
 from modernbert_train.store.mds import ShardFormat, encode_block, write_index
 from modernbert_train.store.split import Split, write_sidecars
 
@@ -30,7 +30,7 @@ class SplitWriter:
         self._pending.append(document)
         self._pending_tokens += len(document)
         self.lengths.append(len(document))
-        if len(self._pending) == BLOCK_DOCUMENTS or self._pending_tokens >= BLOCK_TOKENS:
+        if is_full(len(self._pending), self._pending_tokens):
             self._close_block()
 
     def _close_block(self) -> None:

@@ -11,10 +11,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file so that a reader sees the old or the new content, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file so that a reader sees the old or the new content, never a part of it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     flush(temporary)
     os.replace(temporary, path)
 

@@ -10,9 +10,9 @@ def did_you_mean(name: str, candidates: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def one_line(error: Exception) -> str:
-    """Returns the message of an error without its line breaks."""
-    return " ".join(str(error).split())
+def one_line(error: BaseException) -> str:
+    """Return the message of an error without its line breaks; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def list_problems(title: str, problems: list[str]) -> str:

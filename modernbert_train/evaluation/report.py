@@ -9,14 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from modernbert_train.checkpoints.run_files import METRICS_FILE, REPORT_FILE
+from modernbert_train.common.pictures import COLOURS, EDGE, GRID, INK, style_axis
 
-INK, GRID, _TRAIN = "#22303c", "#dfe4e8", "#5b6b79"
+_TRAIN = "#5b6b79"
 _BANDS = ("#eef3f8", "#ffffff")
-# Told apart by readers with colour blindness too (Okabe and Ito, 2008).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d00")
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _draw_phases(axis: Axes, metrics: Metrics, labelled: bool) -> None:
     for number, (name, end) in enumerate(_phase_ends(metrics)):
         axis.axvspan(start, end, color=_BANDS[number % len(_BANDS)], zorder=0, linewidth=0)
         if start > 0:
-            axis.axvline(start, color="#9fb0bf", linewidth=0.8, zorder=1)
+            axis.axvline(start, color=EDGE, linewidth=0.8, zorder=1)
         if labelled:
             axis.annotate(
                 name, ((start + end) / 2, 1.0), xycoords=axis.get_xaxis_transform(), xytext=(0, 4),
@@ -205,17 +204,6 @@ def _phase_ends(metrics: Metrics) -> list[tuple[str, float]]:
         next_token = " (next token)" if line.get("objective") == "clm" else ""
         ends[line["phase"] + next_token] = float(line["tokens"])
     return list(ends.items())
-
-
-def style_axis(axis: Axes) -> None:
-    """The look that the pictures have in common: light lines across, no box."""
-    axis.grid(True, axis="y", color=GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=INK, labelsize=9, length=0)
-    axis.yaxis.set_major_locator(MaxNLocator(4))
-    for side, spine in axis.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color("#9fb0bf")
 
 
 def _title(metrics: Metrics, name: str) -> str:

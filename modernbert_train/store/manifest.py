@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.common.files import sha256
+from modernbert_train.common.files import sha256, write_atomically
 from modernbert_train.store.external import Samples
 from modernbert_train.store.split import SIDECARS, Split, sidecar_shapes
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
 
 __all__ = [
-    "BLOCK_DOCUMENTS", "BLOCK_TOKENS", "MANIFEST_NAME", "SPLIT_NAMES", "TOKENIZER_FILES",
+    "MANIFEST_NAME", "SPLIT_NAMES", "TOKENIZER_FILES",
     "Manifest", "Split", "TokenizerInfo", "is_store", "load_manifest", "load_tokenizer_info", "read_manifest_json",
     "token_dtype", "write_manifest",
 ]  # fmt: skip
@@ -40,8 +40,6 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "modernbert-train token store"
 MANIFEST_VERSION = 2
 SPLIT_NAMES = ("train", "valid")
-BLOCK_DOCUMENTS = 128  # a block is closed when it holds this many documents
-BLOCK_TOKENS = 65_536  # or at least this many tokens, whichever comes first
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _SUMMARY = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
 _SUMMARY_DOCUMENTS = 1 << 24  # read at once
@@ -93,12 +91,7 @@ def write_manifest(
             for source, splits in sources.items()
         },
     }
-    unfinished = store / (MANIFEST_NAME + ".tmp")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(store / MANIFEST_NAME)
+    write_atomically(store / MANIFEST_NAME, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _split_to_json(split: Split) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modernbert_train.common.files import write_atomically
 from modernbert_train.store.external import (
     Samples,
     content_ids,
@@ -179,7 +179,7 @@ class ShardFormat:
         offsets = np.array([0, *sizes]).cumsum().astype(np.uint32)
         offsets += np.uint32(4 + offsets.nbytes + len(self._header))
         data = b"".join([np.uint32(len(samples)).tobytes(), offsets.tobytes(), self._header, *samples])
-        write_durably(folder / shard_name(number), data)
+        write_atomically(folder / shard_name(number), data)
         return self.entry(number, len(samples), len(data), hashlib.sha1(data).hexdigest())
 
     def entry(self, number: int, num_samples: int, num_bytes: int, sha1: str) -> dict[str, Any]:
@@ -198,20 +198,10 @@ def read_samples(file: Path) -> list[bytes]:
 
 def write_index(folder: Path, shards: list[dict[str, Any]]) -> None:
     """Write the index.json of a folder of shards."""
-    write_durably(folder / INDEX_NAME, json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode())
+    write_atomically(folder / INDEX_NAME, json.dumps({"version": 2, "shards": shards}, sort_keys=True))
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
     """Entries of the shards of a folder."""
     shards: list[dict[str, Any]] = json.loads((folder / INDEX_NAME).read_bytes())["shards"]
     return shards
-
-
-def write_durably(file: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or not there, whatever happens."""
-    unfinished = file.with_name(file.name + ".tmp")
-    with open(unfinished, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    unfinished.rename(file)

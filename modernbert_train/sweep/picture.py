@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from modernbert_train.evaluation.report import COLOURS, INK, style_axis
+from modernbert_train.common.pictures import COLOURS, INK, style_axis
 from modernbert_train.sweep.definition import Sweep
 from modernbert_train.sweep.results import CellResult, RunResult, Spread
 

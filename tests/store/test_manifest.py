@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_prep.tokenize.writer import SplitWriter
+from modernbert_train.store.blocks import BLOCK_DOCUMENTS
 from modernbert_train.store.manifest import (
-    BLOCK_DOCUMENTS,
     load_manifest,
     load_tokenizer_info,
     token_dtype,

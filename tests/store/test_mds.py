@@ -3,7 +3,7 @@ import pytest
 from streaming import MDSWriter
 
 from data_prep.tokenize.writer import SplitWriter
-from modernbert_train.store.manifest import BLOCK_DOCUMENTS, BLOCK_TOKENS
+from modernbert_train.store.blocks import BLOCK_DOCUMENTS, BLOCK_TOKENS
 from modernbert_train.store.mds import read_samples
 
 

@@ -10,7 +10,6 @@ from streaming.base.util import merge_index
 
 from data_prep.cli import main
 from data_prep.index.index import shard_lengths
-from data_prep.index.parts import cut_into_blocks
 from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import RetryPolicy
 from modernbert_train.store.files import ShardFiles
@@ -182,17 +181,6 @@ def test_the_header_is_enough_when_the_ids_are_the_only_column(tmp_path, tokeniz
     assert index(tmp_path / "store", tmp_path / "out", tokenizer, "--source", "web") == 0
     assert read == ["shard.00000.mds"]
     assert read_back(tmp_path / "out") == DOCUMENTS
-
-
-def test_blocks_follow_the_rule_of_our_own_stores():
-    lengths = [1] * 300 + [70_000, 5, 65_530, 6, 1, 0, 0]
-    assert cut_into_blocks(np.array(lengths)).tolist() == [
-        [128, 128],
-        [128, 128],
-        [45, 70_044],
-        [3, 65_541],
-        [3, 1],
-    ]
 
 
 @pytest.mark.parametrize("column", ["ndarray:uint16", "ndarray:int64", "ndarray"])

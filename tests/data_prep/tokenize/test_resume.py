@@ -35,11 +35,10 @@ def test_killed_at_every_rename(tokenizer_folder, monkeypatch, inputs, options, 
     assert run_tokenize(Path("whole"), tokenizer_folder, *inputs, options=options) == 0
     expected = files_of(Path("whole"))
     assert verify_store(load_manifest("whole")) == []
-    rename = Path.rename
     renames: list[Path] = []
     last = None
 
-    def dying_rename(path, target):
+    def dying_rename(path, target, rename=os.rename):
         if not after and len(renames) == last:
             raise Killed
         renames.append(Path(target))
@@ -47,7 +46,12 @@ def test_killed_at_every_rename(tokenizer_folder, monkeypatch, inputs, options, 
         if after and len(renames) - 1 == last:
             raise Killed
 
-    monkeypatch.setattr(Path, "rename", dying_rename)
+    def recorded_rename(path, target, rename=os.rename):
+        renames.append(Path(target))
+        rename(path, target)
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, dying_rename)
     for last in range(1_000):
         store = Path(f"store{last}")
         renames.clear()
@@ -58,9 +62,8 @@ def test_killed_at_every_rename(tokenizer_folder, monkeypatch, inputs, options, 
             finished = {target for target in renames if target.parent.parent.name == ".work"}
         renames.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(
-                Path, "rename", lambda path, target: (renames.append(Path(target)), rename(path, target))
-            )
+            for name in ("rename", "replace"):
+                patch.setattr(os, name, recorded_rename)
             assert run_tokenize(store, tokenizer_folder, *inputs, options=options) == 0
         assert not finished & set(renames), "a finished part is done again"
         assert files_of(store) == expected

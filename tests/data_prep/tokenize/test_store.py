@@ -8,9 +8,8 @@ from streaming import StreamingDataset
 from tokenizers import Tokenizer
 
 from data_prep.tokenize.encoding import falls_into_valid, load_tokenizer
+from modernbert_train.store.blocks import BLOCK_DOCUMENTS, BLOCK_TOKENS
 from modernbert_train.store.manifest import (
-    BLOCK_DOCUMENTS,
-    BLOCK_TOKENS,
     load_manifest,
     load_tokenizer_info,
 )
