@@ -14,8 +14,7 @@ one core), on a GPU per second. The variants:
     ours                   the documents end to end, no padding, no mask, the backend that `auto` picks
     ours, compiled         the same under torch.compile (--compile: the first step takes a minute on a CPU)
 
-On a GPU whose peak is known the table has the model FLOPs utilization too: 6 FLOPs per weight and token, 12 per hidden
-unit and attended pair of tokens, decoder on masked tokens only, nothing for padding.
+On a GPU whose peak is known, the table has the model FLOPs utilization too (`modernbert_train.planning.cost`).
 """
 
 import argparse
@@ -30,7 +29,7 @@ import transformers
 from benchmarks.attention import ragged_lengths, seconds
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
-from modernbert_train.planning.cost import peak_flops
+from modernbert_train.planning.cost import peak_flops, training_flops_per_token
 
 MODELS = {
     "small": ModelConfig(
@@ -174,18 +173,10 @@ def variants(options: argparse.Namespace, config: ModelConfig, batch: Batch) -> 
 
 
 def training_flops(config: ModelConfig, batch: Batch) -> float:
-    """Model FLOPs of a step over the documents, see the top of this file."""
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    lengths = torch.tensor([len(document) for document in batch.documents], dtype=torch.float64)
+    """Model FLOPs of a step over the documents."""
+    lengths = [len(document) for document in batch.documents]
     num_targets = sum(int((labels != -100).sum()) for labels in batch.labels)
-    per_token = layers * (4 * hidden**2 + 3 * hidden * config.intermediate_size)
-    weights = per_token * lengths.sum() + num_targets * (hidden**2 + hidden * config.vocab_size)
-    reach = config.local_attention // 2
-    edge = torch.minimum(lengths - 1, torch.tensor(float(reach)))
-    local_pairs = (lengths * (2 * edge + 1) - edge * (edge + 1)).sum()
-    num_global = len(range(0, layers, config.global_attn_every_n_layers))
-    pairs = num_global * (lengths**2).sum() + (layers - num_global) * local_pairs
-    return float(6 * weights + 12 * hidden * pairs)
+    return sum(lengths) * training_flops_per_token(config, lengths, num_targets / sum(lengths))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

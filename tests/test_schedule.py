@@ -1,9 +1,11 @@
 import random
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, SkipConfig
+from modernbert_train.config.schema import DecayShape
 from modernbert_train.schedule import StepRange, build_schedule, learning_rate, plan_step_ranges
 from tests.helpers.little_recipe import a_recipe
 from tests.reference import schedule as reference
@@ -142,7 +144,7 @@ def random_recipe(seed):
                 decay_tokens=decay,
                 start_lr_fraction=numbers.choice([0.0, 0.25]),
                 final_lr_fraction=numbers.choice([0.0, 0.02]),
-                decay_shape=numbers.choice(["1-sqrt", "linear", "cosine"]),
+                decay_shape=numbers.choice(get_args(DecayShape)),
             )
         )
     return a_recipe(*phases)

@@ -20,7 +20,7 @@ import torch
 
 from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER
 from modernbert_train.common.files import flush, sha256, write_atomically
-from modernbert_train.model import EMBEDDING, TIED_WEIGHT
+from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
 log = logging.getLogger(__name__)
 

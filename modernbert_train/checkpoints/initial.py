@@ -21,12 +21,12 @@ import torch
 import torch.distributed
 
 from modernbert_train.checkpoints.source import WeightSource, open_weights
-from modernbert_train.checkpoints.tiling import axes, source_name, tile, tiling_problems, weight_shapes
+from modernbert_train.checkpoints.tiling import axes, source_name, tile, tiling_problems
 from modernbert_train.checkpoints.transplant import TokenMatches, match_tokens, transplant
 from modernbert_train.config import InitConfig, ModelConfig, PhaseConfig, Recipe
-from modernbert_train.config.architecture import unread_fields
+from modernbert_train.config.architecture import TIED_WEIGHT, unread_fields, weight_shapes
 from modernbert_train.config.schema import MODEL_SWITCHES
-from modernbert_train.model import TIED_WEIGHT, ModernBertForMaskedLM, initialize_weights
+from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
 from modernbert_train.store.manifest import TokenizerInfo
 
 log = logging.getLogger(__name__)

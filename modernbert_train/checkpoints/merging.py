@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from modernbert_train.model import EMBEDDING, TIED_WEIGHT
+from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
 Weights = dict[str, Tensor]
 

@@ -20,7 +20,12 @@ import yaml
 from modernbert_train.checkpoints.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
 from modernbert_train.common.files import write_atomically
 from modernbert_train.config import ModelConfig, OptimizerConfig, Recipe, dump_recipe
-from modernbert_train.config.architecture import architecture, changes, flatten, settings_of
+from modernbert_train.config.comparison import (
+    architecture_settings,
+    changed_settings,
+    flatten,
+    recipe_settings,
+)
 from modernbert_train.store.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 
 log = logging.getLogger(__name__)
@@ -149,8 +154,8 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
     # A run of an older version has not written down the fields added since, whose defaults are what it did.
     older = flatten({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
     before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
-    now = settings_of(recipe)
-    changed = dict(sorted(changes(before, now).items()))
+    now = recipe_settings(recipe)
+    changed = dict(sorted(changed_settings(before, now).items()))
     if "phase" in changed:
         of = [
             f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases"
@@ -159,7 +164,7 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
         raise ValueError(
             f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
         )
-    fields = architecture(recipe.model)
+    fields = architecture_settings(recipe.model)
     fatal = [f"{key} was {then}, is {value}" for key, (then, value) in changed.items() if key in fields]
     if "optimizer.name" in changed:
         raise ValueError(

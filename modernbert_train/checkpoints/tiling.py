@@ -32,7 +32,7 @@ from typing import Literal
 import torch
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.model.encoder import ModernBertForMaskedLM
+from modernbert_train.config.architecture import is_gated, weight_shapes
 
 TileMethod = Literal["tile_middle", "tile_edge"]
 
@@ -71,7 +71,7 @@ _AXES = {
 def axes(name: str, model: ModelConfig) -> tuple[Axis, ...]:
     """What the axes of the weight `name` count."""
     found = next((axes for end, axes in _AXES.items() if name.endswith(end)), (_HIDDEN,))
-    if ".mlp.Wi." in name and model.mlp != "gelu":  # value and gate
+    if ".mlp.Wi." in name and is_gated(model):  # value and gate
         return (replace(found[0], parts=2), *found[1:])
     return found
 
@@ -141,13 +141,6 @@ def _axis_indices(axis: Axis, source: ModelConfig, target: ModelConfig, method: 
     else:
         indices = tile_indices(source_size, getattr(target, axis.size), method)
     return torch.cat([indices + part * source_size for part in range(axis.parts)])
-
-
-def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight of a model, which is not built for it."""
-    with torch.device("meta"):
-        state_dict = ModernBertForMaskedLM(model, attention_backend="torch").state_dict()
-    return {name: tuple(weight.shape) for name, weight in state_dict.items()}
 
 
 def tiling_problems(source: ModelConfig, target: ModelConfig) -> Iterator[str]:

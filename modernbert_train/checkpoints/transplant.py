@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from modernbert_train.model.encoder import DECODER_BIAS, EMBEDDING, TIED_WEIGHT
+from modernbert_train.config.architecture import DECODER_BIAS, EMBEDDING, TIED_WEIGHT
 from modernbert_train.store.tokenizer import TokenizerInfo
 
 

@@ -18,7 +18,7 @@ AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "torc
 Device = Literal["auto", "cpu", "gpu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
-Mlp = Literal["geglu", "swiglu", "gelu"]
+Mlp = Literal["geglu", "swiglu", "gelu"]  # each is described in MLPS
 Positions = Literal["rope", "learned", "none"]
 InitMethod = Literal["copy", "tile_middle", "tile_edge"]
 Objective = Literal["mlm", "clm"]
@@ -45,7 +45,7 @@ class ModelConfig:
     intermediate_size: int = 1_152  # of the MLP; the first matrix of a gated one is twice as wide
     norm: Norm = "layernorm"
     norm_placement: NormPlacement = "pre"  # before attention and MLP, or after each is added to its input
-    mlp: Mlp = "geglu"  # gelu is the plain one, without a gate
+    mlp: Mlp = "geglu"
     positions: Positions = "rope"  # learned: max_position_embeddings; none: windows alone tell near from far
     bias: bool = False  # in every linear layer and layernorm; the decoder has one always
     parallel_block: bool = False  # attention and MLP read the same normed input and are added at once
@@ -61,6 +61,20 @@ class ModelConfig:
     initializer_cutoff_factor: float = 2.0  # weights are cut off at this many standard deviations
     max_position_embeddings: int = 8_192
 
+
+@dataclass(frozen=True)
+class MlpKind:
+    """What distinguishes one kind of MLP from another; `model.layers` has the formulas."""
+
+    display_name: str
+    is_gated: bool
+
+
+MLPS: dict[Mlp, MlpKind] = {
+    "geglu": MlpKind("GeGLU", is_gated=True),
+    "swiglu": MlpKind("SwiGLU", is_gated=True),
+    "gelu": MlpKind("GELU", is_gated=False),
+}
 
 MODEL_SWITCHES = ("norm", "norm_placement", "mlp", "positions", "bias", "parallel_block")
 

@@ -19,7 +19,7 @@ from modernbert_train.checkpoints.merging import mean, ties
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
 from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.config import ModelConfig
-from modernbert_train.config.architecture import differences
+from modernbert_train.config.comparison import architecture_settings, changed_settings
 from modernbert_train.convert.folders import new_folder
 from modernbert_train.convert.tokenizer_files import copy_tokenizer
 
@@ -105,7 +105,8 @@ def _check_alike(sources: Sequence[WeightSource]) -> None:
     """ValueError unless architecture, tokenizer, RoPE and objective are one: else weights mean different things."""
     first = sources[0]
     for other in sources[1:]:
-        changes = [f"{key} is {a} and {b}" for key, (a, b) in differences(first.model, other.model).items()]
+        differing = changed_settings(architecture_settings(first.model), architecture_settings(other.model))
+        changes = [f"{key} is {a} and {b}" for key, (a, b) in differing.items()]
         for name in ("global_rope_theta", "local_rope_theta", "tokenizer_fingerprint"):
             if first.marker[name] != other.marker[name] and not _is_unused(name, first.model):
                 changes.append(f"{name} is {first.marker[name]} and {other.marker[name]}")

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, is_causal, load_weights, run_folder_of
 from modernbert_train.checkpoints.hf.config import to_hf_config, to_hf_weights
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import TIED_WEIGHT
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
 from modernbert_train.convert.folders import build_our_model, load_their_model, new_folder
 from modernbert_train.convert.model_card import model_card
@@ -35,7 +36,6 @@ from modernbert_train.convert.parity import (
     probe_batches,
 )
 from modernbert_train.convert.tokenizer_files import export_tokenizer, text_ids
-from modernbert_train.model import TIED_WEIGHT
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 
 

@@ -10,7 +10,7 @@ import yaml
 from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.config import ModelConfig
-from modernbert_train.config.architecture import MLP_NAMES, describe_switches
+from modernbert_train.config.architecture import describe_switches, mlp_name
 from modernbert_train.config.mixture import in_words
 
 HEADER = """\
@@ -96,7 +96,7 @@ def _architecture(model: ModelConfig, marker: dict[str, Any], num_parameters: in
         "layers": f"{model.num_hidden_layers}",
         "hidden size": f"{model.hidden_size:,}",
         "attention heads": f"{model.num_attention_heads}",
-        f"{MLP_NAMES[model.mlp]} size": f"{model.intermediate_size:,}",
+        f"{mlp_name(model)} size": f"{model.intermediate_size:,}",
         "vocabulary": f"{model.vocab_size:,}",
         **reach,
     }

@@ -1,13 +1,10 @@
 """ModernBERT in plain PyTorch, on packed documents."""
 
 from modernbert_train.model.backends import resolve_backend
-from modernbert_train.model.encoder import DECODER_BIAS, EMBEDDING, TIED_WEIGHT, ModernBertForMaskedLM
+from modernbert_train.model.encoder import ModernBertForMaskedLM
 from modernbert_train.model.initialization import initialize_weights
 
 __all__ = [
-    "DECODER_BIAS",
-    "EMBEDDING",
-    "TIED_WEIGHT",
     "ModernBertForMaskedLM",
     "initialize_weights",
     "resolve_backend",

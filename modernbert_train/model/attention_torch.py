@@ -150,7 +150,7 @@ def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Te
 def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int, causal: bool) -> torch.Tensor:
     num_tokens, _, num_heads, head_dim = qkv.shape
     reach = -(-window // BLOCK_TOKENS)
-    bias = _band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)  # [B, C, W]
+    bias = band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)  # [B, C, W]
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
     for head in range(num_heads):  # one at a time: what is laid out anew stays small, and in the cache
         padded = _padded_blocks(qkv[:, :, head], reach)
@@ -167,7 +167,7 @@ def _local_backward(
 ) -> torch.Tensor:
     num_tokens, _, num_heads, head_dim = qkv.shape
     reach = -(-window // BLOCK_TOKENS)
-    bias = _band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)
+    bias = band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)
     grad = qkv.new_empty(qkv.shape)
     start = reach * BLOCK_TOKENS
     for head in range(num_heads):
@@ -220,7 +220,7 @@ def _neighbourhoods(x: torch.Tensor, reach: int) -> torch.Tensor:
     return x.as_strided(size, (block * head_dim, head_dim, 1), x.storage_offset())
 
 
-def _band_bias(
+def band_bias(
     cu_seqlens: torch.Tensor, num_tokens: int, window: int, causal: bool, dtype: torch.dtype
 ) -> torch.Tensor:
     """What is added to the scores of each block, [B, C, W]: 0 where a query sees a key, else -inf.
@@ -230,11 +230,11 @@ def _band_bias(
     after the last token count as a document of their own, so that no row is empty.
     """
     bounds = cu_seqlens.cpu().numpy().tobytes()
-    return _band_bias_of(bounds, num_tokens, window, causal, dtype, cu_seqlens.device)
+    return _cached_band_bias(bounds, num_tokens, window, causal, dtype, cu_seqlens.device)
 
 
 @lru_cache(maxsize=2)  # every local layer of a micro-batch asks for the same one, forward and backward
-def _band_bias_of(
+def _cached_band_bias(
     cu_seqlens: bytes, num_tokens: int, window: int, causal: bool, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     reach = -(-window // BLOCK_TOKENS)

@@ -15,9 +15,6 @@ from modernbert_train.model.backends import backends_by_device
 from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, build_norm
 from modernbert_train.model.rope import RotaryEmbedding
 
-EMBEDDING = "model.embeddings.tok_embeddings.weight"
-TIED_WEIGHT = "decoder.weight"  # the embedding under its second name in the state dict
-DECODER_BIAS = "decoder.bias"
 IGNORE_INDEX = -100  # of a position that counts neither for the loss nor for the accuracy
 
 

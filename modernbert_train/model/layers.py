@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import is_gated
+from modernbert_train.config.schema import Mlp
 from modernbert_train.model.attention import attention
 from modernbert_train.model.rope import RotaryTables, apply_rotary
 
@@ -96,11 +98,11 @@ def swiglu(projected: torch.Tensor) -> torch.Tensor:
     return F.silu(value) * gate
 
 
-# Kind of MLP -> what stands between its matrices, and how many times I that takes in.
-_ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
-    "geglu": (geglu, 2),
-    "swiglu": (swiglu, 2),
-    "gelu": (F.gelu, 1),
+# Gated ones map [T, 2 I] -> [T, I], the others [T, I] -> [T, I].
+ACTIVATIONS: dict[Mlp, Callable[[torch.Tensor], torch.Tensor]] = {
+    "geglu": geglu,
+    "swiglu": swiglu,
+    "gelu": F.gelu,
 }
 
 
@@ -109,8 +111,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation, width = _ACTIVATIONS[config.mlp]
-        self.Wi = nn.Linear(config.hidden_size, width * config.intermediate_size, bias=config.bias)
+        self.activation = ACTIVATIONS[config.mlp]
+        width = 2 * config.intermediate_size if is_gated(config) else config.intermediate_size
+        self.Wi = nn.Linear(config.hidden_size, width, bias=config.bias)
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
         self.out_drop = nn.Dropout(config.mlp_out_dropout)
 

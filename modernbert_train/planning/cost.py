@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.config import ModelConfig
-from modernbert_train.config.architecture import num_global_layers
+from modernbert_train.config.architecture import num_global_layers, num_hidden_weights
 from modernbert_train.schedule import PhaseSchedule, RunSchedule
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
@@ -28,17 +28,17 @@ _PEAK_FLOPS = {
 def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_rate: float | None) -> float:
     """Model FLOPs to train on one token of documents of these lengths (tokens).
 
-    6 per weight and token: Wqkv and Wo (4 d^2) and MLP (3 d I, without a gate 2 d I) in each layer; head and
-    decoder (d^2 + d V) on masked tokens. 12 d in each layer for every token that a token sees: its document, or
-    what the window shows of it. With `mask_rate` None every token predicts the next one: head and decoder on all
-    but the last of each document, and a token sees of these only itself and what comes before.
+    6 per weight and token: the matrices of all layers; head and decoder (d^2 + d V) on masked tokens. 12 d in
+    each layer for every token that a token sees: its document, or what the window shows of it. With `mask_rate`
+    None every token predicts the next one: head and decoder on all but the last of each document, and a token
+    sees of these only itself and what comes before.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
-    mlp_matrices = 2 if model.mlp == "gelu" else 3
-    weights: float = layers * (4 * hidden**2 + mlp_matrices * hidden * model.intermediate_size)
+    dense = hidden**2  # of the head
+    weights: float = num_hidden_weights(model) - dense
     length = np.asarray(lengths, dtype=np.float64)
     predicted = 1 - len(length) / length.sum() if mask_rate is None else mask_rate
-    weights += predicted * (hidden**2 + hidden * model.vocab_size)
+    weights += predicted * (dense + hidden * model.vocab_size)
     reach = np.minimum(model.local_attention // 2, length - 1)
     # The first and the last `reach` tokens of a document see 1 to `reach` tokens less than 2 * reach + 1.
     in_window = length * (2 * reach + 1) - reach * (reach + 1)

@@ -10,8 +10,7 @@ from pathlib import Path
 from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
 from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.common.text import list_problems
-from modernbert_train.config import Recipe, TrainingConfig, load_recipe
-from modernbert_train.config.architecture import changes, settings_of
+from modernbert_train.config import Recipe, TrainingConfig, comparison, load_recipe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.sweep.definition import Run, Sweep, essential
 
@@ -79,11 +78,11 @@ def changed_settings(run: Run) -> dict[str, tuple[object, object]]:
     if not file.is_file():
         return {}
     then, now = (_settings(recipe) for recipe in (load_recipe(file), run.recipe))
-    return dict(sorted(changes(then, now).items()))
+    return dict(sorted(comparison.changed_settings(then, now).items()))
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
     """Dotted key -> value of what the result of a run depends on."""
     data = dataclasses.replace(recipe.data, num_workers=0)
     recipe = dataclasses.replace(essential(recipe), training=TrainingConfig(), data=data)
-    return settings_of(recipe)
+    return comparison.recipe_settings(recipe)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modernbert_train.checkpoints.merging import mean, ties, trim_threshold
-from modernbert_train.model import EMBEDDING, TIED_WEIGHT
+from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 from tests.reference import merging as reference
 
 

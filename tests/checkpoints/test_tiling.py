@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from modernbert_train.checkpoints.tiling import (
     tile,
     tile_indices,
     tiling_problems,
-    weight_shapes,
 )
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import weight_shapes
+from modernbert_train.config.schema import Mlp
 from modernbert_train.model import ModernBertForMaskedLM
 from tests.reference.tiling import rescale, tile_model
 
@@ -96,8 +98,8 @@ def test_names():
 @pytest.mark.parametrize("method", ["tile_middle", "tile_edge"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"num_hidden_layers": 7}, {"mlp": "gelu"}, {"bias": True}, BERT],
-    ids=["modernbert", "deeper by more than twice", "gelu", "biases", "bert"],
+    [{"num_hidden_layers": 7}, {"bias": True}, BERT, *({"mlp": mlp} for mlp in get_args(Mlp))],
+    ids=["deeper by more than twice", "biases", "bert", *get_args(Mlp)],
 )
 def test_against_the_slow_twin(method, changes, rescaled):
     source = dataclasses.replace(SMALL, **{**changes, "num_hidden_layers": 3})

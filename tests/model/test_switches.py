@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from itertools import product
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 from modernbert_train.checkpoints.checkpoint import load_weights, save_weights
 from modernbert_train.config import ModelConfig, validate
-from modernbert_train.config.architecture import num_parameters
-from modernbert_train.config.schema import MODEL_SWITCHES
+from modernbert_train.config.architecture import num_hidden_weights, num_parameters, weight_shapes
+from modernbert_train.config.schema import MLPS, MODEL_SWITCHES, Mlp, Positions
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
+from modernbert_train.model.layers import ACTIVATIONS
 from modernbert_train.optim.optimizer import parameter_groups
 from tests.helpers.little_recipe import a_phase, a_recipe
 from tests.helpers.packed_documents import BERT, Packed, perturbed_model, random_documents, relative_error
@@ -22,14 +24,8 @@ TINY = ModelConfig(
     local_attention=8, global_attn_every_n_layers=2, global_rope_theta=100.0, local_rope_theta=30.0,
     max_position_embeddings=24,
 )  # fmt: skip
-VALUES = {
-    "norm": ("layernorm", "rmsnorm"),
-    "norm_placement": ("pre", "post"),
-    "mlp": ("geglu", "swiglu", "gelu"),
-    "positions": ("rope", "learned", "none"),
-    "bias": (False, True),
-    "parallel_block": (False, True),
-}
+TYPES = get_type_hints(ModelConfig)
+VALUES = {switch: get_args(TYPES[switch]) or (False, True) for switch in MODEL_SWITCHES}
 ALL = [
     replace(TINY, **dict(zip(VALUES, values, strict=True)))
     for values in product(*VALUES.values())
@@ -45,8 +41,23 @@ def name(config):
 
 
 def test_all_are_tried():
-    assert tuple(VALUES) == MODEL_SWITCHES
-    assert len(ALL) == 2 * 3 * 3 * 3 * 2  # pre-norm, post-norm, parallel
+    num_blocks = 3  # pre-norm, post-norm, parallel
+    assert len(ALL) == 2 * num_blocks * len(get_args(Mlp)) * len(get_args(Positions)) * 2
+
+
+def test_every_mlp_is_described_and_computed():
+    assert tuple(MLPS) == tuple(ACTIVATIONS) == get_args(Mlp)
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_weight_shapes_are_those_of_the_encoder(config):
+    with torch.device("meta"):
+        model = ModernBertForMaskedLM(config, attention_backend="torch")
+    shapes = {key: tuple(weight.shape) for key, weight in model.state_dict().items()}
+    assert list(weight_shapes(config).items()) == list(shapes.items())
+    assert num_parameters(config) == sum(weight.numel() for weight in model.parameters())
+    hidden = (*model.model.layers.parameters(), *model.head.parameters())
+    assert num_hidden_weights(config) == sum(weight.numel() for weight in hidden if weight.ndim == 2)
 
 
 @pytest.mark.parametrize("config", ALL, ids=name)

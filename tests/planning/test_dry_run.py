@@ -1,10 +1,12 @@
 import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig, SkipConfig, load_recipe
-from modernbert_train.config.architecture import num_parameters
+from modernbert_train.config.architecture import describe_model, num_parameters
+from modernbert_train.config.schema import MLPS, Mlp
 from modernbert_train.planning.dry_run import describe
 from modernbert_train.planning.source_stats import Contribution, PhaseData, repetitions
 from modernbert_train.schedule import build_schedule
@@ -49,6 +51,11 @@ BERT = ModelConfig(
 )
 def test_parameters(model, parameters):
     assert num_parameters(model) == parameters
+
+
+@pytest.mark.parametrize("mlp", get_args(Mlp))
+def test_every_mlp_has_a_name(mlp):
+    assert f"{MLPS[mlp].display_name} 96, " in describe_model(replace(TINY, mlp=mlp))
 
 
 def lines_of(recipe, data=None):

@@ -95,7 +95,7 @@ def tile_model(weights, source, target, method):
         tiled[f"{new}attn.Wo.weight"] = tile_heads(
             hidden(weights[f"{old}attn.Wo.weight"], 0), 1, heads, head_dim, method
         )
-        parts = 1 if source.mlp == "gelu" else 2
+        parts = len(weights[f"{old}mlp.Wi.weight"]) // source.intermediate_size
         tiled[f"{new}mlp.Wi.weight"] = fused(
             hidden(weights[f"{old}mlp.Wi.weight"], 1), parts, lambda part: tile_axis(part, 0, inner, method)
         )

@@ -23,7 +23,7 @@ from modernbert_train.checkpoints.hf.fields import (
     uneven_heads,
 )
 from modernbert_train.config import ModelConfig
-from modernbert_train.model import TIED_WEIGHT
+from modernbert_train.config.architecture import POSITION_EMBEDDING, TIED_WEIGHT
 from modernbert_train.store.manifest import TokenizerInfo
 
 SHARED_FIELDS = (*REQUIRED_FIELDS, "initializer_range")  # spelt alike, and mean alike
@@ -48,7 +48,6 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "global_attn_every_n_layers": (1,),
 }
 
-POSITIONS = "model.embeddings.position_embeddings.weight"
 TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
 
 # Modules of ours -> theirs; what we fuse is cut along its first dimension. `cls.predictions` holds the bias.
@@ -137,8 +136,8 @@ def from_bert_weights(loaded: dict[str, Tensor], model: ModelConfig) -> dict[str
     twin = left.get("cls.predictions.decoder.bias")
     if twin is not None and torch.equal(twin, weights.get("decoder.bias", twin)):
         left.pop("cls.predictions.decoder.bias")
-    if TOKEN_TYPES in left and POSITIONS in weights:
-        weights[POSITIONS] = weights[POSITIONS] + left.pop(TOKEN_TYPES)[0]
+    if TOKEN_TYPES in left and POSITION_EMBEDDING in weights:
+        weights[POSITION_EMBEDDING] = weights[POSITION_EMBEDDING] + left.pop(TOKEN_TYPES)[0]
     return weights | left
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from modernbert_train.checkpoints.hf import bert, modernbert
 from modernbert_train.checkpoints.hf.fields import REQUIRED_FIELDS
 from modernbert_train.config import ModelConfig
-from modernbert_train.model import TIED_WEIGHT
+from modernbert_train.config.architecture import TIED_WEIGHT
 from modernbert_train.store.manifest import TokenizerInfo
 
 # Class -> the settings that it computes.

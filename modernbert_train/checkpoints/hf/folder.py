@@ -11,7 +11,8 @@ from torch import Tensor
 
 from modernbert_train.checkpoints.hf.config import from_hf_config, from_hf_weights, hf_class, read_hf_config
 from modernbert_train.config import ModelConfig
-from modernbert_train.model import EMBEDDING, TIED_WEIGHT, ModernBertForMaskedLM
+from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
+from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 
 CONFIG_FILE = "config.json"

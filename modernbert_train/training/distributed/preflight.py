@@ -20,7 +20,7 @@ from composer.utils import dist
 
 from modernbert_train.checkpoints.provenance import git_commit, make_run_folder, package_versions
 from modernbert_train.config import Recipe, SkipConfig
-from modernbert_train.config.architecture import settings_of
+from modernbert_train.config.comparison import recipe_settings
 from modernbert_train.data.inputs import open_cache
 from modernbert_train.store.manifest import MANIFEST_NAME, load_tokenizer_info
 from modernbert_train.store.opening import open_store, open_tokenizer
@@ -73,7 +73,7 @@ def facts(recipe: Recipe, device: str) -> Facts:
         **{f"package {name}": version for name, version in package_versions().items()},
         **{
             f"recipe {key}": repr(value)
-            for key, value in settings_of(recipe).items()
+            for key, value in recipe_settings(recipe).items()
             if not key.startswith(_MACHINES_OWN)
         },
         f"data {recipe.data.tokenizer}": tokenizer.fingerprint[:16],
