@@ -1,17 +1,23 @@
-# Everything a fresh machine needs: `make quickstart` and `make test` set up .venv by themselves.
+# Every target creates .venv first if it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
-# Plain pip: every Python has it. The lock is complete and is installed without resolution, because two
-# libraries still declare upper bounds on torch, transformers and numpy that they do not need.
+# Plain pip, which every Python has. The lock is complete and installed without resolution: Composer and Streaming
+# declare upper bounds on torch, transformers and numpy that they do not need (see [tool.uv] in pyproject.toml).
 INSTALLED := .venv/.installed
 
-.PHONY: help setup quickstart test test-slow test-gpu lint types floors check lock clean
+.PHONY: help setup quickstart test test-slow test-gpu lint types contracts check lock clean
 
 help:
-	@echo "make quickstart   pretrain a small ModernBERT on text found on this machine (minutes, no GPU, no download of data)"
-	@echo "make test         run the tests          make check   lint, types, floors and tests"
-	@echo "make test-slow    the long tests         make test-gpu   the tests that need a GPU"
-	@echo "make lock         write requirements.lock anew (needs uv)"
+	@echo "make quickstart   train a small ModernBERT on text from this machine (minutes; no GPU, no download of data)"
+	@echo "make check        lint, types, contracts and tests: what CI runs"
+	@echo "make test         the tests"
+	@echo "make test-slow    the tests that take more than a minute"
+	@echo "make test-gpu     the tests that need a GPU"
+	@echo "make lint         ruff: style and formatting"
+	@echo "make types        mypy"
+	@echo "make contracts    import-linter: which package may import which"
+	@echo "make lock         update requirements.lock (needs uv)"
+	@echo "make clean        remove .venv and the quickstart's files"
 
 setup: $(INSTALLED)
 
@@ -22,7 +28,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The main job in miniature, by the same commands as a real run; a second `make quickstart` goes on where it stopped.
+# The commands of a real run, in miniature. A second `make quickstart` resumes an interrupted one.
 quickstart: quickstart/store/manifest.json
 	$(BIN)/modernbert train yamls/quickstart.yaml $(ARGS)
 	$(BIN)/modernbert report quickstart/run
@@ -41,7 +47,7 @@ quickstart/tokenizer/tokenizer.json: quickstart/corpus/science.jsonl.gz
 quickstart/corpus/science.jsonl.gz: | setup
 	$(BIN)/python -m data_prep corpus quickstart/corpus
 
-# A worker for every core, up to four: many tests start several processes of their own. In one: make test ARGS="-n 0".
+# One worker per core, at most four: many tests start several processes. For a single worker: make test ARGS="-n 0".
 test: setup
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -58,10 +64,10 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-floors: setup
+contracts: setup
 	$(BIN)/lint-imports
 
-check: lint types floors test
+check: lint types contracts test
 
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
