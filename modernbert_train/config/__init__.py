@@ -1,4 +1,5 @@
-"""A run's recipe: its fields (`schema`), how it is read (`layers`, `loading`), what must hold (`validation`).
+"""The recipe of a run: its fields (`schema`), how it is read (`overrides`, `loading`) and checked (`validation`).
+
 Imports no torch.
 """
 

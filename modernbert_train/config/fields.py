@@ -1,4 +1,4 @@
-"""The recipe's classes seen as a tree of YAML keys: which fields a section has, what a value should be."""
+"""The dataclasses of `schema.py` as a tree of YAML keys: the fields of each section and the type of each value."""
 
 import dataclasses
 import types
@@ -12,19 +12,24 @@ from modernbert_train.config.schema import Recipe
 
 
 def yaml_name(field_name: str) -> str:
-    """`from_`, as Python must call it, is `from` in YAML."""
+    """Return the YAML key of a field: `from` for `from_`, which Python cannot call `from`."""
     return "from" if field_name == "from_" else field_name
+
+
+def python_name(key: str) -> str:
+    """Return the field of a YAML key, the inverse of `yaml_name`."""
+    return "from_" if key == "from" else key
 
 
 @cache
 def section_fields(section: type) -> dict[str, Any]:
-    """Returns YAML key -> annotated type for a section (a dataclass)."""
+    """Return YAML key -> annotated type for a section (a dataclass)."""
     return {yaml_name(name): hint for name, hint in get_type_hints(section).items()}
 
 
 @cache
 def required_fields(section: type) -> tuple[str, ...]:
-    """Returns the YAML keys of a section that have no default."""
+    """Return the YAML keys of a section that have no default."""
     return tuple(
         yaml_name(field.name)
         for field in dataclasses.fields(section)
@@ -33,12 +38,12 @@ def required_fields(section: type) -> tuple[str, ...]:
 
 
 def is_optional(expected: Any) -> bool:
-    """Whether null is a value of its own."""
+    """Check whether a type allows null."""
     return type(None) in get_args(expected) and get_origin(expected) in (Union, types.UnionType)
 
 
 def strip_optional(expected: Any) -> Any:
-    """`X | None` -> `X`."""
+    """Return `X` for `X | None`."""
     if not is_optional(expected):
         return expected
     (inner,) = (arg for arg in get_args(expected) if arg is not type(None))
@@ -46,28 +51,37 @@ def strip_optional(expected: Any) -> Any:
 
 
 def entry_type(expected: Any) -> Any:
-    """Returns the type of the entries of `dict[str, X]`, None for anything else."""
+    """Return `X` for `dict[str, X]`, None for any other type."""
     return get_args(expected)[1] if get_origin(expected) is dict else None
 
 
+def child_type(section: Any, key: str) -> Any:
+    """Return the type of the value under a YAML key of a section or of a dict of named entries."""
+    return entry_type(section) or section_fields(section)[key]
+
+
 def is_section(expected: Any) -> bool:
-    """Whether a field holds keys of its own: a dataclass or a dict of named entries."""
+    """Check whether a type has keys of its own: a dataclass or a dict of named entries."""
     return dataclasses.is_dataclass(expected) or get_origin(expected) is dict
 
 
+def is_scalar(expected: Any) -> bool:
+    """Check whether a type is a single value, neither a section nor a list."""
+    return not is_section(expected) and get_origin(expected) not in (list, tuple)
+
+
 def quantity_parser(key: str) -> Callable[[object], int] | None:
-    """Returns what reads a field that is a number of tokens or bytes, by its name; None for any other field."""
+    """Return the parser of a field that counts tokens or bytes, according to its name; None for any other field."""
     if key == "tokens" or key.endswith("_tokens"):
         return parse_tokens
     return parse_bytes if key.endswith("_bytes") else None
 
 
 def expected_text(path: tuple[str, ...]) -> str:
-    """Returns in words what the field at `path` (an existing one) should hold."""
+    """Return in words what the existing field at `path` accepts."""
     expected: Any = Recipe
     for key in path:
-        expected = strip_optional(expected)
-        expected = entry_type(expected) or section_fields(expected)[key]
+        expected = child_type(strip_optional(expected), key)
     text = _type_text(strip_optional(expected))
     return f"{text} or null" if is_optional(expected) else text
 
@@ -85,8 +99,13 @@ def _type_text(expected: Any) -> str:
 
 
 def suggest_field(key: str, section: type) -> str:
-    """Returns the end of the message about an unknown `key` of a section: the nearest field of the section,
-    else where in the recipe a field of that name lives, else the fields there are.
+    """Return a hint about an unknown `key` of a section, the end of an error message.
+
+    It is the most similar field of the section, otherwise the section that has a field of this name, otherwise all
+    fields of the section.
+
+    Returns:
+        Text that begins with a semicolon.
     """
     siblings = list(section_fields(section))
     near = did_you_mean(key, siblings)
@@ -95,7 +114,7 @@ def suggest_field(key: str, section: type) -> str:
     elsewhere = [path for path in _all_paths(Recipe, ()) if path.rsplit(".", 1)[-1] == key]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"
-    return f"; the fields here are {', '.join(siblings)}"
+    return f"; the fields of this section are {', '.join(siblings)}"
 
 
 def _all_paths(expected: Any, path: tuple[str, ...]) -> Iterator[str]:

@@ -1,15 +1,17 @@
-"""From YAML and command line to a `Recipe`, and back.
+"""Load a recipe from YAML and the command line, and write one as YAML.
 
-    defaults of the classes  <  included YAML files  <  the YAML file  <  `a.b.c=value` of the command line
+    defaults of the dataclasses  <  included files  <  the file itself  <  overrides `a.b.c=value`
 
-OmegaConf does the merging, the interpolation (`${oc.env:DATA}/web`) and the type checks; nothing of it
-reaches the outside. `null` takes an entry out of a dictionary (a phase, a source, a source of a mixture); for
-a phase's inherited field it means "as in the phase before".
+`overrides.py` reads and merges these, key by key; here interpolations (`${oc.env:DATA}/web`) are resolved, phases
+inherit from the ones before, and values are checked. OmegaConf resolves and checks types, and appears in no result.
+
+`null` removes an entry from a dictionary (a phase, a source, a source of a mixture). For an inherited field of a phase
+it means "as in the phase before".
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +21,76 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modernbert_train.common.text import did_you_mean, list_problems, one_line
 from modernbert_train.config.fields import (
+    child_type,
     entry_type,
     expected_text,
+    is_scalar,
     is_section,
+    python_name,
     quantity_parser,
     required_fields,
-    section_fields,
     strip_optional,
     yaml_name,
 )
-from modernbert_train.config.mixture import written
-from modernbert_train.config.overrides import COMMAND_LINE, Layer, find_origin, merge, read_layers
+from modernbert_train.config.mixture import as_written
+from modernbert_train.config.overrides import (
+    COMMAND_LINE,
+    ConfigSource,
+    find_origin,
+    merge_sources,
+    read_sources,
+)
 from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
 from modernbert_train.config.validation import validate
 
-Place = tuple[str, ...]  # the keys that lead to a value
-Problem = tuple[Place, str]
+KeyPath = tuple[str, ...]  # the keys that lead to a value
+Problem = tuple[KeyPath, str]  # YAML keys of the value, and what is wrong with it
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None, origin: str = COMMAND_LINE) -> Recipe:
-    """Returns the recipe in the YAML file `path`, complete: includes and overrides applied, quantities
-    as ints, inherited fields of every phase filled in, shares of a mixture adding up to 1, and of the phases
-    only the one that `phase` names, if it names one. `origin`: where the overrides are written.
+    """Load the recipe in a YAML file.
 
-    Raises ValueError naming place, field, value and remedy; mistakes of a kind are listed together:
-    unreadable files first, then unknown keys, then values of the wrong type, then whatever does not fit
-    together (`validate`).
+    Args:
+        path: the YAML file.
+        overrides: `key=value` or `include=FILE`, applied in order.
+        origin: where the overrides are written, for error messages.
+
+    Returns:
+        The complete recipe: quantities as ints, inherited fields filled in, shares of a mixture adding up to 1. If
+        the recipe sets `phase`, it contains only that phase.
+
+    Raises:
+        ValueError: naming origin, field, value and remedy. Mistakes of one kind are reported together: unreadable
+            files first, then unknown keys, then values of the wrong type, then values that do not fit together.
     """
     path = Path(path)
-    layers = read_layers(path, overrides or [], origin)
-    values = _resolve_interpolations(layers, path)
+    sources = read_sources(path, overrides or [], origin)
+    values = _resolve_interpolations(merge_sources(sources), path)
     problems: list[Problem] = []
     values = _clean(values, Recipe, (), problems)
     if isinstance(values.get("phases"), dict):
         values["phases"] = _inherit(values["phases"])
-    unreadable = {place for place, _ in problems}
-    problems += [problem for problem in _missing(values, Recipe, ()) if problem[0] not in unreadable]
+    unparsed = {place for place, _ in problems}
+    problems += [problem for problem in _missing(values, Recipe, ()) if problem[0] not in unparsed]
     structured = _to_structured(values, problems)
     if problems:
-        found = [_located(layers, place, text) for place, text in _without_inherited(problems)]
+        found = [_located(sources, place, text) for place, text in _without_inherited(problems)]
         raise ValueError(list_problems(str(path), found))
     recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
-    found = [*validate(recipe), *check_choice(recipe)]
+    found = [*validate(recipe), *check_chosen_phase(recipe)]
     if found:
         raise ValueError(list_problems(str(path), found))
-    return choose_phase(recipe)
+    return keep_chosen_phase(recipe)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Returns the YAML text of a recipe; loading it gives an equal recipe."""
+    """Return a recipe as YAML, which loads as an equal recipe."""
     return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, MixtureConfig):
-        return written(value)
+        return as_written(value)
     if dataclasses.is_dataclass(value):
         return {yaml_name(f.name): _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -81,58 +98,63 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _resolve_interpolations(layers: list[Layer], path: Path) -> dict[str, Any]:
-    merged = OmegaConf.create(merge(layers))
+def _resolve_interpolations(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    config = OmegaConf.create(values)
     try:
-        return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         place = getattr(error, "full_key", None) or "a value"
-        raise ValueError(f"{path}: {place} refers to what is not there: {one_line(error)}") from None
+        raise ValueError(f"{path}: {place} has an interpolation that fails: {one_line(error)}") from None
 
 
-def _clean(values: dict[str, Any], expected: Any, place: Place, problems: list[Problem]) -> dict[str, Any]:
-    """Returns `values` in the shape of the classes: quantities parsed, `from` -> `from_`, entries set
-    to null left out, and the inherited fields of phases and the fields of mixtures set to null too.
+def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[Problem]) -> dict[str, Any]:
+    """Return the values of a section under Python's names, quantities parsed, without those that null removes.
+
+    A value that cannot be parsed is left out and added to `problems`.
     """
+    has_named_entries = entry_type(section) is not None
     cleaned = {}
-    entries = entry_type(expected)
     for key, value in values.items():
-        hint = entries or section_fields(expected)[key]
-        inherited = expected is PhaseConfig and key in INHERITED_FIELDS
-        if value is None and (entries is not None or inherited or expected is MixtureConfig):
+        if value is None and _null_removes(section, key):
             continue
-        if value == MISSING:  # `???`: OmegaConf's word for "to be filled in"
-            problems.append(((*place, key), f"is to be filled in, expected {expected_text((*place, key))}"))
-            continue
-        inner = strip_optional(hint)
-        if inner is bool and isinstance(value, int | float) and not isinstance(value, bool):
-            # OmegaConf takes any number but 0 for true.
-            problems.append(((*place, key), f"is {value!r}, expected {expected_text((*place, key))}"))
-            continue
-        if isinstance(value, dict) and is_section(inner):
-            value = _clean(value, inner, (*place, key), problems)
-        elif entries is None and (parse := quantity_parser(key)) and value is not None:
+        expected = strip_optional(child_type(section, key))
+        if isinstance(value, dict) and is_section(expected):
+            value = _clean(value, expected, (*path, key), problems)
+        elif value is not None:
+            parser = None if has_named_entries else quantity_parser(key)
             try:
-                value = parse(value)
+                value = _parse(value, expected, (*path, key), parser)
             except ValueError as error:
-                problems.append(((*place, key), f"is {value!r}, {error}"))
+                problems.append(((*path, key), f"is {value!r}, {error}"))
                 continue
-        cleaned[key if entries is not None else _python_name(key, expected)] = value
+        cleaned[key if has_named_entries else python_name(key)] = value
     return cleaned
 
 
-def _python_name(key: str, section: type) -> str:
-    return next(field.name for field in dataclasses.fields(section) if yaml_name(field.name) == key)
+def _null_removes(section: Any, key: str) -> bool:
+    inherited = section is PhaseConfig and key in INHERITED_FIELDS
+    return inherited or section is MixtureConfig or entry_type(section) is not None
+
+
+def _parse(value: Any, expected: Any, path: KeyPath, parser: Callable[[object], int] | None) -> Any:
+    """Parse a quantity, and reject values that OmegaConf's type check would let pass."""
+    if value == MISSING:
+        raise ValueError(f"a placeholder to be filled in, expected {expected_text(path)}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (expected is bool and is_number) or (is_scalar(expected) and isinstance(value, dict | list)):
+        raise ValueError(f"expected {expected_text(path)}")
+    return value if parser is None else parser(value)
 
 
 def _inherit(phases: dict[str, Any]) -> dict[str, Any]:
-    """Fills the inherited fields of every phase from the phase before. In the first one, what a rank computes
-    at once is a row unless the recipe says otherwise; the other fields have their defaults in `PhaseConfig`.
+    """Return the phases with their inherited fields filled in from the phase before.
+
+    In the first phase, micro_batch_tokens defaults to row_tokens; all other defaults are those of `PhaseConfig`.
     """
     filled: dict[str, Any] = {}
     before: dict[str, Any] = {}
     for name, phase in phases.items():
-        if not isinstance(phase, dict):  # reported as a value of the wrong type
+        if not isinstance(phase, dict):  # reported later, as a value of the wrong type
             filled[name] = phase
             continue
         phase = {key: before[key] for key in INHERITED_FIELDS if key in before} | phase
@@ -142,57 +164,53 @@ def _inherit(phases: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _missing(values: Any, expected: Any, place: Place) -> Iterator[Problem]:
-    """Yields a problem for every field without a default that has no value."""
+def _missing(values: Any, expected: Any, path: KeyPath) -> Iterator[Problem]:
+    """Yield a problem for every field without a default that is not set."""
     expected = strip_optional(expected)
     if not is_section(expected) or not isinstance(values, dict):
         return
-    entries = entry_type(expected)
-    for key in required_fields(expected) if entries is None else ():
-        if values.get(key) is None:
-            yield (*place, key), f"is missing, expected {expected_text((*place, key))}"
+    if entry_type(expected) is None:
+        for key in required_fields(expected):
+            if values.get(key) is None:
+                yield (*path, key), f"is missing, expected {expected_text((*path, key))}"
     for key, value in values.items():
-        yield from _missing(value, entries or section_fields(expected)[yaml_name(key)], (*place, key))
+        yield from _missing(value, child_type(expected, yaml_name(key)), (*path, key))
 
 
 def _to_structured(values: dict[str, Any], problems: list[Problem]) -> Any:
-    """Merges the values into the classes and so checks their types; adds a problem for each value of a wrong
-    type.
-    """
+    """Merge the values into the dataclasses, and add a problem for each value of the wrong type."""
     empty = OmegaConf.structured(Recipe)
     try:
         return OmegaConf.merge(empty, values)
     except OmegaConfBaseException:
-        pass  # OmegaConf stops at the first one: look for all of them, value by value
+        pass  # OmegaConf stops at the first error: check value by value to report all of them
     known = {place for place, _ in problems}
-    for place, value in _leaves(values, Recipe, ()):
+    for path, value in _leaves(values, Recipe, ()):
         nested: Any = value
-        for key in reversed(place):
+        for key in reversed(path):
             nested = {key: nested}
-        yaml_place = tuple(yaml_name(key) for key in place)
+        yaml_path = tuple(yaml_name(key) for key in path)
         try:
             OmegaConf.merge(empty, nested)
         except OmegaConfBaseException:
-            if yaml_place not in known:
-                problems.append((yaml_place, f"is {value!r}, expected {expected_text(yaml_place)}"))
+            if yaml_path not in known:
+                problems.append((yaml_path, f"is {value!r}, expected {expected_text(yaml_path)}"))
     assert problems
     return None
 
 
-def _leaves(values: Any, expected: Any, place: Place) -> Iterator[tuple[Place, Any]]:
-    """Yields every value that is not a section, with its place (in Python names)."""
+def _leaves(values: Any, expected: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield every value that is not a section, with its path in Python's names."""
     expected = strip_optional(expected)
     if not is_section(expected) or not isinstance(values, dict):
-        yield place, values
+        yield path, values
         return
     for key, value in values.items():
-        yield from _leaves(
-            value, entry_type(expected) or section_fields(expected)[yaml_name(key)], (*place, key)
-        )
+        yield from _leaves(value, child_type(expected, yaml_name(key)), (*path, key))
 
 
 def _without_inherited(problems: list[Problem]) -> Iterator[Problem]:
-    """Leaves out what a phase has only inherited: the phase that has it first is the one to mend."""
+    """Drop problems of inherited values: only the phase that sets the value is reported."""
     seen = set()
     for place, text in problems:
         key = (place[-1], text)
@@ -203,13 +221,14 @@ def _without_inherited(problems: list[Problem]) -> Iterator[Problem]:
             seen.add(key)
 
 
-def _located(layers: list[Layer], place: Place, text: str) -> str:
-    shown = [key for at, key in enumerate(place) if (key, place[at - 1]) != ("shares", "mixture")]
-    return f"{find_origin(layers, place)}: {'.'.join(shown)} {text}"
+def _located(sources: list[ConfigSource], place: KeyPath, text: str) -> str:
+    """Return a problem with the place where the value is written. `shares` is no key in YAML: it is left out."""
+    shown = [key for index, key in enumerate(place) if (place[index - 1], key) != ("mixture", "shares")]
+    return f"{find_origin(sources, place)}: {'.'.join(shown)} {text}"
 
 
 def _finished(recipe: Recipe) -> Recipe:
-    """Fills in `{name}` and scales mixtures so that their shares add up to 1."""
+    """Fill in `{name}`, and scale the shares of every mixture to add up to 1."""
     phases = {
         name: dataclasses.replace(
             phase, mixture=dataclasses.replace(phase.mixture, shares=_normalized(phase.mixture.shares))
@@ -219,42 +238,42 @@ def _finished(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, phases=phases, run_folder=fill_in_run_folder(recipe))
 
 
-def _normalized(mixture: dict[str, float]) -> dict[str, float]:
-    total = math.fsum(mixture.values())
-    # What adds up to 1 already stays as it is, to the last bit: a dumped recipe loads as an equal one.
+def _normalized(shares: dict[str, float]) -> dict[str, float]:
+    total = math.fsum(shares.values())
+    # Shares that add up to 1 already keep every bit, so that a dumped recipe loads as an equal one.
     if not math.isfinite(total) or total <= 0 or abs(total - 1) < 1e-12:
-        return mixture
-    return {source: share / total for source, share in mixture.items()}
+        return shares
+    return {source: share / total for source, share in shares.items()}
 
 
-def check_choice(recipe: Recipe) -> Iterator[str]:
-    """Yields why the phase that a whole recipe asks for cannot be run alone."""
+def fill_in_run_folder(recipe: Recipe) -> str:
+    """Return the run folder with `{name}` filled in. One phase of several has a folder of its own, `...-PHASE`."""
+    suffix = "" if recipe.phase is None or list(recipe.phases) == [recipe.phase] else f"-{recipe.phase}"
+    if "{name}" in recipe.run_folder:
+        return recipe.run_folder.replace("{name}", recipe.name + suffix)
+    return recipe.run_folder.rstrip("/") + suffix if suffix else recipe.run_folder
+
+
+def check_chosen_phase(recipe: Recipe) -> Iterator[str]:
+    """Yield the reason why the one phase that a recipe chooses cannot be trained by itself."""
     names = list(recipe.phases)
     if recipe.phase is None or not names:
         return
     if recipe.phase not in names:
-        near = did_you_mean(recipe.phase, names) or f"; there is {', '.join(names)}"
-        yield f"phase is {recipe.phase!r}, which is not in phases{near}"
+        hint = did_you_mean(recipe.phase, names) or f"; the phases are {', '.join(names)}"
+        yield f"phase is {recipe.phase!r}, which is not in phases{hint}"
     elif recipe.phase != names[0] and recipe.init.from_ is None:
         before = names[names.index(recipe.phase) - 1]
         yield (
-            f"phase is {recipe.phase}, which goes on from the weights that the phase {before} has left, and init.from "
-            f"is not set; name a run folder or a checkpoint, such as init.from=runs/{recipe.name}"
+            f"phase is {recipe.phase}, which continues from the weights of phase {before}, but init.from is not set; "
+            f"name a run folder or a checkpoint, such as init.from=runs/{recipe.name}"
         )
 
 
-def fill_in_run_folder(recipe: Recipe) -> str:
-    """Returns the run folder with `{name}` filled in. A phase of several that is run alone has one of its own."""
-    ending = "" if recipe.phase is None or list(recipe.phases) == [recipe.phase] else f"-{recipe.phase}"
-    if "{name}" in recipe.run_folder:
-        return recipe.run_folder.replace("{name}", recipe.name + ending)
-    return recipe.run_folder.rstrip("/") + ending if ending else recipe.run_folder
+def keep_chosen_phase(recipe: Recipe) -> Recipe:
+    """Return a valid recipe with only the phase it chooses, or unchanged if it chooses none.
 
-
-def choose_phase(recipe: Recipe) -> Recipe:
-    """Returns the recipe of the one phase that a sound recipe asks for; itself if it asks for none.
-
-    What that phase inherits from those before must have been filled in.
+    The phase must already have the values it inherits.
     """
     if recipe.phase is None:
         return recipe

@@ -1,4 +1,4 @@
-"""The mixture of a phase: its three ways of being written, and what must hold."""
+"""The three forms of a phase's mixture: reading, checking and describing them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,57 +7,61 @@ from typing import Any
 from modernbert_train.common.text import did_you_mean
 from modernbert_train.config.schema import MixtureConfig
 
-# The keys of a mixture that are no source; each way of writing one, and the keys it has.
+# The keys of a mixture that are not sources, and the fields of each form.
 RESERVED = ("epochs", "temperature", "sources")
-_WAYS = {"shares": ("shares",), "epochs": ("epochs",), "temperature": ("temperature", "sources")}
+_FORMS = {"shares": ("shares",), "epochs": ("epochs",), "temperature": ("temperature", "sources")}
 
 
-def spell_out(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values of a layer with every phase's mixture under the names of `MixtureConfig`'s fields.
+def spell_out_mixtures(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a file or override with every phase's mixture under the fields of `MixtureConfig`.
 
-    A mixture written in one way says null for the others, and so replaces one that a weaker layer has written in
-    another way; two that are written in the same way are merged key by key, as everything is.
+    The fields of all other forms become null. A mixture therefore replaces an earlier one of another form, whereas two
+    of the same form are merged key by key like everything else.
     """
     phases = values.get("phases")
     if not isinstance(phases, dict):
         return values
-    spelled = {
-        name: {**phase, "mixture": _spell_out_one(phase["mixture"])}
+    spelled_out = {
+        name: {**phase, "mixture": _spell_out(phase["mixture"])}
         if isinstance(phase, dict) and isinstance(phase.get("mixture"), dict)
         else phase
         for name, phase in phases.items()
     }
-    return {**values, "phases": spelled}
+    return {**values, "phases": spelled_out}
 
 
-def _spell_out_one(mixture: dict[Any, Any]) -> dict[str, Any]:
+def _spell_out(mixture: dict[Any, Any]) -> dict[str, Any]:
     shares = {source: share for source, share in mixture.items() if source not in RESERVED}
     given = {key: mixture[key] for key in RESERVED if key in mixture}
     if shares or not given:
         given["shares"] = shares
-    ways = ways_of(given)
-    others = {key: None for way, keys in _WAYS.items() if way not in ways for key in keys}
+    forms = forms_of(given)
+    others = {key: None for form, keys in _FORMS.items() if form not in forms for key in keys}
     return others | given
 
 
-def ways_of(mixture: Mapping[str, Any]) -> list[str]:
-    """Returns in which of the ways (shares, epochs, temperature) a spelled-out mixture is written."""
-    return [way for way, keys in _WAYS.items() if any(mixture.get(key) is not None for key in keys)]
+def forms_of(mixture: Mapping[str, Any]) -> list[str]:
+    """Return the forms (shares, epochs, temperature) in which a spelled-out mixture is written."""
+    return [form for form, keys in _FORMS.items() if any(mixture.get(key) is not None for key in keys)]
 
 
-def switched_by_an_override(weaker: Any, override: Any) -> Iterator[str]:
-    """Yields a problem where an override of a single source meets a mixture that is written in another way: the one
-    source would quietly become the whole mixture. Both spelled out.
+def check_switch(earlier: Any, override: Any) -> Iterator[str]:
+    """Yield a problem if an override of a single source meets a mixture of another form.
+
+    The one source would silently become the whole mixture. Both arguments are spelled out.
     """
-    if not isinstance(weaker, dict) or not isinstance(override, dict):
+    if not isinstance(earlier, dict) or not isinstance(override, dict):
         return
-    before, now = ways_of(weaker), ways_of(override)
+    before, now = forms_of(earlier), forms_of(override)
     if before and now and before != now and now != ["temperature"]:
-        yield f"is given as {' and '.join(before)}, not as {' and '.join(now)}; give it whole: mixture={{...}}"
+        yield (
+            f"the base recipe writes this mixture as {' and '.join(before)}; to switch to {' and '.join(now)}, "
+            "override the whole mixture: mixture={...}"
+        )
 
 
-def written(mixture: MixtureConfig) -> dict[str, Any]:
-    """Returns a mixture as a recipe writes it."""
+def as_written(mixture: MixtureConfig) -> dict[str, Any]:
+    """Return a mixture as YAML writes it."""
     if mixture.epochs:
         return {"epochs": dict(mixture.epochs)}
     if mixture.temperature is None:
@@ -66,8 +70,8 @@ def written(mixture: MixtureConfig) -> dict[str, Any]:
     return {"temperature": mixture.temperature, **only}
 
 
-def in_words(mixture: Mapping[str, Any]) -> str:
-    """Returns a mixture, as a recipe writes it, in a few words: `web 80%, code 20%`."""
+def describe_mixture(mixture: Mapping[str, Any]) -> str:
+    """Return a mixture, as YAML writes it, in a few words: `web 80%, code 20%`."""
     if "epochs" in mixture:
         return ", ".join(f"{source} x{epochs:g}" for source, epochs in mixture["epochs"].items())
     if "temperature" in mixture:
@@ -77,46 +81,43 @@ def in_words(mixture: Mapping[str, Any]) -> str:
     return ", ".join(f"{source} {share / total:.0%}" for source, share in mixture.items())
 
 
-def check_mixture(mixture: MixtureConfig, sources: list[str], field: str) -> Iterator[str]:
-    """Yields the problems of a phase's mixture. `sources`: those of the recipe; `field`: of the phase."""
-    field = f"{field}.mixture"
-    ways = [way for way in ways_of(vars(mixture)) if way == "temperature" or getattr(mixture, way)]
-    if not ways:
+def check_mixture(mixture: MixtureConfig, sources: list[str], phase: str) -> Iterator[str]:
+    """Yield the problems of the mixture of `phase`, such as `phases.pretrain`; `sources` are those of the recipe."""
+    field = f"{phase}.mixture"
+    forms = [form for form in forms_of(vars(mixture)) if form == "temperature" or getattr(mixture, form)]
+    if not forms:
         example = f"{{{', '.join(sources[:1])}: 1.0}}"
-        yield f"{field} is empty: give each source its share of the tokens, such as {example}"
-    elif len(ways) > 1:
-        yield f"{field} has {' and '.join(ways)}: these are different ways to say what each source gets; keep one"
+        yield f"{field} is empty: give each source a share of the tokens, such as {example}"
+    elif len(forms) > 1:
+        yield f"{field} has {' and '.join(forms)}: these are different forms of a mixture; keep one of them"
     else:
-        yield from _check_numbers(mixture.shares, sources, field, "share")
-        yield from _check_numbers(mixture.epochs, sources, f"{field}.epochs", "number of epochs")
-        if ways == ["temperature"]:
+        yield from _check_numbers(mixture.shares, sources, field)
+        yield from _check_numbers(mixture.epochs, sources, f"{field}.epochs")
+        if forms == ["temperature"]:
             yield from _check_temperature(mixture, sources, field)
 
 
-def _check_numbers(numbers: dict[str, float], sources: list[str], field: str, what: str) -> Iterator[str]:
+def _check_numbers(numbers: dict[str, float], sources: list[str], field: str) -> Iterator[str]:
     for source, number in numbers.items():
         if source not in sources:
             yield _unknown(field, source, sources)
         if not (number > 0 and math.isfinite(number)):
-            yield (
-                f"{field}.{source} is {number}: make the {what} a finite number above 0, or null to leave the "
-                "source out"
-            )
+            yield f"{field}.{source} is {number}: must be a finite number above 0, or null to leave out the source"
 
 
 def _check_temperature(mixture: MixtureConfig, sources: list[str], field: str) -> Iterator[str]:
     temperature = mixture.temperature
     if temperature is None:
-        yield f"{field}.sources says which sources a temperature is for, and there is none; add temperature"
+        yield f"{field}.sources is set, but {field}.temperature is not; set both, or neither"
     elif not 0 <= temperature <= 1:
         yield (
-            f"{field}.temperature is {temperature}: it is the exponent of a source's tokens, from 0 (all sources "
-            "alike) to 1 (in proportion to size); for a temperature T of 1 and above write 1/T"
+            f"{field}.temperature is {temperature}: must be from 0 (equal shares) to 1 (proportional to size), as the "
+            "exponent of a source's tokens; for a temperature T of at least 1, write 1/T"
         )
     if mixture.sources is None:
         return
     if not mixture.sources:
-        yield f"{field}.sources is empty: name some, or leave it out for all"
+        yield f"{field}.sources is empty: name at least one source, or leave it out for all"
     if len(set(mixture.sources)) < len(mixture.sources):
         yield f"{field}.sources is {mixture.sources}: name each source once"
     yield from (
@@ -125,5 +126,5 @@ def _check_temperature(mixture: MixtureConfig, sources: list[str], field: str) -
 
 
 def _unknown(field: str, source: str, sources: list[str]) -> str:
-    hint = did_you_mean(source, sources) or f"; there is {', '.join(sources) or 'none'}"
+    hint = did_you_mean(source, sources) or f"; the sources are {', '.join(sources) or 'none'}"
     return f"{field} names {source!r}, which is not in data.sources{hint}"

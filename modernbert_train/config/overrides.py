@@ -1,8 +1,7 @@
-"""Where a recipe's values are written down: YAML files with their includes, and overrides from the command
-line.
+"""Read the YAML files of a recipe, with their includes, and the overrides of the command line, and merge them.
 
-A layer is one such place with its values; later layers win, key by key. All keys are checked here, against
-the classes of `schema.py`, so that a mistyped one is reported with the place it was written in.
+Each file and each override is a `ConfigSource`; later ones win, key by key. All keys are checked here against the
+dataclasses of `schema.py`, so that a mistyped key is reported with the place where it is written.
 """
 
 import os
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modernbert_train.common.text import did_you_mean, list_problems, one_line
 from modernbert_train.config.fields import (
+    child_type,
     entry_type,
     is_optional,
     is_section,
@@ -24,7 +24,7 @@ from modernbert_train.config.fields import (
     strip_optional,
     suggest_field,
 )
-from modernbert_train.config.mixture import spell_out, switched_by_an_override
+from modernbert_train.config.mixture import check_switch, spell_out_mixtures
 from modernbert_train.config.schema import INHERITED_FIELDS, Recipe
 from modernbert_train.config.shipped import find_yaml
 
@@ -32,45 +32,63 @@ COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Values of one place, nested by key; `origin` names the place in messages. `depth` is how many keys an
-    override named (`a.b.c=1`: 3) and 0 for a file.
-    """
+class ConfigSource:
+    """The values of one YAML file or one override."""
 
+    # The file or "command line", for error messages.
     origin: str
+    # Values, nested by key.
     values: dict[str, Any]
+    # Number of keys in an override (3 for `a.b.c=1`); 0 for a file.
     depth: int = 0
 
 
-def read_layers(path: Path, overrides: list[str], origin: str = COMMAND_LINE) -> list[Layer]:
-    """Returns the layers of a recipe, weakest first: included files in order, the file itself, overrides one
-    by one. The override `include=FILE` puts a file on top of what stands before it. `origin` names the place
-    where the overrides are written.
+def read_sources(path: Path, overrides: list[str], origin: str = COMMAND_LINE) -> list[ConfigSource]:
+    """Read everything a recipe consists of.
 
-    Raises ValueError for unreadable files, include cycles, unknown keys (all of them at once) and broken
-    overrides.
+    Args:
+        path: the YAML file.
+        overrides: `key=value`, or `include=FILE`, which puts a file on top of everything before it.
+        origin: where the overrides are written, for error messages.
+
+    Returns:
+        Sources in ascending priority: included files in order, the file itself, overrides in order.
+
+    Raises:
+        ValueError: for unreadable files, include cycles, malformed overrides and unknown keys (all of them at once).
     """
-    layers = read_file(path)
+    sources = read_file(path)
     for override in overrides:
         keys, value = parse_override(override, origin)
         if keys == ["include"]:
-            layers += read_file(Path(str(value)))
+            sources += read_file(Path(str(value)))
         else:
-            layers.append(Layer(origin, _nest(keys, value), depth=len(keys)))
-    layers = [replace(layer, values=spell_out(layer.values)) for layer in layers]
+            sources.append(ConfigSource(origin, _nest(keys, value), depth=len(keys)))
+    sources = [replace(source, values=spell_out_mixtures(source.values)) for source in sources]
     problems: list[str] = []
-    for position, layer in enumerate(layers):
-        found = list(unknown_keys(layer.values, Recipe, ()))
+    for position, source in enumerate(sources):
+        found = list(unknown_keys(source.values, Recipe, ()))
         if not found and not problems:
-            found = list(_unknown_entries(layer, merge(layers[:position])))
-        problems += [f"{layer.origin}: {text}" for text in found]
+            found = list(_unknown_entries(source, merge_sources(sources[:position])))
+        problems += [f"{source.origin}: {text}" for text in found]
     if problems:
         raise ValueError(list_problems(str(path), problems))
-    return [replace(layer, values=_without_empty_sections(layer.values, Recipe)) for layer in layers]
+    return [replace(source, values=_without_empty_sections(source.values, Recipe)) for source in sources]
 
 
-def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
-    """Return the layers of a YAML file: those of the files under its `include`, then its own."""
+def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[ConfigSource]:
+    """Read a YAML file and the files under its `include`.
+
+    Args:
+        name: path of the file, relative to the folder of the file that includes it, or of a recipe in the package.
+        including: the chain of files that include it, outermost first.
+
+    Returns:
+        The sources of its includes, then its own.
+
+    Raises:
+        ValueError: if a file cannot be read or includes itself.
+    """
     folder = including[-1].parent if including else Path()
     by = f" (included by {os.path.normpath(including[-1])})" if including else ""
     path = find_yaml(name, folder, by)
@@ -85,15 +103,25 @@ def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[Layer]:
         raise ValueError(
             f"{origin}: include is {include!r}, expected the path of a YAML file or a list of such paths"
         )
-    layers = []
+    sources = []
     for included in include:
-        layers += read_file(Path(included), (*including, path))
-    return [*layers, Layer(origin, values)]
+        sources += read_file(Path(included), (*including, path))
+    return [*sources, ConfigSource(origin, values)]
 
 
 def read_mapping(path: Path, shown: str, expected: str) -> dict[str, Any]:
-    """Returns the mapping in a YAML file, with interpolations as they are written. ValueError where there is
-    none, `expected` saying in words what should be there; a key that stands there twice is an error, too.
+    """Read the mapping in a YAML file, without resolving interpolations.
+
+    Args:
+        path: the file.
+        shown: its name in error messages.
+        expected: what the file should contain, in words.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        ValueError: if there is no such file, no mapping in it, or a key occurs twice.
     """
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -105,10 +133,16 @@ def read_mapping(path: Path, shown: str, expected: str) -> dict[str, Any]:
 
 
 def parse_override(text: str, origin: str = COMMAND_LINE) -> tuple[list[str], Any]:
-    """Splits `a.b.c=value` into its keys and its value, read as YAML.
+    """Split `a.b.c=value` into its keys and its value, read as YAML.
 
     >>> parse_override("phases.pretrain.learning_rate=1e-3")
     (['phases', 'pretrain', 'learning_rate'], 0.001)
+
+    Returns:
+        The keys and the value.
+
+    Raises:
+        ValueError: if it is not of this form.
     """
     dotted, equals, value = text.partition("=")
     keys = dotted.strip().split(".")
@@ -136,9 +170,7 @@ def _nest(keys: list[str], value: Any) -> dict[str, Any]:
 
 
 def unknown_keys(values: Any, expected: Any, path: tuple[str, ...]) -> Iterator[str]:
-    """Yields a problem for each key in `values` that the recipe does not have, and for each section that is
-    not one.
-    """
+    """Yield a problem for each key that the recipe does not have, and for each section that is not a mapping."""
     expected = strip_optional(expected)
     if not is_section(expected) or values is None or (isinstance(values, str) and "${" in values):
         return
@@ -146,42 +178,40 @@ def unknown_keys(values: Any, expected: Any, path: tuple[str, ...]) -> Iterator[
     if not isinstance(values, Mapping):
         yield f"{dotted} is {values!r}, expected a section with keys of its own"
         return
-    entries = entry_type(expected)
     for key, value in values.items():
         full_key = f"{dotted}.{key}" if dotted else str(key)
         if not isinstance(key, str):
             yield f"{full_key}: the key {key!r} is not text; put it in quotes"
-        elif entries is not None:
-            yield from unknown_keys(value, entries, (*path, key))
-        elif key in section_fields(expected):
-            yield from unknown_keys(value, section_fields(expected)[key], (*path, key))
+        elif entry_type(expected) is not None or key in section_fields(expected):
+            yield from unknown_keys(value, child_type(expected, key), (*path, key))
         else:
             yield f"{full_key} is not a field of a recipe{suggest_field(key, expected)}"
 
 
-def _unknown_entries(layer: Layer, before: dict[str, Any]) -> Iterator[str]:
-    """Yields a problem for a phase or source that is removed (set to null) though there is none of that name,
-    and for an override inside one that is not there: it would quietly make a new entry out of a slip of the
-    pen. `before`: all weaker layers, merged.
+def _unknown_entries(source: ConfigSource, before: dict[str, Any]) -> Iterator[str]:
+    """Yield a problem for each phase or data source that is removed or changed although it does not exist.
+
+    Files may add entries. An override inside an entry (`phases.pretrian.tokens=1B`) may not: a typo would silently
+    create a new entry. `before` is the merge of all earlier sources.
     """
     for path in (("phases",), ("data", "sources")):
-        known = [name for name, entry in _at(before, path).items() if entry is not None]
-        for name, entry in _at(layer.values, path).items():
+        known = [name for name, entry in _mapping_at(before, path).items() if entry is not None]
+        for name, entry in _mapping_at(source.values, path).items():
             entry_path = ".".join((*path, name))
-            inside = layer.depth > len(path) + 1
+            inside = source.depth > len(path) + 1
             if name in known or (entry is not None and not inside):
                 continue
-            near = did_you_mean(name, known) or f"; there is {', '.join(known) or 'none yet'}"
-            yield f"there is no {entry_path}{near} (to add it: {entry_path}={{...}} with all its fields)"
-    for name, phase in _at(layer.values, ("phases",)).items():
-        if layer.depth > len(("phases", name, "mixture")) and isinstance(phase, dict):
-            weaker = _at(before, ("phases", name)).get("mixture")
-            for problem in switched_by_an_override(weaker, phase.get("mixture")):
-                yield f"phases.{name}.mixture {problem}"
+            hint = did_you_mean(name, known) or f"; existing: {', '.join(known) or 'none'}"
+            yield f"there is no {entry_path}{hint} (to add it: {entry_path}={{...}} with all its fields)"
+    for name, phase in _mapping_at(source.values, ("phases",)).items():
+        if source.depth > len(("phases", name, "mixture")) and isinstance(phase, dict):
+            earlier = _mapping_at(before, ("phases", name)).get("mixture")
+            for problem in check_switch(earlier, phase.get("mixture")):
+                yield f"phases.{name}.mixture: {problem}"
 
 
-def _at(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the mapping at `path`, an empty one if there is none."""
+def _mapping_at(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Return the mapping at `path`, an empty one if there is none."""
     for key in path:
         inner = values.get(key)
         values = inner if isinstance(inner, dict) else {}
@@ -189,45 +219,47 @@ def _at(values: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _without_empty_sections(values: dict[str, Any], section: type) -> dict[str, Any]:
-    """Drops sections that hold nothing (`model:` with every line under it commented out): they say nothing,
-    and must not wipe out what an included file says.
+    """Return the values without empty sections, such as `model:` with every line below it commented out.
+
+    YAML reads an empty section as null, which would erase the values of included files.
     """
     kept = {}
     for key, value in values.items():
         expected = section_fields(section)[key]
-        fixed = is_section(expected) and not is_optional(expected) and key not in INHERITED_FIELDS
-        if fixed and value is None:
+        always_present = is_section(expected) and not is_optional(expected) and key not in INHERITED_FIELDS
+        if always_present and value is None:
             continue
-        nested = fixed and entry_type(expected) is None and isinstance(value, dict)
+        nested = always_present and entry_type(expected) is None and isinstance(value, dict)
         kept[key] = _without_empty_sections(value, expected) if nested else value
     return kept
 
 
-def merge(layers: list[Layer]) -> dict[str, Any]:
-    """Merges layers key by key, the last one winning; lists are replaced whole."""
+def merge_sources(sources: list[ConfigSource]) -> dict[str, Any]:
+    """Merge sources key by key; later ones win. Lists are replaced as a whole."""
     merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge_two(merged, layer.values)
+    for source in sources:
+        merged = _merge(merged, source.values)
     return merged
 
 
-def _merge_two(weaker: dict[str, Any], stronger: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(weaker)
-    for key, value in stronger.items():
+def _merge(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(earlier)
+    for key, value in later.items():
         below = merged.get(key)
         both = isinstance(below, dict) and isinstance(value, dict)
-        merged[key] = _merge_two(below, value) if both else value  # type: ignore[arg-type]
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
 
 
-def find_origin(layers: list[Layer], path: tuple[str, ...]) -> str:
-    """Returns the place that a field's value comes from: the last layer that has it. For a field that nobody
-    wrote, the one that has the section around it, a file rather than an override.
+def find_origin(sources: list[ConfigSource], path: tuple[str, ...]) -> str:
+    """Return where a field's value is written: the origin of the last source that has it.
+
+    If no source has the field, it is the origin of the section around it, preferably a file.
     """
-    files = [layer for layer in layers if layer.depth == 0]
+    files = [source for source in sources if source.depth == 0]
     for length in range(len(path), 0, -1):
-        by_preference = layers if length == len(path) else [*layers[len(files) :], *files]
-        for layer in reversed(by_preference):
-            if path[length - 1] in _at(layer.values, path[: length - 1]):
-                return layer.origin
+        by_preference = sources if length == len(path) else [*sources[len(files) :], *files]
+        for source in reversed(by_preference):
+            if path[length - 1] in _mapping_at(source.values, path[: length - 1]):
+                return source.origin
     return files[-1].origin

@@ -1,4 +1,4 @@
-"""Quantities as people write them: tokens (`50M`, `1.719T`, `8_192`) and bytes (`500GB`)."""
+"""Numbers with a unit, as people write them: tokens (`50M`, `1.719T`, `8_192`) and bytes (`500GB`); range checks."""
 
 import math
 from collections.abc import Iterator
@@ -9,58 +9,67 @@ BYTE_SUFFIXES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_tokens(value: object) -> int:
-    """Returns a number of tokens. `value`: an int, a whole float (YAML reads `1e9` as one), or text with an
-    optional suffix K, M, B or T (thousand to trillion). Exact: no binary fraction is involved.
+    """Parse a number of tokens. The result is exact: no binary fraction is involved.
 
     >>> parse_tokens("1.719T")
     1719000000000
 
-    Raises ValueError for anything else, negative and fractional amounts included.
+    Args:
+        value: an int, a whole float (YAML reads `1e9` as one), or text with an optional suffix K, M, B or T.
+
+    Returns:
+        The number of tokens.
+
+    Raises:
+        ValueError: for anything else, including negative and fractional amounts.
     """
-    allowed = (
+    expected = (
         "expected a whole number of tokens such as 8192, 50M or 1.719T (K, M, B, T: thousand to trillion)"
     )
-    return _parse(value, SUFFIXES, "tokens", allowed)
+    return _parse(value, SUFFIXES, "tokens", expected)
 
 
 def parse_bytes(value: object) -> int:
-    """Returns a number of bytes. `value`: like that of `parse_tokens`, with the suffixes KB, MB, GB and TB.
+    """Parse a number of bytes, as `parse_tokens` does, with the suffixes KB, MB, GB and TB.
 
     >>> parse_bytes("500GB")
     500000000000
 
-    Raises ValueError for anything else, negative and fractional amounts included.
+    Returns:
+        The number of bytes.
+
+    Raises:
+        ValueError: for anything else, including negative and fractional amounts.
     """
-    allowed = "expected a whole number of bytes such as 500GB or 1.5TB (KB, MB, GB, TB: powers of a thousand)"
-    return _parse(value, BYTE_SUFFIXES, "bytes", allowed)
+    expected = (
+        "expected a whole number of bytes such as 500GB or 1.5TB (KB, MB, GB, TB: powers of a thousand)"
+    )
+    return _parse(value, BYTE_SUFFIXES, "bytes", expected)
 
 
-def _parse(value: object, suffixes: dict[str, int], unit: str, allowed: str) -> int:
+def _parse(value: object, suffixes: dict[str, int], unit: str, expected: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(allowed)
+        raise ValueError(expected)
     text = str(value).strip().replace("_", "")
     suffix = next((suffix for suffix in suffixes if text.endswith(suffix)), "")
     try:
         amount = Decimal(text.removesuffix(suffix)) * suffixes.get(suffix, 1)
     except InvalidOperation:
-        raise ValueError(allowed) from None
+        raise ValueError(expected) from None
     if not amount.is_finite() or amount < 0:
-        raise ValueError(f"{allowed}, not negative or infinite")
+        raise ValueError(f"{expected}, not negative or infinite")
     if amount != int(amount):
-        raise ValueError(f"{allowed}; this comes to {amount.normalize():f} {unit}")
+        raise ValueError(f"{expected}; this is {amount.normalize():f} {unit}")
     return int(amount)
 
 
 def format_tokens(tokens: int) -> str:
-    """Returns `tokens` for people, with at most four digits: 786432 -> `786.4K`, 2_000_000_000_000 -> `2T`.
-
-    For reading only: it rounds.
-    """
+    """Format a number of tokens for display, rounded to four digits: 786432 -> `786.4K`."""
     return _format(tokens, SUFFIXES)
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Returns `num_bytes` for people: 4_123_456_789 -> `4.123GB`. For reading only: it rounds."""
+    """Format a number of bytes for display, rounded to four digits: 4_123_456_789 -> `4.123GB`."""
     return _format(num_bytes, BYTE_SUFFIXES)
 
 
@@ -71,25 +80,41 @@ def _format(amount: int, suffixes: dict[str, int]) -> str:
     return str(amount)
 
 
-def share_of_tokens(field: str, value: float) -> Iterator[str]:
-    """Yields a problem unless `value` lies between 0 and 1, both excluded."""
-    if not 0 < value < 1:
-        yield f"{field} is {value}: it is a share of the tokens; choose one between 0 and 1, such as 0.3"
+# Range checks yield a problem for a value out of range. `not (...)` instead of the opposite comparison: NaN fails too.
 
 
-def above_zero(section: str, fields: dict[str, float]) -> Iterator[str]:
-    """Yields a problem for each field that is not a finite number above 0."""
+def check_at_least_one(section: str, fields: dict[str, int]) -> Iterator[str]:
+    """Yield a problem for each field of a section below 1. `section` ends with a dot, or is empty."""
+    for field, value in fields.items():
+        if value < 1:
+            yield f"{section}{field} is {value}: must be at least 1"
+
+
+def check_positive(section: str, fields: dict[str, float]) -> Iterator[str]:
+    """Yield a problem for each field of a section that is not a finite number above 0."""
     for field, value in fields.items():
         if not (value > 0 and math.isfinite(value)):
-            yield f"{section}.{field} is {value}: make it a finite number above 0"
+            yield f"{section}{field} is {value}: must be a finite number above 0"
 
 
-def zero_or_above(field: str, value: float) -> Iterator[str]:
-    """Yields a problem unless `value` is a finite number, 0 or above."""
+def check_not_negative(field: str, value: float) -> Iterator[str]:
+    """Yield a problem unless `value` is a finite number of at least 0."""
     if not (value >= 0 and math.isfinite(value)):
-        yield f"{field} is {value}: make it a finite number, 0 or above"
+        yield f"{field} is {value}: must be a finite number of at least 0"
+
+
+def check_below_one(field: str, value: float, example: str = "") -> Iterator[str]:
+    """Yield a problem unless `value` is at least 0 and less than 1."""
+    if not 0 <= value < 1:
+        yield f"{field} is {value}: must be at least 0 and less than 1{example}"
+
+
+def check_share(field: str, value: float) -> Iterator[str]:
+    """Yield a problem unless `value` is above 0 and less than 1."""
+    if not 0 < value < 1:
+        yield f"{field} is {value}: must be above 0 and less than 1, such as 0.3"
 
 
 def next_multiple(value: int, factor: int) -> int:
-    """Returns the smallest multiple of `factor`, itself at least, that is not below `value`."""
+    """Return the smallest positive multiple of `factor` that is not below `value`."""
     return max(factor, -(-value // factor) * factor)

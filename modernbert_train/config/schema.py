@@ -1,15 +1,17 @@
-"""The fields of a recipe.
+"""The fields of a recipe: the reference page.
 
-A recipe says everything about a run: model, data, masking, optimizer, phases, evaluation, logging. The
-classes here hold no behaviour; `loading.py` fills them from YAML and the command line, `validation.py` checks
-how the fields fit together.
+A recipe describes a whole run: model, data, masking, optimizer, phases, evaluation and logging. The dataclasses
+hold no behaviour: `loading.py` fills them from YAML and the command line, `validation.py` checks that their values
+fit together.
 
-Every field named `tokens` or `*_tokens` is a whole number of tokens; a YAML or an override may write it with
-a suffix (K = 1,000, M, B, T: `50M`, `1.719T`) and with underscores (`8_192`). So is `*_bytes`, with KB, MB, GB
-and TB (`500GB`). Paths are relative to the working directory.
+- A field without a default must be set.
+- Fields named `tokens` or `*_tokens` are whole numbers of tokens. YAML and overrides may write them with
+  underscores (`8_192`) or a suffix: K, M, B, T for thousand to trillion (`50M`, `1.719T`).
+- Fields named `*_bytes` are whole numbers of bytes, with the suffixes KB, MB, GB, TB for powers of 1,000 (`500GB`).
+- Paths are relative to the working directory.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 DecayShape = Literal["1-sqrt", "linear", "cosine"]
@@ -27,38 +29,57 @@ OptimizerName = Literal["stableadamw", "adamw", "muon"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The encoder. Names are those of Transformers' `ModernBertConfig`; the defaults are ModernBERT-base.
+    """The encoder. Fields are named as in Transformers' `ModernBertConfig`; the defaults are ModernBERT-base.
 
-    The switches, `norm` to `parallel_block`, are for ablations: all defaults together are ModernBERT; BERT of
-    2018 is post-norm (which is initialized in its own way, see `model.initialization`), gelu, learned
-    positions, biases and global attention in every layer. A model that is neither trains as well, and says on
-    export that Transformers has no class for it.
-
-    `global_rope_theta` and `local_rope_theta` are what a model is built with; a phase sets its own. Without
-    rope nothing reads them.
+    The fields from `norm` to `parallel_block` are switches for ablations; all defaults together are ModernBERT.
+    The BERT of 2018 is post-norm, gelu, learned positions, biases, and global attention in every layer. Any other
+    combination can be trained; it can be exported if Transformers' ModernBERT or BERT class computes it.
     """
 
-    vocab_size: int = 50_368  # a multiple of 64, for the tensor cores
+    # Rows of the embedding matrix: at least the tokenizer's, a multiple of 64 for the tensor cores.
+    vocab_size: int = 50_368
+    # Width of the residual stream; a multiple of num_attention_heads.
     hidden_size: int = 768
+    # Number of layers.
     num_hidden_layers: int = 22
+    # Attention heads of each layer; base and large have 64 dimensions per head.
     num_attention_heads: int = 12
-    intermediate_size: int = 1_152  # of the MLP; the first matrix of a gated one is twice as wide
+    # Inner width of the MLP. The input matrix of a gated MLP is twice as wide.
+    intermediate_size: int = 1_152
+    # Kind of normalization.
     norm: Norm = "layernorm"
-    norm_placement: NormPlacement = "pre"  # before attention and MLP, or after each is added to its input
+    # pre: normalize the input of attention and MLP. post: normalize the sum of each with its input.
+    norm_placement: NormPlacement = "pre"
+    # Kind of MLP: see MLPS below.
     mlp: Mlp = "geglu"
-    positions: Positions = "rope"  # learned: max_position_embeddings; none: windows alone tell near from far
-    bias: bool = False  # in every linear layer and layernorm; the decoder has one always
-    parallel_block: bool = False  # attention and MLP read the same normed input and are added at once
-    local_attention: int = 128  # full width of the window: 64 tokens to either side
-    global_attn_every_n_layers: int = 3  # layers 0, n, 2n, ... see the whole document
+    # rope: rotary embeddings. learned: a table of max_position_embeddings rows. none: only the attention windows
+    # tell near from far.
+    positions: Positions = "rope"
+    # Whether linear layers and layernorms have biases. The decoder always has one.
+    bias: bool = False
+    # Whether attention and MLP read the same normalized input and are added together (pre-norm only).
+    parallel_block: bool = False
+    # Full width of the attention window of local layers, in tokens: 128 is 64 to either side. Must be even.
+    local_attention: int = 128
+    # Layers 0, n, 2n, ... attend to the whole document, the others to a window. 1: every layer is global.
+    global_attn_every_n_layers: int = 3
+    # RoPE base of the global layers while no phase is set; during a run each phase sets its own.
     global_rope_theta: float = 160_000.0
+    # The same for the local layers.
     local_rope_theta: float = 10_000.0
+    # Epsilon of the norms.
     norm_eps: float = 1e-5
-    embedding_dropout: float = 0.0  # while pretraining, like the next two; an exported model has 0
+    # Dropout after the embeddings. This and the next two apply to pretraining only: an exported model has 0.
+    embedding_dropout: float = 0.0
+    # Dropout after the output projection of attention.
     attn_out_dropout: float = 0.1
+    # Dropout after the MLP.
     mlp_out_dropout: float = 0.0
+    # Standard deviation of the truncated normal that weights are drawn from; a narrow model needs a larger one.
     initializer_range: float = 0.02
-    initializer_cutoff_factor: float = 2.0  # weights are cut off at this many standard deviations
+    # Weights are truncated at this many standard deviations.
+    initializer_cutoff_factor: float = 2.0
+    # Longest context_tokens a phase may set; with learned positions also the length of their table.
     max_position_embeddings: int = 8_192
 
 
@@ -66,7 +87,9 @@ class ModelConfig:
 class MlpKind:
     """What distinguishes one kind of MLP from another; `model.layers` has the formulas."""
 
+    # Name in text for people.
     display_name: str
+    # Whether the output of the activation is multiplied by a second projection of the input.
     is_gated: bool
 
 
@@ -81,230 +104,284 @@ MODEL_SWITCHES = ("norm", "norm_placement", "mlp", "positions", "bias", "paralle
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of text: a name inside a store that `data_prep` has written."""
+    """A source of text: one of the sources in a token store written by `data_prep`."""
 
-    store: str  # path of the store, or its URL: s3://, gs://, oci://, azure://, hf://
-    source: str | None = None  # its name inside the store; left out: the key of this entry
+    # Path of the store, or its URL: s3://, gs://, oci://, azure://, hf://.
+    store: str
+    # Name of the source inside the store; null: the key of this entry.
+    source: str | None = None
 
 
 @dataclass(frozen=True)
 class SkipConfig:
-    """What of the planned data is not trained on; everything else stays where it is.
+    """Planned data to leave out, for example around a loss spike. All other data keeps its place.
 
-    A list changed in the middle of a run holds from then on.
+    A list that changes in the middle of a run applies from then on.
     """
 
-    steps: list[str] = field(default_factory=list)  # counted from 1, as in the logs: 1500, or "1200-1300"
-    documents: list[str] = field(default_factory=list)  # of training splits, from 0: "web:17", "web:20-29"
-    documents_file: str | None = None  # more of them: a text file with one a line
+    # Optimizer steps, counted from 1 as in the logs: 1500 or "1200-1300".
+    steps: list[str] = field(default_factory=list)
+    # Documents of the training splits, counted from 0: "web:17" or "web:20-29".
+    documents: list[str] = field(default_factory=list)
+    # Text file with more documents, one entry per line, # for comments; null: none.
+    documents_file: str | None = None
 
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where a machine keeps what it has read of stores that a URL names. Runs may share it, machines differ in it."""
+    """Local cache for remote stores. Runs on one machine may share it; the folder may differ between machines."""
 
-    folder: str = "cache"  # on a disk of the machine's own; the sidecars lie there too, 4 bytes a document
-    limit_bytes: int | None = None  # of shards: those not read for longest make room; null: all stay
-    download_attempts: int = 8  # for each file; after the last one the run ends
-    download_timeout_seconds: float = 60.0  # an attempt has failed when no byte has arrived for so long
+    # Folder on a local disk. It also holds the stores' sidecar files, 4 bytes per document.
+    folder: str = "cache"
+    # Maximum bytes of cached shards (least recently used are evicted); null: unlimited.
+    limit_bytes: int | None = None
+    # Attempts per file before the run fails.
+    download_attempts: int = 8
+    # Seconds without data before a download attempt counts as failed.
+    download_timeout_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read, and by how many readers. `num_streams`, `num_canonical_nodes` and `shuffle_rows` decide the
-    order of the data; `num_workers` does not.
+    """Where the data is and how it is read.
+
+    The order of the data depends on `num_streams`, `num_canonical_nodes` and `shuffle_rows`, not on `num_workers` or
+    on the number of GPUs.
     """
 
-    tokenizer: str  # folder with tokenizer.json, the file itself, or the URL of a store
+    # Folder with tokenizer.json, the file itself, or the path or URL of a store, which contains one.
+    tokenizer: str
+    # Name -> source. Phases mix sources by these names.
     sources: dict[str, SourceConfig]
-    num_streams: int = 64  # canonical streams: the same batches for every number of ranks that divides them
-    shuffle_rows: int = 2_048  # rows that are packed, and shuffled, together
-    num_workers: int = 4  # loader processes of every rank; 0 reads in the training process
-    num_canonical_nodes: int = 1  # each reads shards of its own, so that a machine downloads its share only
-    # Over the whole run, before it is warned of: up to 4 epochs over a text are nearly as good as fresh text
-    # (Muennighoff et al. 2023, 2305.16264).
+    # Streams the data is split into. Every number of ranks that divides it trains on the same batches.
+    num_streams: int = 64
+    # Rows that are packed and shuffled together, per stream.
+    shuffle_rows: int = 2_048
+    # Loader processes per rank, at most its number of streams; 0: read in the training process.
+    num_workers: int = 4
+    # Groups of streams with shards of their own, so that each machine downloads only its share; divides num_streams.
+    num_canonical_nodes: int = 1
+    # Epochs over a source in the whole run above which a warning is logged; .inf: never. Up to 4 epochs are nearly
+    # as good as new text (Muennighoff et al. 2023, 2305.16264).
     warn_epochs: float = 4.0
+    # Planned data to leave out.
     skip: SkipConfig = field(default_factory=SkipConfig)
+    # Cache of stores that are read from a URL.
     cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """How the tokens of a phase are shared out among the sources, in one of three ways:
+    """How much of a phase's tokens comes from each source, in one of three forms.
 
         mixture: {web: 0.8, code: 0.2}                   shares of the tokens
-        mixture: {epochs: {web: 1, science: 2.5}}        up-sampling: how often each is gone through
+        mixture: {epochs: {web: 1, science: 2.5}}        up-sampling: relative number of epochs over each source
         mixture: {temperature: 0.5}                      share proportional to (tokens of the source)^0.5
-        mixture: {temperature: 0.5, sources: [de, fr]}   the same, of some of the sources
+        mixture: {temperature: 0.5, sources: [de, fr]}   the same, for some of the sources
 
-    In YAML shares stand in the mixture itself; here they have a name. Passes are relative to each other: how many
-    they come to follows from the length of the phase, and `--dry-run` shows it. `temperature` is the exponent itself
-    (tau of mmBERT 2509.06888, alpha of XLM-R 1911.02116): 1 = in proportion to size, 0 = all alike. Where others
-    write a temperature T of 1 and above (mT5, NLLB), 1/T is meant.
+    Epochs are relative to each other: the actual number follows from the length of the phase, and `--dry-run` shows it.
     """
 
-    shares: dict[str, float] = field(default_factory=dict)  # any positive numbers, scaled to add up to 1
-    epochs: dict[str, float] = field(default_factory=dict)  # share proportional to epochs x tokens
+    # Source -> share of the tokens: positive numbers, scaled to add up to 1. YAML writes them directly in the mixture.
+    shares: dict[str, float] = field(default_factory=dict)
+    # Source -> relative number of epochs; its share is proportional to epochs x tokens.
+    epochs: dict[str, float] = field(default_factory=dict)
+    # Exponent of the sources' tokens: 1 is proportional to size, 0 gives equal shares. This is tau in mmBERT
+    # (2509.06888) and alpha in XLM-R (1911.02116); for a temperature T >= 1, as in mT5 and NLLB, write 1/T.
     temperature: float | None = None
-    sources: list[str] | None = None  # that the temperature is for; null: all
+    # Sources the temperature applies to; null: all.
+    sources: list[str] | None = None
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """What becomes of the tokens chosen for prediction; the three fractions add up to 1."""
+    """What replaces the tokens chosen for prediction; the remaining fraction is left unchanged."""
 
-    mask_fraction: float = 0.8  # replaced by [MASK]
-    random_fraction: float = 0.1  # replaced by a random token
-    keep_fraction: float = 0.1  # left as they are
+    # Fraction replaced by [MASK].
+    mask_fraction: float = 0.8
+    # Fraction replaced by a random token.
+    random_fraction: float = 0.1
 
 
 @dataclass(frozen=True)
 class BatchRampConfig:
-    """The batch grows from `start_tokens` to the phase's `batch_tokens` over the first `tokens` tokens of the
-    phase.
-    """
+    """Batch size warmup: the batch grows to the phase's `batch_tokens`, the same number of steps at every size."""
 
+    # Batch size at the start of the phase, in tokens.
     start_tokens: int
+    # Length of the ramp, in tokens.
     tokens: int
 
 
-@dataclass(frozen=True)
-class PhaseConfig:
-    """One stretch of training with its own clock: tokens count from 0 in every phase.
+@dataclass(frozen=True, kw_only=True)
+class InheritedPhaseConfig:
+    """The fields that a phase inherits from the phase before where its YAML omits them or says null.
 
-    The fields of the first group, when a YAML leaves them out (or says null), are taken from the phase
-    before; the first phase takes the defaults written here, and must set those that have none. The others are
-    each phase's own.
+    The first phase takes the defaults below, and must set the fields that have none.
     """
 
-    # Inherited from the phase before.
-    batch_tokens: int  # tokens in an optimizer step, over all ranks: rows x row_tokens
-    learning_rate: float  # of the stable stretch, between warmup and decay
-    mixture: MixtureConfig  # what share of the tokens each source gets
-
-    # Each phase's own.
-    tokens: int  # length of the phase
-
-    # Inherited from the phase before.
-    context_tokens: int = 1_024  # longest piece of a document, [CLS] and [SEP] included
-    row_tokens: int = 8_192  # slots of a row, filled with whole pieces; at least context_tokens
-    micro_batch_tokens: int = 8_192  # what a rank computes at once; left out in the first phase: row_tokens
+    # Share of each source.
+    mixture: MixtureConfig
+    # Tokens per optimizer step over all ranks, padding included: rows x row_tokens.
+    batch_tokens: int
+    # Peak learning rate, between warmup and decay.
+    learning_rate: float
+    # Longest piece of a document, [CLS] and [SEP] included; longer documents are cut.
+    context_tokens: int = 1_024
+    # Length of a row, into which whole pieces are packed; at least context_tokens.
+    row_tokens: int = 8_192
+    # Tokens in a forward and backward pass of one rank: affects speed and memory, not the result. Default in the
+    # first phase: row_tokens.
+    micro_batch_tokens: int = 8_192
+    # RoPE base of the global layers; longer contexts need a larger one.
     global_rope_theta: float = 10_000.0
+    # RoPE base of the local layers.
     local_rope_theta: float = 10_000.0
-    # mlm: masked tokens are predicted, from both sides. clm: every token predicts the next one of its document, and
-    # sees only what comes before. Logits of all tokens, not of the masked ones alone, take more memory: mind
-    # micro_batch_tokens.
+    # mlm: predict masked tokens from both sides. clm: predict the next token of the document from the ones before;
+    # logits of all tokens need more memory than those of masked tokens, so micro_batch_tokens may have to be smaller.
     objective: Objective = "mlm"
-    mask_rate: float = 0.3  # of mlm; a phase of clm hands it on to the next
-    weight_decay: float | None = None  # left out in the first phase: that of the optimizer
+    # Fraction of the tokens chosen for prediction by mlm. clm ignores it, and later phases still inherit it.
+    mask_rate: float = 0.3
+    # Weight decay of this phase; null in the first phase: optimizer.weight_decay.
+    weight_decay: float | None = None
 
-    # Each phase's own.
-    warmup_tokens: int = 0  # linear, from start_lr_fraction * learning_rate
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig(InheritedPhaseConfig):
+    """One phase of training. Tokens count from 0 in every phase; the fields below are not inherited."""
+
+    # Length of the phase.
+    tokens: int
+    # Linear warmup from start_lr_fraction x learning_rate; 0: none.
+    warmup_tokens: int = 0
+    # Learning rate at the start of the warmup, as a fraction of learning_rate.
     start_lr_fraction: float = 0.0
-    decay_tokens: int = 0  # at the end of the phase, down to final_lr_fraction * learning_rate
+    # Length of the decay at the end of the phase; 0: none.
+    decay_tokens: int = 0
+    # Shape of the decay. 1-sqrt is 1 - sqrt(progress), best after a constant rate (Hägele et al. 2024, 2405.18392).
     decay_shape: DecayShape = "1-sqrt"
+    # Learning rate at the end of the decay, as a fraction of learning_rate.
     final_lr_fraction: float = 0.0
+    # Batch size warmup at the start of the phase; null: none.
     batch_ramp: BatchRampConfig | None = None
 
 
-INHERITED_FIELDS = (
-    "context_tokens",
-    "row_tokens",
-    "batch_tokens",
-    "micro_batch_tokens",
-    "learning_rate",
-    "global_rope_theta",
-    "local_rope_theta",
-    "objective",
-    "mask_rate",
-    "weight_decay",
-    "mixture",
-)
+INHERITED_FIELDS = tuple(inherited.name for inherited in fields(InheritedPhaseConfig))
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """StableAdamW, AdamW, or Muon for the matrices between embedding and decoder with AdamW for the rest.
+    """The optimizer. Weight decay is fully decoupled: scaled by the schedule, but not by the learning rate."""
 
-    The weight decay of all of them is fully decoupled (scaled by the schedule, not by the learning rate) and spares
-    biases and norms. Muon's update is scaled to the size of AdamW's: it takes the same learning rate.
-    """
-
+    # muon updates the matrices between embedding and decoder with Muon and everything else with AdamW. Its updates
+    # are scaled to the size of AdamW's, so the same learning rates apply.
     name: OptimizerName = "stableadamw"
+    # Decay rates of the moving averages of gradient and squared gradient.
     betas: tuple[float, float] = (0.9, 0.98)
+    # Added to the denominator of the update.
     eps: float = 1e-6
-    weight_decay: float = 1e-5  # a phase may set its own
-    gradient_clip_norm: float | None = None  # null: not clipped; StableAdamW clips its own update
-    momentum: float | None = None  # muon's alone; null: 0.95
+    # Weight decay of phases that do not set their own. Biases and norms have none.
+    weight_decay: float = 1e-5
+    # Maximum norm of the gradient; null: no clipping. StableAdamW clips its own update instead.
+    gradient_clip_norm: float | None = None
+    # Momentum of muon; null: 0.95. The other optimizers have none.
+    momentum: float | None = None
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the first weights come from; the clock starts at 0. Applied once: a restart goes on from its own.
+    """Initial weights. They are read once, at the first start: a restarted run resumes from its own checkpoint."""
 
-    tile_middle and tile_edge begin a larger model with a smaller one (`model.tiling`).
-    """
-
-    from_: str | None = None  # `from` in YAML: a run folder, checkpoint or Hugging Face folder; null: random
-    method: InitMethod = "copy"  # of a model of the same size
-    rescale: bool = True  # of tiling: keeps sums over repeated dimensions; false: as ModernBERT-large
-    transplant: bool = False  # onto data.tokenizer, which is not the one the weights were trained with
+    # `from` in YAML: a run folder, a checkpoint or a Hugging Face folder; null: random weights.
+    from_: str | None = None
+    # copy: a model of the same size. tile_middle and tile_edge: a smaller model, tiled (see `checkpoints.tiling`).
+    method: InitMethod = "copy"
+    # When tiling, keep the size of sums over repeated dimensions; false: tile as ModernBERT-large was.
+    rescale: bool = True
+    # Transfer the embeddings to data.tokenizer when the weights were trained with another tokenizer.
+    transplant: bool = False
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out loss and accuracy per source under the objective of the phase; of mlm with a fixed mask."""
+    """Held-out loss and accuracy per source, under the objective of the phase."""
 
-    every_tokens: int = 0  # 0: only at the end of each phase
+    # Tokens between evaluations; 0: only at the end of each phase.
+    every_tokens: int = 0
+    # Fraction of masked tokens, the same in all phases (mlm only); the masks are fixed.
     mask_rate: float = 0.15
-    max_rows: int = 64  # per source
+    # Maximum number of rows per source.
+    max_rows: int = 64
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the run is carried out; nothing here changes what is learned, beyond rounding."""
+    """How the run is executed. Nothing here changes the trained weights, beyond rounding."""
 
-    precision: Precision = "auto"  # bf16 autocast on a GPU, else fp32; weights and optimizer are fp32 always
+    # auto: bf16 autocast on a GPU, fp32 on a CPU. Weights and optimizer state are always fp32.
+    precision: Precision = "auto"
+    # auto: varlen (PyTorch's flash attention) where it runs, otherwise torch (plain PyTorch, any device). flash2 to
+    # flash4 need their packages.
     attention_backend: AttentionBackend = "auto"
+    # Whether to compile the model with torch.compile.
     compile: bool = False
+    # auto: gpu if there is one.
     device: Device = "auto"
-    save_every_tokens: int = 0  # 0: only at the end of each phase
-    # The moving average of the weights, which checkpoints then carry too: what a step adds to it halves every so
-    # many tokens. 0: none. Evaluation and export take the trained weights; `modernbert average --ema` takes it out.
+    # Tokens between checkpoints; 0: only at the end of each phase.
+    save_every_tokens: int = 0
+    # Number of recent checkpoints to keep, besides the last one of each phase.
+    keep_checkpoints: int = 3
+    # Half-life, in tokens, of an exponential moving average of the weights, stored in checkpoints; 0 disables it.
+    # Evaluation and export use the trained weights; `modernbert average --ema` extracts the average.
     ema_half_life_tokens: int = 0
-    keep_checkpoints: int = 3  # the newest so many stay, and the end of each phase
+    # Steps between log lines.
     log_every_steps: int = 10
+    # Whether to show a progress bar in a terminal; false: log lines only.
     progress_bar: bool = True
 
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases; off without a project."""
+    """Weights & Biases."""
 
+    # Project to log to; null: W&B is off.
     project: str | None = None
+    # User or team; null: the default of your W&B account.
     entity: str | None = None
+    # offline: write to the run folder only, for `wandb sync`.
     mode: Literal["online", "offline"] = "online"
+    # Tags of the W&B run.
     tags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `run_folder` may contain `{name}`; a loaded recipe has it filled in.
+    """A whole run."""
 
-    With `phase` one of the phases is run by itself, from the weights of `init.from`: it inherits from those before as
-    always, reads the same data, and its run is `NAME-PHASE`. A loaded recipe has that phase only.
-    """
-
+    # Name of the run: letters, digits, '-', '_' and '.'.
     name: str
+    # Where the data is and how it is read.
     data: DataConfig
-    phases: dict[str, PhaseConfig]  # run in this order
+    # Name -> phase, trained in this order.
+    phases: dict[str, PhaseConfig]
+    # Seed of initialization, data order, masks and dropout.
     seed: int = 17
+    # Folder of checkpoints, metrics and logs. `{name}` is replaced by the name, and filled in in a loaded recipe.
     run_folder: str = "runs/{name}"
+    # Train this phase only, from the weights of init.from. It inherits and reads the same data as in the whole run,
+    # and its run is named NAME-PHASE. A loaded recipe contains only that phase. null: train all phases.
     phase: str | None = None
+    # Size and architecture of the encoder.
     model: ModelConfig = field(default_factory=ModelConfig)
+    # What replaces the tokens chosen for prediction.
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    # Optimizer; learning rates are set by the phases.
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Initial weights.
     init: InitConfig = field(default_factory=InitConfig)
+    # Evaluation on held-out text during training.
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    # Device, precision, checkpoints and logging.
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    # Weights & Biases.
     wandb: WandbConfig = field(default_factory=WandbConfig)

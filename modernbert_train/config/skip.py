@@ -1,4 +1,4 @@
-"""What a recipe says shall be skipped: ranges of steps, and of documents of a source."""
+"""The lists under `data.skip`: ranges of steps, and of documents of a source."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,34 +9,51 @@ _RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def parse_range(text: str) -> range:
-    """Returns the numbers that `7` or `5-9`, ends included, stand for. ValueError says what is wrong."""
+    """Parse a number `7`, or a range `5-9` with both ends included.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: saying what is wrong with the text.
+    """
     match = _RANGE.fullmatch(text.strip())
     if match is None:
         raise ValueError("expected a number such as 1500, or a range such as 1200-1300")
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first:
-        raise ValueError(f"this range ends before it begins; write {last}-{first}")
+        raise ValueError(f"the range ends before it begins; write {last}-{first}")
     return range(first, last + 1)
 
 
 def parse_documents(text: str) -> tuple[str, range]:
-    """Returns source and numbers of `web:17` or `web:20-29`. ValueError says what is wrong."""
+    """Parse documents of a source, such as `web:17` or `web:20-29`.
+
+    Returns:
+        The source and the numbers of the documents.
+
+    Raises:
+        ValueError: saying what is wrong with the text.
+    """
     source, colon, numbers = text.strip().rpartition(":")
     if not colon or not source:
         raise ValueError("expected a source and a number such as web:17, or a range such as web:20-29")
     return source, parse_range(numbers)
 
 
-def range_text(numbers: range) -> str:
-    """Returns `7` or `5-9`: what `parse_range` reads."""
+def format_range(numbers: range) -> str:
+    """Return `7` or `5-9`, which `parse_range` reads."""
     return str(numbers.start) if len(numbers) == 1 else f"{numbers.start}-{numbers.stop - 1}"
 
 
 def join_ranges(ranges: Iterable[range]) -> tuple[range, ...]:
-    """Returns the same numbers as few ranges in ascending order, with gaps between them.
+    """Join ranges that overlap or touch.
 
     >>> join_ranges([range(5, 8), range(1, 3), range(3, 4), range(6, 7)])
     (range(1, 4), range(5, 8))
+
+    Returns:
+        The same numbers as ascending ranges with gaps between them.
     """
     joined: list[range] = []
     for part in sorted(ranges, key=lambda part: part.start):
@@ -48,14 +65,16 @@ def join_ranges(ranges: Iterable[range]) -> tuple[range, ...]:
 
 
 def skipped_steps(skip: SkipConfig) -> tuple[range, ...]:
-    """Returns the steps to skip, counted from 0 (a recipe, as the logs, counts from 1)."""
+    """Return the steps to skip, counted from 0 (recipes and logs count from 1)."""
     named = [parse_range(text) for text in skip.steps]
     return join_ranges(range(part.start - 1, part.stop - 1) for part in named)
 
 
 def check_skip(skip: SkipConfig, sources: list[str]) -> Iterator[str]:
-    """Yields what is wrong with the lists themselves. Whether the run has such steps, its plan knows; whether a
-    source has such documents, its store.
+    """Yield the problems of the lists.
+
+    Whether the run has such steps is checked by its schedule, whether a source has such documents when its store is
+    open.
     """
     for text in skip.steps:
         try:
@@ -71,6 +90,6 @@ def check_skip(skip: SkipConfig, sources: list[str]) -> Iterator[str]:
         else:
             if source not in sources:
                 yield (
-                    f"data.skip.documents has {text!r}: there is no source {source!r} in data.sources; "
-                    f"there is {', '.join(sources) or 'none'}"
+                    f"data.skip.documents has {text!r}: {source!r} is not in data.sources; "
+                    f"the sources are {', '.join(sources) or 'none'}"
                 )

@@ -11,7 +11,7 @@ from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import describe_switches, mlp_name
-from modernbert_train.config.mixture import in_words
+from modernbert_train.config.mixture import describe_mixture
 
 HEADER = """\
 ---
@@ -118,7 +118,7 @@ def _training(marker: dict[str, Any], recipe: Any) -> str:
                 f"{phase['global_rope_theta']:,.0f}",
                 "next token" if phase.get("objective") == "clm" else f"{phase['mask_rate']:.0%}",
                 f"{phase['learning_rate']:g}",
-                in_words(phase["mixture"]),
+                describe_mixture(phase["mixture"]),
             )
         )
     columns = (

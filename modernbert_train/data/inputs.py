@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modernbert_train.config import DataConfig, Recipe
-from modernbert_train.config.skip import range_text
+from modernbert_train.config.skip import format_range
 from modernbert_train.data.mixture import resolve_shares
 from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
@@ -110,9 +110,9 @@ def plan_rows(recipe: Recipe, run_plan: RunSchedule, inputs: Inputs) -> list[Pha
 
 def skipped_text(run_plan: RunSchedule, inputs: Inputs) -> dict[str, list[str]]:
     """What is skipped, in full, as a recipe would write it."""
-    steps = [range_text(range(part.start + 1, part.stop + 1)) for part in run_plan.skipped]
+    steps = [format_range(range(part.start + 1, part.stop + 1)) for part in run_plan.skipped]
     documents = [
-        f"{source}:{range_text(range(first, stop))}"
+        f"{source}:{format_range(range(first, stop))}"
         for source, ranges in inputs.skipped_documents.items()
         for first, stop in ranges.tolist()
     ]

@@ -80,7 +80,7 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
         f"{_count(data.shuffle_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
         **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
-        f"{recipe.masking.keep_fraction:.0%} kept",
+        f"{max(0, 1 - recipe.masking.mask_fraction - recipe.masking.random_fraction):.0%} kept",
         **_objective(plan),
         "evaluation": f"about {_count(plan.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "

@@ -53,7 +53,7 @@ def test_a_phase_inherits_and_the_first_one_has_defaults(tmp_path):
     assert extension == dataclasses.replace(pretrain, **own)
 
 
-def test_what_is_a_phases_own_is_not_inherited(tmp_path):
+def test_other_fields_are_not_inherited(tmp_path):
     own = "{start_lr_fraction: 0.1, warmup_tokens: 256, decay_tokens: 256, decay_shape: cosine, "
     own += "final_lr_fraction: 0.1}"
     ramp = "batch_ramp: {start_tokens: 64, tokens: 256}"
@@ -72,13 +72,13 @@ def test_what_is_a_phases_own_is_not_inherited(tmp_path):
         assert getattr(extension, name) == getattr(PhaseConfig, name)
 
 
-def test_null_in_a_phase_means_as_before(tmp_path):
+def test_null_in_a_phase_means_inherited(tmp_path):
     overrides = ["phases.extension.context_tokens=null", "phases.pretrain.mask_rate=0.2"]
     extension = load_recipe(write(tmp_path), overrides).phases["extension"]
     assert (extension.context_tokens, extension.mask_rate) == (16, 0.2)
 
 
-def test_a_phase_inherits_the_objective_and_past_one_without_masks_the_mask_rate(tmp_path):
+def test_the_mask_rate_is_inherited_through_a_clm_phase(tmp_path):
     path = write(tmp_path, YAML + "  decay: {tokens: 640}\n")
     objectives = [
         "phases.pretrain.objective=clm",
@@ -106,15 +106,15 @@ phases: {only: {tokens: 1M, batch_tokens: 524_288, learning_rate: 1e-3, mixture:
     assert only.objective == "mlm"
 
 
-def test_numbers_with_an_exponent_are_numbers(tmp_path):
-    # YAML 1.1 takes 1e-4, which has no point, for text.
+def test_numbers_with_an_exponent(tmp_path):
+    # YAML 1.1 reads 1e-4, which has no decimal point, as text.
     text = YAML.replace("1e-3", "1e-4") + "optimizer: {eps: 1E-7, weight_decay: 1.0e-5}\n"
     recipe = load_recipe(write(tmp_path, text))
     assert recipe.phases["pretrain"].learning_rate == 1e-4
     assert (recipe.optimizer.eps, recipe.optimizer.weight_decay) == (1e-7, 1e-5)
 
 
-def test_includes_in_order_relative_to_the_file_that_names_them(tmp_path):
+def test_includes_are_relative_to_the_including_file(tmp_path):
     write(tmp_path, "model: {num_hidden_layers: 1, intermediate_size: 1, local_attention: 2}", "parts/a.yaml")
     write(tmp_path, "include: [a.yaml]\nmodel: {num_hidden_layers: 2, intermediate_size: 2}", "parts/b.yaml")
     write(tmp_path, "model: {num_hidden_layers: 3}", "c.yaml")
@@ -124,13 +124,13 @@ def test_includes_in_order_relative_to_the_file_that_names_them(tmp_path):
     assert load_recipe(write(tmp_path, "include: c.yaml\n" + YAML)).model.num_hidden_layers == 3
 
 
-def test_an_empty_section_says_nothing(tmp_path):
+def test_an_empty_section_is_ignored(tmp_path):
     write(tmp_path, "model: {num_hidden_layers: 1}", "model.yaml")
     text = "include: [model.yaml]\noptimizer:\n" + YAML.replace("model: {", "masking: \nmodel: {")
     assert load_recipe(write(tmp_path, text)).model.num_hidden_layers == 1
 
 
-def test_null_takes_an_entry_out(tmp_path):
+def test_null_removes_an_entry(tmp_path):
     path = write(tmp_path)
     recipe = load_recipe(
         path, ["phases.extension=null", "phases.pretrain.mixture.code=null", "data.sources.code=null"]
@@ -191,7 +191,7 @@ def test_recipes_are_frozen(tmp_path, field):
 
 
 def test_a_file_on_top_of_the_recipe(tmp_path):
-    """`include=FILE` is an override like any other: over what stands before it, under what comes after."""
+    """`include=FILE` is an override like any other: it wins over everything before it."""
     path = write(tmp_path, YAML)
     part = write(tmp_path, "model: {hidden_size: 16, intermediate_size: 24}\n", "part.yaml")
     overrides = ["model.hidden_size=32", f"include={part}", "model.intermediate_size=40"]

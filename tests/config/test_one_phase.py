@@ -21,7 +21,7 @@ def test_it_inherits_as_in_the_whole_recipe(path):
         assert alone.phases == {name: whole[name]}
 
 
-def test_a_change_of_a_phase_before_is_inherited(path):
+def test_a_change_of_an_earlier_phase_is_inherited(path):
     alone = load_recipe(path, ["phase=decay", "init.from=x", "phases.pretrain.weight_decay=0.5"])
     assert (alone.phases["decay"].weight_decay, alone.phases["decay"].context_tokens) == (0.5, 32)
 
@@ -37,19 +37,19 @@ def test_a_change_of_a_phase_before_is_inherited(path):
         ("runs/{name}", "null", "runs/little"),
     ],
 )
-def test_its_run_has_a_folder_of_its_own(path, run_folder, phase, expected):
+def test_it_has_its_own_run_folder(path, run_folder, phase, expected):
     assert (
         load_recipe(path, [f"phase={phase}", "init.from=x", f"run_folder={run_folder}"]).run_folder
         == expected
     )
 
 
-def test_a_dumped_one_loads_as_an_equal_one(path, tmp_path):
+def test_a_dumped_recipe_loads_as_an_equal_one(path, tmp_path):
     alone = load_recipe(path, ["phase=decay", "init.from=x", "run_folder=/disk/here"])
     assert load_recipe(write(tmp_path, dump_recipe(alone), "dumped.yaml")) == alone
 
 
-def test_the_first_phase_needs_no_weights(path):
+def test_the_first_phase_needs_no_init(path):
     assert list(load_recipe(path, ["phase=pretrain"]).phases) == ["pretrain"]
 
 
@@ -57,15 +57,18 @@ def test_the_first_phase_needs_no_weights(path):
     ("overrides", "message"),
     [
         (["phase=decya", "init.from=x"], "phase is 'decya', which is not in phases; did you mean decay?"),
-        (["phase=last"], "phase is 'last', which is not in phases; there is pretrain, extension, decay"),
+        (
+            ["phase=last"],
+            "phase is 'last', which is not in phases; the phases are pretrain, extension, decay",
+        ),
         (
             ["phase=decay"],
-            "phase is decay, which goes on from the weights that the phase extension has left, and init.from is not "
-            "set; name a run folder or a checkpoint, such as init.from=runs/little",
+            "phase is decay, which continues from the weights of phase extension, but init.from is not set; "
+            "name a run folder or a checkpoint, such as init.from=runs/little",
         ),
     ],
 )
-def test_what_cannot_be_run_alone(path, overrides, message):
+def test_mistakes(path, overrides, message):
     with pytest.raises(ValueError, match="phase is") as error:
         load_recipe(path, overrides)
     assert message in str(error.value)

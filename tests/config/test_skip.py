@@ -3,7 +3,13 @@ import re
 import pytest
 
 from modernbert_train.config import SkipConfig, load_recipe
-from modernbert_train.config.skip import join_ranges, parse_documents, parse_range, range_text, skipped_steps
+from modernbert_train.config.skip import (
+    format_range,
+    join_ranges,
+    parse_documents,
+    parse_range,
+    skipped_steps,
+)
 from tests.helpers.little_recipe import write
 
 
@@ -12,7 +18,7 @@ from tests.helpers.little_recipe import write
 )
 def test_ranges(text, numbers):
     assert parse_range(text) == numbers
-    assert parse_range(range_text(numbers)) == numbers
+    assert parse_range(format_range(numbers)) == numbers
 
 
 def test_documents_of_a_source():
@@ -32,20 +38,20 @@ def test_steps_count_from_one_in_a_recipe_and_from_zero_in_a_plan(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("data.skip.steps=[0]", "data.skip.steps has '0': steps count from 1, as in the logs"),
-        ("data.skip.steps=[9-5]", "data.skip.steps has '9-5': this range ends before it begins; write 5-9"),
+        ("data.skip.steps=[9-5]", "data.skip.steps has '9-5': the range ends before it begins; write 5-9"),
         ("data.skip.steps=[-5]", "data.skip.steps has '-5': expected a number such as 1500, or a range"),
         ("data.skip.steps=[2.5]", "data.skip.steps has '2.5': expected a number such as 1500"),
         ("data.skip.steps=7", "data.skip.steps is 7, expected a list of texts"),
         ("data.skip.documents=[17]", "data.skip.documents has '17': expected a source and a number such as web:17"),
         ("data.skip.documents=[web:x]", "data.skip.documents has 'web:x': expected a number"),
-        ("data.skip.documents=[wab:1]", "there is no source 'wab' in data.sources; there is web, code"),
-        ("data.warn_epochs=0", "data.warn_epochs is 0.0: make it a number above 0"),
+        ("data.skip.documents=[wab:1]", "has 'wab:1': 'wab' is not in data.sources; the sources are web, code"),
+        ("data.warn_epochs=0", "data.warn_epochs is 0.0: must be above 0"),
         ("data.skip.step=[7]", "data.skip.step is not a field of a recipe; did you mean steps?"),
     ],
 )  # fmt: skip
-def test_mistakes(tmp_path, override, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_mistakes(tmp_path, override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         load_recipe(write(tmp_path), [override])

@@ -21,7 +21,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_sound_recipe_has_no_problems(world_size):
+def test_a_valid_recipe_has_no_problems(world_size):
     ramp = BatchRampConfig(start_tokens=64, tokens=64)
     phases = (
         a_phase(),
@@ -31,8 +31,8 @@ def test_a_sound_recipe_has_no_problems(world_size):
     assert validate(a_recipe(*phases), world_size) == []
 
 
-def told(recipe, start, world_size=1):
-    """Return the one problem, which begins with field and value, and ends with a remedy."""
+def problem_of(recipe, start, world_size=1):
+    """Return the only problem; it must begin with `start`."""
     (problem,) = validate(recipe, world_size)
     assert problem.startswith(start), problem
     return problem
@@ -41,29 +41,34 @@ def told(recipe, start, world_size=1):
 @pytest.mark.parametrize(
     ("fields", "start", "remedy"),
     [
-        ({"name": "a/b"}, "name is 'a/b': ", "use letters, digits, "),
-        ({"run_folder": "runs/{nam}"}, "run_folder is 'runs/{nam}': ", "the only thing filled in is {name}"),
-        ({"seed": -1}, "seed is -1: ", "choose one from 0 to 4294967295"),
-        ({"phases": {}}, "phases is empty: ", "give at least one"),
-        ({"phases": {"a b": a_phase()}}, "phases has one called 'a b': ", "use letters"),
+        ({"name": "a/b"}, "name is 'a/b': ", "use only '.', letters, digits, "),
+        ({"run_folder": "runs/{nam}"}, "run_folder is 'runs/{nam}': ", "only {name} is replaced"),
+        ({"seed": -1}, "seed is -1: ", "must be from 0 to 4294967295"),
+        ({"phases": {}}, "phases is empty: ", "add at least one"),
+        ({"phases": {"a b": a_phase()}}, "phases has the name 'a b': ", "use only letters"),
         ({"training": TrainingConfig(keep_checkpoints=0)}, "training.keep_checkpoints is 0: ", "at least 1"),
         ({"training": TrainingConfig(log_every_steps=0)}, "training.log_every_steps is 0: ", "at least 1"),
         ({"evaluation": EvaluationConfig(max_rows=0)}, "evaluation.max_rows is 0: ", "at least 1"),
-        ({"evaluation": EvaluationConfig(mask_rate=1.0)}, "evaluation.mask_rate is 1.0: ", "between 0 and 1"),
         (
-            {"masking": MaskingConfig(0.8, 0.1, 0.2)},
-            "masking.mask_fraction, random_fraction and keep_fraction are 0.8, 0.1 and 0.2",
-            "add up to 1",
+            {"evaluation": EvaluationConfig(mask_rate=1.0)},
+            "evaluation.mask_rate is 1.0: ",
+            "above 0 and less than 1",
         ),
-        ({"masking": MaskingConfig(1.2, -0.1, -0.1)}, "masking.mask_fraction", "each from 0 to 1"),
-        ({"masking": MaskingConfig(NAN, 0.1, 0.1)}, "masking.mask_fraction", "each from 0 to 1"),
+        (
+            {"masking": MaskingConfig(0.8, 0.3)},
+            "masking.mask_fraction is 0.8 and random_fraction 0.3: ",
+            "together at most 1",
+        ),
+        ({"masking": MaskingConfig(1.0, -0.1)}, "masking.mask_fraction", "each must be at least 0"),
+        ({"masking": MaskingConfig(NAN, 0.1)}, "masking.mask_fraction", "each must be at least 0"),
+        ({"masking": MaskingConfig(0.1, NAN)}, "masking.mask_fraction", "each must be at least 0"),
         (
             {"optimizer": OptimizerConfig(betas=(0.9, 1.0))},
             "optimizer.betas is [0.9, 1.0]: ",
             "such as [0.9, 0.98]",
         ),
         ({"optimizer": OptimizerConfig(eps=0.0)}, "optimizer.eps is 0.0: ", "above 0"),
-        ({"optimizer": OptimizerConfig(weight_decay=-1.0)}, "optimizer.weight_decay is -1.0: ", "0 or above"),
+        ({"optimizer": OptimizerConfig(weight_decay=-1.0)}, "optimizer.weight_decay is -1.0: ", "at least 0"),
         (
             {"optimizer": OptimizerConfig(gradient_clip_norm=0.0)},
             "optimizer.gradient_clip_norm is 0.0: ",
@@ -71,7 +76,7 @@ def told(recipe, start, world_size=1):
         ),
         (
             {"optimizer": OptimizerConfig(momentum=0.9)},
-            "optimizer.momentum is 0.9, which stableadamw does not read; ",
+            "optimizer.momentum is 0.9, but stableadamw has no momentum; ",
             "or optimizer.name to muon",
         ),
         (
@@ -82,7 +87,7 @@ def told(recipe, start, world_size=1):
     ],
 )
 def test_run_masking_optimizer(fields, start, remedy):
-    assert remedy in told(a_recipe(**fields), start)
+    assert remedy in problem_of(a_recipe(**fields), start)
 
 
 @pytest.mark.parametrize(
@@ -92,41 +97,49 @@ def test_run_masking_optimizer(fields, start, remedy):
         ({"hidden_size": 9}, "model.hidden_size is 9, not a multiple of num_attention_heads (2)", "use 10"),
         (
             {"hidden_size": 6},
-            "model.hidden_size is 6 and num_attention_heads 2: the 3 dimensions",
+            "model.hidden_size is 6 and num_attention_heads 2: RoPE rotates pairs of dimensions, but a head has 3; ",
             "hidden_size 8",
         ),
-        ({"local_attention": 129}, "model.local_attention is 129: ", "make it even, such as 130"),
+        (
+            {"local_attention": 129},
+            "model.local_attention is 129: ",
+            "must be even, because half of the window is on either side of a token; use 130",
+        ),
         ({"num_attention_heads": 0}, "model.num_attention_heads is 0: ", "at least 1"),
         ({"num_hidden_layers": 0}, "model.num_hidden_layers is 0: ", "at least 1"),
         ({"intermediate_size": -1}, "model.intermediate_size is -1: ", "at least 1"),
         ({"global_attn_every_n_layers": 0}, "model.global_attn_every_n_layers is 0: ", "at least 1"),
         ({"norm_eps": 0.0}, "model.norm_eps is 0.0: ", "above 0"),
         ({"global_rope_theta": INF}, "model.global_rope_theta is inf: ", "finite"),
-        ({"attn_out_dropout": 1.0}, "model.attn_out_dropout is 1.0: ", "from 0 up to, but without, 1"),
-        ({"embedding_dropout": -0.1}, "model.embedding_dropout is -0.1: ", "from 0 up to, but without, 1"),
-        ({"mlp_out_dropout": NAN}, "model.mlp_out_dropout is nan: ", "from 0 up to, but without, 1"),
+        ({"attn_out_dropout": 1.0}, "model.attn_out_dropout is 1.0: ", "must be at least 0 and less than 1"),
+        (
+            {"embedding_dropout": -0.1},
+            "model.embedding_dropout is -0.1: ",
+            "must be at least 0 and less than 1",
+        ),
+        ({"mlp_out_dropout": NAN}, "model.mlp_out_dropout is nan: ", "must be at least 0 and less than 1"),
         (
             {"parallel_block": True, "norm_placement": "post"},
-            "model.parallel_block is true and norm_placement post: ",
+            "model.parallel_block is true and model.norm_placement is post: ",
             "set norm_placement to pre, or parallel_block to false",
         ),
     ],
 )
 def test_model(fields, start, remedy):
-    assert remedy in told(a_recipe(model=replace(MODEL, **fields)), start)
+    assert remedy in problem_of(a_recipe(model=replace(MODEL, **fields)), start)
 
 
 @pytest.mark.parametrize("positions", ["learned", "none"])
-def test_what_is_not_rotated_need_not_pair_up(positions):
+def test_only_rope_needs_an_even_number_of_dimensions_per_head(positions):
     assert validate(a_recipe(model=replace(MODEL, hidden_size=6, positions=positions))) == []
 
 
 def test_a_context_beyond_the_learned_positions():
     recipe = a_recipe(a_phase(), model=replace(MODEL, positions="learned", max_position_embeddings=15))
-    problem = told(
-        recipe, "phases.phase0.context_tokens is 16, more than model.max_position_embeddings (15): "
+    problem = problem_of(
+        recipe, "phases.phase0.context_tokens is 16, more than model.max_position_embeddings (15), "
     )
-    assert problem.endswith("no learned embedding; raise that or lower context_tokens")
+    assert problem.endswith("and there are no learned positions beyond; raise that or lower context_tokens")
 
 
 @pytest.mark.parametrize(
@@ -135,29 +148,29 @@ def test_a_context_beyond_the_learned_positions():
         ({"num_streams": 0}, "data.num_streams is 0: ", "at least 1"),
         (
             {"num_canonical_nodes": 3},
-            "data.num_canonical_nodes is 3, which does not divide data.num_streams 2: ",
+            "data.num_canonical_nodes is 3: must divide data.num_streams (2); ",
             "use 1",
         ),
-        ({"num_canonical_nodes": 0}, "data.num_canonical_nodes is 0, ", "use 2"),
+        ({"num_canonical_nodes": 0}, "data.num_canonical_nodes is 0: ", "use 2"),
         ({"shuffle_rows": 0}, "data.shuffle_rows is 0: ", "at least 1"),
-        ({"num_workers": 3}, "data.num_workers is 3: ", "choose one from 0 to 2"),
-        ({"num_workers": -1}, "data.num_workers is -1: ", "choose one from 0 to 2"),
+        ({"num_workers": 3}, "data.num_workers is 3: ", "must be from 0 to 2"),
+        ({"num_workers": -1}, "data.num_workers is -1: ", "must be from 0 to 2"),
         (
             {"sources": {"web": SourceConfig(""), "code": SourceConfig(""), "a.b": SourceConfig("")}},
-            "data.sources has one called 'a.b': ",
-            "use letters",
+            "data.sources has the name 'a.b': ",
+            "use only letters",
         ),
     ],
 )
 def test_data(fields, start, remedy):
-    assert remedy in told(a_recipe(data=replace(DATA, **fields)), start)
+    assert remedy in problem_of(a_recipe(data=replace(DATA, **fields)), start)
 
 
 @pytest.mark.parametrize(
     ("fields", "start", "remedy"),
     [
         ({"context_tokens": 2}, "context_tokens is 2: ", "at least 3, for [CLS], one token and [SEP]"),
-        ({"context_tokens": 33}, "context_tokens is 33, more than row_tokens (32): ", "raise row_tokens or"),
+        ({"context_tokens": 33}, "context_tokens is 33, more than row_tokens (32), ", "raise row_tokens or"),
         ({"tokens": 100}, "tokens is 100, less than one batch (128); ", "lengthen the phase"),
         ({"micro_batch_tokens": 0}, "micro_batch_tokens is 0: ", "at least 1"),
         (
@@ -174,31 +187,31 @@ def test_data(fields, start, remedy):
         (
             {"micro_batch_tokens": 96},
             "micro_batch_tokens is 96, which does not divide",
-            "(batch_tokens 128) on each of 1 ranks (128); use 32",
+            "the 128 tokens of a batch on each rank (batch_tokens 128, ranks 1); use 32",
         ),
         (
             {"warmup_tokens": 4_000, "decay_tokens": 97},
-            "warmup_tokens (4000) and decay_tokens (97) do not fit into the phase's tokens (4096); ",
+            "warmup_tokens (4000) and decay_tokens (97) are together more than the phase's tokens (4096); ",
             "shorten them",
         ),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: ", "above 0"),
         ({"learning_rate": NAN}, "learning_rate is nan: ", "finite"),
         ({"local_rope_theta": -1.0}, "local_rope_theta is -1.0: ", "above 0"),
-        ({"weight_decay": -1e-5}, "weight_decay is -1e-05: ", "0 or above"),
+        ({"weight_decay": -1e-5}, "weight_decay is -1e-05: ", "at least 0"),
         ({"weight_decay": INF}, "weight_decay is inf: ", "finite"),
         ({"start_lr_fraction": 2.0}, "start_lr_fraction is 2.0: ", "from 0 to 1"),
         (
             {"start_lr_fraction": 0.5},
-            "start_lr_fraction is 0.5, and warmup_tokens 0: nothing would come of it",
+            "start_lr_fraction is 0.5, but warmup_tokens is 0, so it has no effect; ",
             "set warmup_tokens, or start_lr_fraction to 0",
         ),
         (
             {"final_lr_fraction": 0.1, "warmup_tokens": 96},
-            "final_lr_fraction is 0.1, and decay_tokens 0: nothing would come of it",
+            "final_lr_fraction is 0.1, but decay_tokens is 0, so it has no effect; ",
             "set decay_tokens, or final_lr_fraction to 0",
         ),
         ({"final_lr_fraction": -0.1}, "final_lr_fraction is -0.1: ", "from 0 to 1"),
-        ({"mask_rate": 0.0}, "mask_rate is 0.0: ", "between 0 and 1"),
+        ({"mask_rate": 0.0}, "mask_rate is 0.0: ", "above 0 and less than 1"),
         ({"mixture": MixtureConfig({})}, "mixture is empty: ", "such as {web: 1.0}"),
         (
             {"mixture": MixtureConfig({"wbe": 1.0})},
@@ -208,24 +221,24 @@ def test_data(fields, start, remedy):
         (
             {"mixture": MixtureConfig({"xyz": 1.0})},
             "mixture names 'xyz', which is not in data.sources",
-            "there is web, code",
+            "the sources are web, code",
         ),
-        ({"mixture": MixtureConfig({"web": 0.0})}, "mixture.web is 0.0: ", "or null to leave the source out"),
+        ({"mixture": MixtureConfig({"web": 0.0})}, "mixture.web is 0.0: ", "or null to leave out the source"),
         ({"mixture": MixtureConfig({"web": INF})}, "mixture.web is inf: ", "finite"),
     ],
 )
 def test_phases(fields, start, remedy):
-    assert remedy in told(a_recipe(a_phase(**fields)), "phases.phase0." + start)
+    assert remedy in problem_of(a_recipe(a_phase(**fields)), "phases.phase0." + start)
 
 
 def test_rows_of_no_tokens():
     problems = validate(a_recipe(a_phase(row_tokens=0)))
-    assert "phases.phase0.row_tokens is 0: make it at least 1" in problems
+    assert "phases.phase0.row_tokens is 0: must be at least 1" in problems
 
 
 def test_context_beyond_the_model():
     phase = a_phase(context_tokens=128, row_tokens=128, batch_tokens=256, micro_batch_tokens=128)
-    problem = told(
+    problem = problem_of(
         a_recipe(phase), "phases.phase0.context_tokens is 128, more than model.max_position_embeddings (64); "
     )
     assert "raise that" in problem
@@ -236,7 +249,7 @@ def test_context_beyond_the_model():
     [
         (
             (128, 512),
-            "batch_ramp.start_tokens is 128, not below batch_tokens (128): ",
+            "batch_ramp.start_tokens is 128: must be less than batch_tokens (128); ",
             "batch_ramp to null",
         ),
         ((32, 512), "batch_ramp.start_tokens is 32, not a multiple of 64, ", "use 64"),
@@ -244,42 +257,44 @@ def test_context_beyond_the_model():
         ((64, 5_000), "batch_ramp.tokens is 5000: ", "from 1 to the phase's tokens (4096)"),
         (
             (64, 63),
-            "batch_ramp.tokens is 63: a single step at each batch size",
-            "already takes 64; raise",
+            "batch_ramp.tokens is 63, but one step at each batch size",
+            "needs 64; raise",
         ),
     ],
 )
 def test_ramps(ramp, start, remedy):
-    assert remedy in told(a_recipe(a_phase(batch_ramp=BatchRampConfig(*ramp))), "phases.phase0." + start)
+    assert remedy in problem_of(
+        a_recipe(a_phase(batch_ramp=BatchRampConfig(*ramp))), "phases.phase0." + start
+    )
 
 
 def test_what_depends_on_the_number_of_ranks():
     ramp = BatchRampConfig(start_tokens=64, tokens=512)  # its batches are filled up to whole micro-batches
     recipe = a_recipe(a_phase(batch_ramp=ramp, micro_batch_tokens=128))
     assert validate(recipe, 1) == []
-    problem = told(
-        recipe, "phases.phase0.micro_batch_tokens is 128, which does not divide the tokens of a batch ", 2
+    problem = problem_of(
+        recipe, "phases.phase0.micro_batch_tokens is 128, which does not divide the 64 tokens of a batch ", 2
     )
-    assert problem.endswith("(batch_tokens 128) on each of 2 ranks (64); use 64, or another batch")
+    assert problem.endswith("on each rank (batch_tokens 128, ranks 2); use 64, or change batch_tokens")
     fixed = a_recipe(a_phase(batch_ramp=ramp, micro_batch_tokens=64))
     assert validate(fixed, 2) == []
-    problem = told(fixed, "data.num_streams is 2, which 3 ranks do not divide: ", 3)
+    problem = problem_of(fixed, "data.num_streams is 2, not a multiple of the number of ranks (3), ", 3)
     assert "use 3, or another number of ranks" in problem
     four = replace(
         fixed,
         data=replace(fixed.data, num_streams=4, num_workers=2),
         phases={"a": a_phase(micro_batch_tokens=32)},
     )
-    assert told(four, "data.num_workers is 2: ", 4).endswith(
-        "(data.num_streams 4, ranks 4); choose one from 0 to 1"
+    assert problem_of(four, "data.num_workers is 2: ", 4).endswith(
+        "must be from 0 to 1, the number of streams per rank (data.num_streams 4, ranks 4)"
     )
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     phases = (a_phase(mask_rate=2.0), a_phase(learning_rate=-1.0))
     recipe = a_recipe(*phases, seed=-1, data=DataConfig("t", {}, num_streams=2, num_workers=0))
-    told_fields = [problem.split()[0] for problem in validate(recipe)]
-    assert told_fields == [
+    fields = [problem.split()[0] for problem in validate(recipe)]
+    assert fields == [
         "seed",
         "data.sources",
         "phases.phase0.mask_rate",

@@ -10,7 +10,7 @@ from composer import Callback, Logger, State
 from composer.utils import dist
 
 from modernbert_train.config import OptimizerConfig
-from modernbert_train.config.skip import range_text
+from modernbert_train.config.skip import format_range
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.optim.optimizer import apply_settings, set_learning_rate
@@ -74,6 +74,6 @@ class SkipSteps(Callback):
     def after_dataloader(self, state: State, logger: Logger) -> None:
         first, step = step_of(state), self._rows.step - 1  # the batch is that of the latter
         if first < step and dist.get_global_rank() == 0:
-            log.info("skipped by data.skip.steps: %s", range_text(range(first + 1, step + 1)))
+            log.info("skipped by data.skip.steps: %s", format_range(range(first + 1, step + 1)))
         while step_of(state) < step:
             state.timestamp = state.timestamp.to_next_batch()
