@@ -31,6 +31,7 @@ class Inputs:
     valid: dict[str, Split]  # source -> held-out split, of the sources that have one
     reader: BlockReader
     skipped_documents: SkippedDocuments  # of the training splits
+    manifests: dict[str, Manifest]  # store, as the recipe names it -> its manifest
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
@@ -63,7 +64,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     read = [*train.values(), *valid.values()]
     if cache is None and any(comes_through_cache(split) for split in read):
         cache = _new_cache(recipe.data)
-    return Inputs(tokenizer, masking, train, valid, BlockReader(read, cache), skipped_documents)
+    return Inputs(tokenizer, masking, train, valid, BlockReader(read, cache), skipped_documents, manifests)
 
 
 def open_cache(data: DataConfig) -> Cache | None:

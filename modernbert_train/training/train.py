@@ -1,11 +1,11 @@
-"""From a recipe to a finished run: everything is built here, in the order in which one thing needs another."""
+"""Training from a recipe to a finished run. `train` builds everything, in order of dependency."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from composer.utils import dist
 from modernbert_train.checkpoints.checkpoint import WEIGHTS_ONLY, find_latest, read_marker
 from modernbert_train.checkpoints.initial import set_first_weights
 from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
-from modernbert_train.config import Recipe, validate
+from modernbert_train.config import Recipe
 from modernbert_train.config.schema import Precision
-from modernbert_train.data.inputs import Inputs, open_inputs, plan_rows, skipped_text
+from modernbert_train.data.inputs import Inputs, plan_rows, skipped_text
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
@@ -52,63 +52,70 @@ log = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe) -> Path:
-    """Carry out a recipe, from its newest good checkpoint if there is one. Returns the run folder.
+    """Train a recipe, from the newest good checkpoint in its run folder if there is one. Collective.
 
-    ValueError for everything a user can mend: world size, data, tokenizer, checkpoints that do not fit the recipe,
-    another run that is at work in its folder.
-    Preempted if it was asked to end by a signal, and has saved.
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError: something that the user can fix: world size, data, tokenizer, a checkpoint that does not fit the
+            recipe, another run in the same folder.
+        Preempted: a signal asked the run to stop, and it has saved.
+
     """
     end_with_launcher()
-    with StopSignals() as signals:
-        return _train(recipe, signals)
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        device = resolve_device(recipe)
+        join(device)
+        _share_cores(device)
+        inputs = agree(recipe, device)
+        stack.enter_context(closing(inputs.reader))
+        run = Path(recipe.run_folder)
+        stack.enter_context(only_run_in(run))
+        check_run_folder(run)
 
+        plan = build_schedule(recipe)
+        checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
+        if checkpoint is not None:
+            log.info("resuming from %s", checkpoint["path"])
+            on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
+            check_clock(plan, checkpoint)
+            if checkpoint["step"] >= plan.total_steps:
+                log.info(
+                    "%s is finished: %d steps, %s tokens",
+                    run,
+                    checkpoint["step"],
+                    f"{checkpoint['tokens']:,}",
+                )
+                return run
 
-def _train(recipe: Recipe, signals: StopSignals) -> Path:
-    device = resolve_device(recipe)
-    join(device)
-    if device == "cpu" and dist.get_local_world_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
-        # Ranks that each take all cores keep one another waiting.
-        torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
-    if problems := validate(recipe, dist.get_world_size()):
-        raise ValueError("\n".join(problems))
-    agree(recipe, device)
-    inputs = open_inputs(recipe)
-    with closing(inputs.reader), only_run_in(Path(recipe.run_folder)):
-        return _run(recipe, inputs, device, signals)
-
-
-def _run(recipe: Recipe, inputs: Inputs, device: str, signals: StopSignals) -> Path:
-    plan = build_schedule(recipe)
-    run = Path(recipe.run_folder)
-    check_run_folder(run)
-    checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
-    if checkpoint is not None:
-        log.info("going on from %s", checkpoint["path"])
-        on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
-        check_clock(plan, checkpoint)
-    if checkpoint is not None and checkpoint["step"] >= plan.total_steps:
-        log.info("%s is finished: %d steps, %s tokens", run, checkpoint["step"], f"{checkpoint['tokens']:,}")
-        return run
-    fresh = checkpoint is None
-    model = build_model(recipe, device)
-    if fresh:
-        set_first_weights(model, recipe, inputs.tokenizer)
-    loader = build_loader(recipe, plan, inputs)
-    trainer = build_trainer(
-        recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
-    )
-    # Last, so that a start that is refused leaves the folder as it was.
-    skipped = skipped_text(plan, inputs)
-    on_rank_zero(
-        lambda: prepare_run_folder(run, recipe, inputs.tokenizer, dist.get_world_size(), fresh, skipped)
-    )
-    trainer.fit()
-    trainer.close()
-    if signals.stopped_after is not None:
-        raise Preempted(
-            f"stopped after step {signals.stopped_after}, and saved; the same command goes on from there"
+        model = build_model(recipe, device)
+        if checkpoint is None:
+            set_first_weights(model, recipe, inputs.tokenizer)
+        loader = build_loader(recipe, plan, inputs)
+        trainer = build_trainer(
+            recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
         )
-    return run
+        # Last, so that a start that fails leaves the folder as it was.
+        skipped, world_size = skipped_text(plan, inputs), dist.get_world_size()
+        on_rank_zero(
+            lambda: prepare_run_folder(run, recipe, inputs.tokenizer, world_size, checkpoint is None, skipped)
+        )
+        trainer.fit()
+        trainer.close()
+        if signals.stopped_after is not None:
+            raise Preempted(
+                f"stopped and saved after step {signals.stopped_after}; run the same command to resume"
+            )
+        return run
+
+
+def _share_cores(device: str) -> None:
+    """Divide the cores among the ranks of a machine; with all cores for each, they slow one another down."""
+    ranks = dist.get_local_world_size()
+    if device == "cpu" and ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
 
 
 def resolve_device(recipe: Recipe) -> str:

@@ -198,9 +198,7 @@ def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):
     stopped_after = len(read_steps(tmp_path / "run"))
     assert stopped_after < len(read_steps(one))
     assert list_checkpoints(tmp_path / "run")[-1].stem == f"step-{stopped_after:08d}"
-    assert (
-        f"stopped after step {stopped_after}, and saved; the same command goes on from there" in done.stdout
-    )
+    assert f"stopped and saved after step {stopped_after}; run the same command to resume" in done.stdout
 
 
 def test_the_wrapper_ends_as_composer_does():

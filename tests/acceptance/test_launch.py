@@ -70,5 +70,5 @@ def test_two_processes_go_on_where_one_stopped(tiny, one, tmp_path):
     run = stopped_after_its_first_checkpoint(one, tmp_path / "run")
     done = launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
     assert done.returncode == 0, done.stdout
-    assert "going on from " in done.stdout
+    assert "resuming from " in done.stdout
     assert_same_steps(run, one)

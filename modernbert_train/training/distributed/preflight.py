@@ -1,7 +1,8 @@
-"""What all ranks must have in common before the first step. A mismatch stops them all, and names ranks and values.
+"""Checks before the first step that all ranks are about to do the same.
 
-Nodes are set up one by one: another checkout, another torch, a store copied from an older one, an override typed on one
-node alone. Each would train something, and nobody would know what.
+Nodes are set up one by one: one may have another checkout, another torch, an older copy of a store, or an override of
+its own. Training would run all the same, on a mixture of both. A mismatch stops all ranks, and the message names ranks
+and values.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,14 +21,13 @@ import torch.distributed
 from composer.utils import dist
 
 from modernbert_train.checkpoints.provenance import git_commit, make_run_folder, package_versions
-from modernbert_train.config import Recipe, SkipConfig
+from modernbert_train.config import Recipe, validate
 from modernbert_train.config.comparison import recipe_settings
-from modernbert_train.data.inputs import open_cache
-from modernbert_train.store.manifest import MANIFEST_NAME, load_tokenizer_info
-from modernbert_train.store.opening import open_store, open_tokenizer
+from modernbert_train.data.inputs import Inputs, open_inputs
+from modernbert_train.store.manifest import MANIFEST_NAME
 from modernbert_train.training.distributed.ranks import numbers, on_rank_zero
 
-Facts = dict[str, str]  # name -> value; "device" must differ, all others must not
+Facts = dict[str, str]  # name -> value
 
 _REMEDIES = {
     "recipe": "start every node with the same recipe and the same overrides",
@@ -35,38 +36,63 @@ _REMEDIES = {
     "package": "install requirements.lock on every node",
     "world size": "start every node with the same --world_size",
 }
-_MACHINES_OWN = "data.cache."  # where it has room, and how patient it is
-# A new folder may stay hidden from a node that looked for it before: network file systems remember that for a while.
+_DEVICE = "device"  # the one fact that must differ between ranks
+_PER_MACHINE_SETTINGS = "data.cache."
+# Network file systems cache for a while that a path does not exist.
 _SEEN_WITHIN_SECONDS = 60.0
 
 
-def agree(recipe: Recipe, device: str) -> None:
-    """Compare what all ranks are about to do: one collective, and the same ValueError everywhere if they differ.
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank tells all others."""
 
-    Before stores are opened: a rank that failed there would leave the others waiting for it.
+    host: str
+    launch: Facts
+    data: Facts
+    error: str | None
+
+
+def agree(recipe: Recipe, device: str) -> Inputs:
+    """Open the inputs of the run on every rank, and check that all ranks are about to do the same.
+
+    One collective exchanges facts and errors, so that a rank that fails leaves no other waiting for it.
+
+    Returns:
+        The opened inputs.
+
+    Raises:
+        ValueError: on every rank, with the same message: the recipe is invalid or its inputs cannot be opened on some
+            rank, or the ranks differ.
+
     """
-    error = None
+    inputs, data, error = None, Facts(), None
     try:
-        own = facts(recipe, device)
-    except ValueError as failure:  # a node without the store, say
-        own, error = {}, failure
-    mine = (socket.gethostname(), own, None if error is None else str(error))
-    everyone = [mine] * dist.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    if error is not None:
-        raise error
-    failed = [f"rank {rank} ({host}): {text}" for rank, (host, _, text) in enumerate(everyone) if text]
-    if problems := failed or disagreements([(host, facts) for host, facts, _ in everyone]):
+        inputs = _open_inputs(recipe)
+        data = data_facts(recipe, inputs)
+    except ValueError as failure:
+        error = str(failure)
+    mine = RankReport(socket.gethostname(), launch_facts(recipe, device), data, error)
+    reports = [mine] * dist.get_world_size()
+    torch.distributed.all_gather_object(reports, mine)
+    hosts = [report.host for report in reports]
+    problems = disagreements(hosts, [report.launch for report in reports])
+    problems += _failures(hosts, [report.error for report in reports]) or disagreements(
+        hosts, [report.data for report in reports]
+    )
+    if problems:
         raise ValueError("\n".join(problems))
+    assert inputs is not None
+    return inputs
 
 
-def facts(recipe: Recipe, device: str) -> Facts:
-    """What this rank is about to do, and with what. ValueError for a tokenizer or store that is not there."""
-    cache = open_cache(recipe.data)
-    stores = {
-        source.store: open_store(source.store, (), cache).path for source in recipe.data.sources.values()
-    }
-    tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, cache))
+def _open_inputs(recipe: Recipe) -> Inputs:
+    if problems := validate(recipe, dist.get_world_size()):
+        raise ValueError("\n".join(problems))
+    return open_inputs(recipe)
+
+
+def launch_facts(recipe: Recipe, device: str) -> Facts:
+    """Return what this rank runs and with which settings: everything but the data."""
     return {
         "world size": str(dist.get_world_size()),
         "code": f"{git_commit() or 'no commit'}, files {_code_hash()}",
@@ -74,43 +100,61 @@ def facts(recipe: Recipe, device: str) -> Facts:
         **{
             f"recipe {key}": repr(value)
             for key, value in recipe_settings(recipe).items()
-            if not key.startswith(_MACHINES_OWN)
+            if not key.startswith(_PER_MACHINE_SETTINGS)
         },
-        f"data {recipe.data.tokenizer}": tokenizer.fingerprint[:16],
-        # With the sums of the lengths of all documents: what the plan is made of.
-        **{f"data {store}": _hash((path / MANIFEST_NAME).read_bytes()) for store, path in stores.items()},
-        **_skipped_documents(recipe.data.skip),
-        "device": _device_id(device),
+        _DEVICE: _device_id(device),
     }
 
 
-def _skipped_documents(skip: SkipConfig) -> Facts:
-    """The file that names them, which the recipe names only by its path."""
-    if skip.documents_file is None:
-        return {}
-    file = Path(skip.documents_file)
-    return {f"data {file}": _hash(file.read_bytes()) if file.is_file() else "missing"}
+def data_facts(recipe: Recipe, inputs: Inputs) -> Facts:
+    """Return hashes of the data that this rank reads: tokenizer, manifests and the file of skipped documents.
+
+    A manifest includes the sums of the lengths of all documents, which decide the order of the data.
+    """
+    facts = {f"data {recipe.data.tokenizer}": inputs.tokenizer.fingerprint[:16]}
+    for store, manifest in inputs.manifests.items():
+        facts[f"data {store}"] = _hash((manifest.path / MANIFEST_NAME).read_bytes())
+    if recipe.data.skip.documents_file is not None:
+        file = Path(recipe.data.skip.documents_file)
+        facts[f"data {file}"] = _hash(file.read_bytes())
+    return facts
 
 
-def disagreements(everyone: Sequence[tuple[str, Facts]]) -> list[str]:
-    """One line for each fact that ranks do not share; `everyone` holds host and facts of every rank, in order."""
+def _failures(hosts: Sequence[str], errors: Sequence[str | None]) -> list[str]:
+    """Return one message for each error; it names the ranks unless all have the same."""
+    ranks_by_error: dict[str, list[int]] = {}
+    for rank, error in enumerate(errors):
+        if error is not None:
+            ranks_by_error.setdefault(error, []).append(rank)
+    return [
+        error if len(ranks) == len(hosts) else f"{_where(ranks, hosts)}: {error}"
+        for error, ranks in ranks_by_error.items()
+    ]
+
+
+def disagreements(hosts: Sequence[str], facts_per_rank: Sequence[Facts]) -> list[str]:
+    """Return one message for each fact that the ranks do not share."""
     problems = []
-    names = dict.fromkeys(name for _, facts in everyone for name in facts)
-    for name in names:
+    for name in dict.fromkeys(name for facts in facts_per_rank for name in facts):
         ranks_by_value: dict[str, list[int]] = {}
-        for rank, (_, facts) in enumerate(everyone):
+        for rank, facts in enumerate(facts_per_rank):
             ranks_by_value.setdefault(facts.get(name, "missing"), []).append(rank)
-        if name == "device":
-            problems += _shared_devices(ranks_by_value, everyone)
+        if name == _DEVICE:
+            problems += _shared_devices(ranks_by_value, hosts)
         elif len(ranks_by_value) > 1:
-            values = [f"{value} on {_where(ranks, everyone)}" for value, ranks in ranks_by_value.items()]
+            values = [f"{value} on {_where(ranks, hosts)}" for value, ranks in ranks_by_value.items()]
             remedy = next(text for kind, text in _REMEDIES.items() if name.startswith(kind))
             problems.append(f"{name} is {', '.join(values[:-1])} and {values[-1]}; {remedy}")
     return problems
 
 
 def check_run_folder(run: Path, wait_seconds: float = _SEEN_WITHIN_SECONDS) -> None:
-    """That every rank sees what rank 0 writes into the run folder. ValueError names the ranks that do not."""
+    """Check that every rank sees what rank 0 writes into the run folder.
+
+    Raises:
+        ValueError: some ranks do not; it names them.
+
+    """
     if dist.get_world_size() == 1:
         return
     token = on_rank_zero(lambda: _write_token(run))
@@ -118,14 +162,15 @@ def check_run_folder(run: Path, wait_seconds: float = _SEEN_WITHIN_SECONDS) -> N
     while not (seen := (run / token).exists()) and time.monotonic() < deadline:
         time.sleep(0.5)
     mine = (socket.gethostname(), seen)
-    everyone: list[tuple[str, bool]] = [mine] * dist.get_world_size()
+    everyone = [mine] * dist.get_world_size()
     torch.distributed.all_gather_object(everyone, mine)
     if dist.get_global_rank() == 0:
         (run / token).unlink()
+    hosts = [host for host, _ in everyone]
     blind = [rank for rank, (_, seen) in enumerate(everyone) if not seen]
     if blind:
         raise ValueError(
-            f"run_folder is {run}, in which {_where(blind, everyone)} cannot see what rank 0 ({everyone[0][0]}) "
+            f"run_folder is {run}, in which {_where(blind, hosts)} cannot see what rank 0 ({hosts[0]}) "
             "writes; name a folder on storage that all nodes have mounted"
         )
 
@@ -137,27 +182,27 @@ def _write_token(run: Path) -> str:
     return name
 
 
-def _where(ranks: Sequence[int], everyone: Sequence[tuple[str, object]]) -> str:
-    hosts = dict.fromkeys(everyone[rank][0] for rank in ranks)
-    return f"rank{'s' if len(ranks) > 1 else ''} {numbers(ranks)} ({', '.join(hosts)})"
+def _where(ranks: Sequence[int], hosts: Sequence[str]) -> str:
+    names = dict.fromkeys(hosts[rank] for rank in ranks)
+    return f"rank{'s' if len(ranks) > 1 else ''} {numbers(ranks)} ({', '.join(names)})"
 
 
-def _shared_devices(ranks_by_value: dict[str, list[int]], everyone: Sequence[tuple[str, Facts]]) -> list[str]:
+def _shared_devices(ranks_by_value: dict[str, list[int]], hosts: Sequence[str]) -> list[str]:
     return [
-        f"device {value} is that of {_where(ranks, everyone)}, and a GPU serves one rank; start as many ranks on a "
-        "node as it has GPUs, and let CUDA_VISIBLE_DEVICES be the same for all of them"
+        f"device {value} is shared by {_where(ranks, hosts)}, but each rank needs a GPU of its own; start as many "
+        "ranks on a node as it has GPUs, with the same CUDA_VISIBLE_DEVICES for all of them"
         for value, ranks in ranks_by_value.items()
         if value and len(ranks) > 1
     ]
 
 
 def _device_id(device: str) -> str:
-    """What tells this rank's GPU from all others, also of other nodes; a CPU is for everyone."""
+    """Return the id of this rank's GPU, unique over all nodes; empty for a CPU, which ranks may share."""
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if device == "gpu" else ""
 
 
 def _code_hash() -> str:
-    """Of the files that run: a commit says nothing of what was changed since, and an image has none."""
+    """Hash the source files: a commit does not cover later changes, and a container image has none."""
     package = Path(__file__).parents[2]
     files = sorted(package.rglob("*.py"))
     return _hash(b"".join(os.fsencode(path.relative_to(package)) + path.read_bytes() for path in files))

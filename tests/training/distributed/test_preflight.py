@@ -11,6 +11,7 @@ import torch.distributed
 
 from modernbert_train.checkpoints.provenance import make_run_folder
 from modernbert_train.config import load_recipe
+from modernbert_train.store import manifest, tokenizer
 from modernbert_train.training.distributed import preflight
 from modernbert_train.training.distributed import rendezvous as meeting
 from modernbert_train.training.distributed.preflight import check_run_folder, disagreements
@@ -82,8 +83,43 @@ def test_a_node_without_the_store(node, tmp_path):
     shutil.copytree(node, other)
     shutil.rmtree(other / "store")
     answers = on_ranks(train_in, [(node,), (other,)])
-    assert answers[1].startswith("store: store does not exist")
-    assert answers[0] == f"rank 1 ({HOST}): {answers[1]}"
+    assert answers[0] == answers[1]
+    assert answers[0].startswith(f"rank 1 ({HOST}): store: store does not exist")
+
+
+def test_another_recipe_that_cannot_be_opened(node):
+    """The cause is named before the consequence."""
+    answers = on_ranks(train_in, [(node,), (node, "data.sources.web.source=wbe")])
+    assert answers[0] == answers[1]
+    cause, consequence = answers[0].splitlines()
+    assert cause.startswith(f"recipe data.sources.web.source is None on rank 0 ({HOST}) and 'wbe' on rank 1")
+    assert consequence.startswith(f"rank 1 ({HOST}): data.sources.web: the store store has no source")
+
+
+def test_an_error_of_all_ranks(node):
+    answers = on_ranks(train_in, [(node, "data.sources.web.source=wbe")] * 2)
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("data.sources.web: the store store has no source")
+
+
+def test_each_input_is_opened_once(node, monkeypatch):
+    """By all that a start does: checks, plan and training."""
+    opened = []
+
+    def counted(module, name):
+        original = getattr(module, name)
+
+        def call(path, *arguments):
+            opened.append(path.name)
+            return original(path, *arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(manifest, "read_manifest_json")
+    counted(tokenizer, "tokenizer_fingerprint")
+    monkeypatch.chdir(node)
+    train(load_recipe("tiny.yaml", ["phases.extension=null", "phases.pretrain.tokens=8K"]))
+    assert opened == ["tokenizer.json", "store"]
 
 
 def test_the_same_everywhere(node):
@@ -142,16 +178,16 @@ def facts(**changes):
 
 
 def test_who_has_what():
-    everyone = [("a", facts()), ("a", facts()), ("b", facts(code="abd")), ("b", facts(code="abd"))]
-    (problem,) = disagreements(everyone)
+    everyone = [facts(), facts(), facts(code="abd"), facts(code="abd")]
+    (problem,) = disagreements(["a", "a", "b", "b"], everyone)
     assert (
         problem
         == "code is abc on ranks 0-1 (a) and abd on ranks 2-3 (b); check out the same commit on every node"
     )
-    assert disagreements([("a", facts())] * 4) == []
+    assert disagreements(["a"] * 4, [facts()] * 4) == []
     without = facts()
     del without["package torch"]
-    (problem,) = disagreements([("a", facts()), ("b", without), ("c", facts())])
+    (problem,) = disagreements(["a", "b", "c"], [facts(), without, facts()])
     assert problem.startswith(
         "package torch is 2.14.1 on ranks 0, 2 (a, c) and missing on rank 1 (b); install "
     )
@@ -159,9 +195,9 @@ def test_who_has_what():
 
 def test_a_gpu_for_each_rank():
     devices = ["GPU-1", "GPU-2", "GPU-2", "GPU-3"]
-    (problem,) = disagreements([("a", facts(device=device)) for device in devices])
+    (problem,) = disagreements(["a"] * 4, [facts(device=device) for device in devices])
     assert problem.startswith(
-        "device GPU-2 is that of ranks 1-2 (a), and a GPU serves one rank; start as many"
+        "device GPU-2 is shared by ranks 1-2 (a), but each rank needs a GPU of its own; start as many"
     )
 
 

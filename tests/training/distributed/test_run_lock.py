@@ -153,7 +153,7 @@ def test_a_second_train_of_a_run_that_trains(tmp_path):
         first.kill()
         third = subprocess.run(command, capture_output=True, text=True, check=False)
         assert third.returncode == 0, third.stderr
-        assert "going on from" in third.stderr
+        assert "resuming from" in third.stderr
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
