@@ -1,30 +1,29 @@
 """Checkpoints on disk: written whole or not at all, verified before they are trusted.
 
 A checkpoint is two files in `RUN/checkpoints`: `step-00000120.pt` (what Composer saves: weights, optimizer, position
-in the data) and its marker `step-00000120.json` (size and SHA-256 of the former, and what a reader needs to know:
-step, tokens, phase, context, RoPE thetas, objective, architecture). The `.pt` is written under a temporary name and
-renamed only after it is on the disk and its marker stands beside it, so a `.pt` without a marker, or one that does not
-match its marker, was damaged later; a temporary file is a save that was cut off and is ignored.
+in the data) and `step-00000120.json` (`CheckpointInfo`: size and SHA-256 of the former, and what a reader needs to
+know). The `.pt` is written under a temporary name and renamed only after it is on the disk and the JSON file is
+complete. A `.pt` without a matching JSON file was therefore damaged later, and a temporary file is an interrupted save,
+which is ignored.
 """
 
 from __future__ import annotations
 
 import copy
-import json
+import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
 from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER
 from modernbert_train.common.files import flush, sha256, write_atomically
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
 log = logging.getLogger(__name__)
 
-WEIGHTS_ONLY = "weights_only"  # in a marker: a run can begin with it, but not go on from it
 _PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
 _UNFINISHED = ".saving-"  # before the name of a file being written; a save that was cut off leaves one
 
@@ -40,12 +39,12 @@ def unfinished_path(path: Path) -> Path:
     return path.with_name(f"{_UNFINISHED}{path.name}")
 
 
-def finish_checkpoint(path: Path, marker: dict[str, Any]) -> None:
-    """Make what was written at `unfinished_path(path)` the checkpoint: flush it, write its marker, give it its name."""
+def finish_checkpoint(path: Path, info: CheckpointInfo) -> None:
+    """Flush the file at `unfinished_path(path)`, write its JSON file, and rename it to `path`."""
     unfinished = unfinished_path(path)
     flush(unfinished)
-    complete = {**marker, "bytes": unfinished.stat().st_size, "sha256": sha256(unfinished)}
-    write_atomically(path.with_suffix(".json"), json.dumps(complete, indent=1) + "\n")
+    info = dataclasses.replace(info, bytes=unfinished.stat().st_size, sha256=sha256(unfinished))
+    write_atomically(info_file(path), info.to_json())
     os.replace(unfinished, path)
     flush(path.parent)
 
@@ -55,38 +54,22 @@ def list_checkpoints(run: str | Path) -> list[Path]:
     return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))
 
 
-def read_marker(path: Path) -> dict[str, Any]:
-    """The marker of a checkpoint. ValueError if it is missing or unreadable."""
-    marker = path.with_suffix(".json")
-    try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: its marker {marker.name} is missing, so the checkpoint cannot be trusted"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{marker}: not a readable marker ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{marker}: not a readable marker (no JSON object)")
-    return content
+def verify(path: Path) -> CheckpointInfo:
+    """Check that a checkpoint's bytes are those that were written, and return its facts.
 
+    Raises:
+        ValueError: The checkpoint or its JSON file is missing or damaged.
 
-def is_causal(marker: dict[str, Any]) -> bool:
-    """Whether the weights were last trained to predict the next token, with attention to what comes before only."""
-    return marker.get("objective", "mlm") == "clm"  # what is imported, and older markers, do not name mlm
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """The marker of a checkpoint whose bytes are what was written. ValueError says what is wrong with it."""
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
-    marker = read_marker(path)
-    size, written = path.stat().st_size, marker.get("bytes")
-    if size != written:
-        raise ValueError(f"{path}: damaged: {size} bytes where {written} were written")
-    if sha256(path) != marker.get("sha256"):
+    info = read_info(path)
+    size = path.stat().st_size
+    if size != info.bytes:
+        raise ValueError(f"{path}: damaged: {size} bytes where {info.bytes} were written")
+    if sha256(path) != info.sha256:
         raise ValueError(f"{path}: damaged: its SHA-256 is not the one that was written")
-    return marker
+    return info
 
 
 def find_latest(run: str | Path) -> Path | None:
@@ -122,13 +105,13 @@ def prune(run: str | Path, keep: int, newest_step: int) -> None:
     newest = checkpoint_path(run, newest_step)
     for path in [path for path in list_checkpoints(run) if path.name <= newest.name][:-keep]:
         try:
-            stays = read_marker(path).get("keep", False)
+            stays = read_info(path).keep
         except ValueError as error:
             log.warning("left alone: %s", error)
             continue
         if not stays:
             path.unlink()
-            path.with_suffix(".json").unlink()
+            info_file(path).unlink()
 
 
 def resolve(source: str | Path) -> Path:
@@ -145,10 +128,10 @@ def resolve(source: str | Path) -> Path:
     return latest
 
 
-def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights of a run folder or checkpoint under Transformers' names, on the CPU, and the marker."""
+def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
+    """The weights of a run folder or checkpoint under Transformers' names, on the CPU, and its facts."""
     path = resolve(source)
-    return read_weights(path), read_marker(path)
+    return read_weights(path), read_info(path)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -170,12 +153,12 @@ def read_average(path: Path) -> dict[str, torch.Tensor]:
     return {**weights, TIED_WEIGHT: weights[EMBEDDING]}
 
 
-def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], marker: dict[str, Any]) -> Path:
+def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], info: CheckpointInfo) -> Path:
     """Write weights (Transformers' names) as a checkpoint that `init.from` can name: without an optimizer's state."""
     content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
-    path = checkpoint_path(folder, marker["step"])
+    path = checkpoint_path(folder, info.step)
     torch.save(content, unfinished_path(path))
-    finish_checkpoint(path, {**marker, WEIGHTS_ONLY: True})
+    finish_checkpoint(path, dataclasses.replace(info, weights_only=True))
     return path
 
 

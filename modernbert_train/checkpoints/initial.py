@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed
 
 from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.checkpoints.tiling import axes, source_name, tile, tiling_problems
@@ -52,18 +51,30 @@ class Start:
         return dataclasses.replace(self.source.model, vocab_size=self.model.vocab_size)
 
 
-def set_first_weights(model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
-    """Fill the model with the weights a run of `recipe` begins with. ValueError: see `plan_start`."""
+def set_first_weights(model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: TokenizerInfo) -> Start | None:
+    """Fill the model with the weights that a run of `recipe` starts from.
+
+    Returns:
+        The source of the weights, for `log_start`; None where they are random.
+
+    Raises:
+        ValueError: See `plan_start`.
+
+    """
     if recipe.init.from_ is None:
         initialize_weights(model, recipe.model, torch.Generator().manual_seed(recipe.seed))
-        return
+        return None
     start = plan_start(recipe, tokenizer)
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        for line in describe_start(start):
-            log.info("%s", line)
-        for line in describe_changes(start, next(iter(recipe.phases.values()))):
-            log.warning("%s", line)
     model.load_state_dict(first_weights(start))
+    return start
+
+
+def log_start(start: Start, phase: PhaseConfig) -> None:
+    """Log the source of the first weights, and warn where the first phase differs from their training."""
+    for line in describe_start(start):
+        log.info("%s", line)
+    for line in describe_changes(start, phase):
+        log.warning("%s", line)
 
 
 def plan_start(recipe: Recipe, tokenizer: TokenizerInfo) -> Start:
@@ -79,7 +90,7 @@ def plan_start(recipe: Recipe, tokenizer: TokenizerInfo) -> Start:
     except ValueError as error:
         problem = f"init.from: {error}"
         raise ValueError(problem) from None
-    is_same = source.marker["tokenizer_fingerprint"] == tokenizer.fingerprint
+    is_same = source.info.tokenizer_fingerprint == tokenizer.fingerprint
     if not is_same and not init.transplant:
         raise ValueError(
             f"init.from: {source.path} was trained with another tokenizer than data.tokenizer "
@@ -202,7 +213,7 @@ def describe_changes(start: Start, phase: PhaseConfig) -> list[str]:
         if there != here and name not in unread:
             lines.append(f"model.{name}: the weights were trained with {there}, the recipe has {here}")
     for name in ("global_rope_theta", "local_rope_theta"):
-        there, here = start.source.marker[name], getattr(phase, name)
+        there, here = getattr(start.source.info, name), getattr(phase, name)
         if there != here and name not in unread:
             lines.append(
                 f"{name}: the weights were trained with {there:,.0f}, the first phase sets {here:,.0f}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from modernbert_train.checkpoints import checkpoint
 from modernbert_train.checkpoints.hf import folder as hf_folder
+from modernbert_train.checkpoints.info import CheckpointInfo, read_info
 from modernbert_train.config import ModelConfig
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 
@@ -19,11 +19,11 @@ class WeightSource:
     """Weights that are there, and what is known of them before they are read."""
 
     path: Path  # the checkpoint file, or the Hugging Face folder
-    marker: dict[str, Any]  # of the checkpoint; of a folder, what it would be
+    info: CheckpointInfo  # of a Hugging Face folder: that of its import
 
     @property
     def model(self) -> ModelConfig:
-        return ModelConfig(**self.marker["model"])
+        return self.info.model
 
     @property
     def folder(self) -> Path:
@@ -33,7 +33,7 @@ class WeightSource:
     def tokenizer(self) -> TokenizerInfo:
         """The tokenizer the weights were trained with. ValueError: it is not there, or another is."""
         tokenizer = load_tokenizer_info(self.folder)
-        if tokenizer.fingerprint != self.marker["tokenizer_fingerprint"]:
+        if tokenizer.fingerprint != self.info.tokenizer_fingerprint:
             raise ValueError(
                 f"{self.folder / 'tokenizer.json'} is not the tokenizer the weights were trained with; put that "
                 "one back"
@@ -65,7 +65,7 @@ class WeightSource:
     def __str__(self) -> str:
         if self.path.is_dir():
             return str(self.path)
-        return f"{self.path} (step {self.marker['step']:,}, {self.marker['tokens']:,} tokens)"
+        return f"{self.path} (step {self.info.step:,}, {self.info.tokens:,} tokens)"
 
 
 def open_weights(source: str | Path) -> WeightSource:
@@ -75,6 +75,6 @@ def open_weights(source: str | Path) -> WeightSource:
     """
     path = Path(source)
     if hf_folder.is_hf_folder(path):
-        return WeightSource(path, hf_folder.read_marker(path))
+        return WeightSource(path, hf_folder.read_info(path))
     path = checkpoint.resolve(path)
-    return WeightSource(path, checkpoint.read_marker(path))
+    return WeightSource(path, read_info(path))

@@ -82,11 +82,13 @@ def expected_text(path: tuple[str, ...]) -> str:
     expected: Any = Recipe
     for key in path:
         expected = child_type(strip_optional(expected), key)
-    text = _type_text(strip_optional(expected))
-    return f"{text} or null" if is_optional(expected) else text
+    return type_text(expected)
 
 
-def _type_text(expected: Any) -> str:
+def type_text(expected: Any) -> str:
+    """Describe a type of a field in words: `int | None` -> `a whole number or null`."""
+    if is_optional(expected):
+        return f"{type_text(strip_optional(expected))} or null"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     origin, args = get_origin(expected), get_args(expected)
     if origin is Literal:

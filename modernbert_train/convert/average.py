@@ -6,15 +6,15 @@ It holds weights only, and can be exported, evaluated and started from (init.fro
 the run, recipe and tokenizer are those of the checkpoint that has seen the most tokens.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from modernbert_train.checkpoints.checkpoint import is_causal, save_weights
+from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.checkpoints.merging import mean, ties
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
 from modernbert_train.checkpoints.source import WeightSource, open_weights
@@ -82,9 +82,8 @@ def _read(sources: Iterable[WeightSource], ema: bool) -> Iterator[dict[str, Tens
 
 
 def _write(folder: Path, weights: dict[str, Tensor], sources: Sequence[WeightSource], text: str) -> None:
-    last = max(sources, key=lambda source: source.marker["tokens"])
-    marker: dict[str, Any] = {**last.marker, "keep": True, "merged": text}
-    save_weights(folder, weights, marker)
+    last = max(sources, key=lambda source: source.info.tokens)
+    save_weights(folder, weights, dataclasses.replace(last.info, keep=True, merged=text))
     copy_tokenizer(last.folder, folder)
     if (last.folder / RECIPE_FILE).is_file():
         shutil.copyfile(last.folder / RECIPE_FILE, folder / RECIPE_FILE)
@@ -108,10 +107,11 @@ def _check_alike(sources: Sequence[WeightSource]) -> None:
         differing = changed_settings(architecture_settings(first.model), architecture_settings(other.model))
         changes = [f"{key} is {a} and {b}" for key, (a, b) in differing.items()]
         for name in ("global_rope_theta", "local_rope_theta", "tokenizer_fingerprint"):
-            if first.marker[name] != other.marker[name] and not _is_unused(name, first.model):
-                changes.append(f"{name} is {first.marker[name]} and {other.marker[name]}")
-        if is_causal(first.marker) != is_causal(other.marker):
-            changes.append("the objective of one is mlm, of the other clm")
+            value, other_value = getattr(first.info, name), getattr(other.info, name)
+            if value != other_value and not _is_unused(name, first.model):
+                changes.append(f"{name} is {value} and {other_value}")
+        if first.info.objective != other.info.objective:
+            changes.append(f"objective is {first.info.objective} and {other.info.objective}")
         if changes:
             raise ValueError(
                 f"{first.path} and {other.path} cannot be merged: {', '.join(changes)}; merge checkpoints of one "

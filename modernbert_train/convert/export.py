@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from modernbert_train.checkpoints.checkpoint import checkpoint_path, is_causal, load_weights, run_folder_of
+from modernbert_train.checkpoints.checkpoint import checkpoint_path, load_weights, run_folder_of
 from modernbert_train.checkpoints.hf.config import to_hf_config, to_hf_weights
-from modernbert_train.config import ModelConfig
+from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.config.architecture import TIED_WEIGHT
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
 from modernbert_train.convert.folders import build_our_model, load_their_model, new_folder
@@ -49,22 +49,22 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
     """
     out = Path(out)
     with new_folder(out) as folder:
-        state_dict, marker = load_weights(run_or_checkpoint)
+        state_dict, info = load_weights(run_or_checkpoint)
         run = _run_folder(Path(run_or_checkpoint))
-        checkpoint = checkpoint_path(run, marker["step"])
-        _refuse_causal(marker, checkpoint)
+        checkpoint = checkpoint_path(run, info.step)
+        _refuse_causal(info, checkpoint)
         check_finite(state_dict, checkpoint)
-        tokenizer = _tokenizer_of(run, marker)
+        tokenizer = _tokenizer_of(run, info)
         check_texts(fill, _mask_token(tokenizer))
-        write_hf_folder(folder, state_dict, marker, tokenizer)
+        write_hf_folder(folder, state_dict, info, tokenizer)
         num_parameters = sum(weight.numel() for name, weight in state_dict.items() if name != TIED_WEIGHT)
-        card = model_card(out.name, marker, num_parameters, run)
+        card = model_card(out.name, info, num_parameters, run)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
         theirs, their_tokenizer = load_their_model(folder), AutoTokenizer.from_pretrained(folder)
         _check_tokenizer(tokenizer, their_tokenizer)
         print(f"{checkpoint}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU")
-        for result in _check_logits(state_dict, marker, tokenizer, theirs):
+        for result in _check_logits(state_dict, info, tokenizer, theirs):
             print(result)
         for filled in fill_masks(theirs, their_tokenizer, fill):
             print(filled)
@@ -72,23 +72,23 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
 
 
 def write_hf_folder(
-    folder: Path, state_dict: dict[str, Tensor], marker: dict[str, Any], tokenizer: TokenizerInfo
+    folder: Path, state_dict: dict[str, Tensor], info: CheckpointInfo, tokenizer: TokenizerInfo
 ) -> None:
     """Write config, weights in float32 and tokenizer files into an existing folder."""
-    model = ModelConfig(**marker["model"])
-    config = to_hf_config(model, marker["global_rope_theta"], marker["local_rope_theta"], tokenizer)
+    model = info.model
+    config = to_hf_config(model, info.global_rope_theta, info.local_rope_theta, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {name: weight.float().contiguous() for name, weight in to_hf_weights(state_dict, model).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # safetensors writes for the owner's eyes alone.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
-    export_tokenizer(tokenizer, folder, marker["context_tokens"])
+    export_tokenizer(tokenizer, folder, info.context_tokens)
 
 
-def _refuse_causal(marker: dict[str, Any], checkpoint: Path) -> None:
-    if is_causal(marker):
+def _refuse_causal(info: CheckpointInfo, checkpoint: Path) -> None:
+    if info.is_causal:
         raise ValueError(
-            f"{checkpoint}: its phase {marker['phase']} has objective clm, and no class of Transformers computes this "
+            f"{checkpoint}: its phase {info.phase} has objective clm, and no class of Transformers computes this "
             "encoder with causal attention; export a checkpoint of a later phase with objective: mlm, or train one on "
             f"from it with init.from={checkpoint}"
         )
@@ -98,9 +98,9 @@ def _run_folder(run_or_checkpoint: Path) -> Path:
     return run_folder_of(run_or_checkpoint) if run_or_checkpoint.suffix == ".pt" else run_or_checkpoint
 
 
-def _tokenizer_of(run: Path, marker: dict[str, Any]) -> TokenizerInfo:
+def _tokenizer_of(run: Path, info: CheckpointInfo) -> TokenizerInfo:
     tokenizer = load_tokenizer_info(run)
-    if tokenizer.fingerprint != marker["tokenizer_fingerprint"]:
+    if tokenizer.fingerprint != info.tokenizer_fingerprint:
         raise ValueError(
             f"{run / 'tokenizer.json'} is not the tokenizer the weights were trained with; put that one back"
         )
@@ -123,9 +123,9 @@ def _check_tokenizer(tokenizer: TokenizerInfo, theirs: Any) -> None:
 
 
 def _check_logits(
-    state_dict: dict[str, Tensor], marker: dict[str, Any], tokenizer: TokenizerInfo, theirs: Any
+    state_dict: dict[str, Tensor], info: CheckpointInfo, tokenizer: TokenizerInfo, theirs: Any
 ) -> list[ProbeResult]:
-    model = ModelConfig(**marker["model"])
-    ours = build_our_model(model, state_dict, marker["global_rope_theta"], marker["local_rope_theta"])
-    batches = probe_batches(tokenizer, marker["context_tokens"], model.local_attention)
+    model = info.model
+    ours = build_our_model(model, state_dict, info.global_rope_theta, info.local_rope_theta)
+    batches = probe_batches(tokenizer, info.context_tokens, model.local_attention)
     return compare_logits(ours, theirs, batches)

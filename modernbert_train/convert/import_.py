@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from modernbert_train.checkpoints.checkpoint import save_weights
-from modernbert_train.checkpoints.hf.folder import read_marker, read_weights
+from modernbert_train.checkpoints.hf.folder import read_info, read_weights
 from modernbert_train.config import ModelConfig
 from modernbert_train.convert.folders import build_our_model, load_their_model, new_folder
 from modernbert_train.convert.parity import check_finite, compare_logits, probe_batches
@@ -32,12 +32,11 @@ def import_folder(hf_folder: str | Path, out: str | Path) -> Path:
     """
     source, out = Path(hf_folder), Path(out)
     with new_folder(out) as folder:
-        marker = read_marker(source)
-        model = ModelConfig(**marker["model"])
-        state_dict = read_weights(source, model)
+        info = read_info(source)
+        state_dict = read_weights(source, info.model)
         check_finite(state_dict, source)
-        _check_logits(source, model, state_dict, load_tokenizer_info(source))
-        save_weights(folder, state_dict, marker)
+        _check_logits(source, info.model, state_dict, load_tokenizer_info(source))
+        save_weights(folder, state_dict, info)
         copy_tokenizer(source, folder)
     return out
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from modernbert_train.checkpoints.hf.config import hf_class
+from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import describe_switches, mlp_name
@@ -25,17 +26,17 @@ tags:
 """
 
 
-def model_card(name: str, marker: dict[str, Any], num_parameters: int, run: Path) -> str:
-    """The card of a checkpoint with this marker, from recipe.yaml and metrics.jsonl of its run, if any."""
+def model_card(name: str, info: CheckpointInfo, num_parameters: int, run: Path) -> str:
+    """The card of a checkpoint, from recipe.yaml and metrics.jsonl of its run, if any."""
     recipe_text = _read(run / RECIPE_FILE)
-    scores = latest_evaluation(run / METRICS_FILE, marker["step"])
-    model = ModelConfig(**marker["model"])
+    scores = latest_evaluation(run / METRICS_FILE, info.step)
+    model = info.model
     family = "BERT" if hf_class(model) == "BertForMaskedLM" else "ModernBERT"
     sections = [HEADER.format(model_type=family.lower()), f"# {name}\n"]
-    sections += [_summary(marker, family, num_parameters), _usage(marker["context_tokens"])]
-    sections.append(_architecture(model, marker, num_parameters))
+    sections += [_summary(info, family, num_parameters), _usage(info.context_tokens)]
+    sections.append(_architecture(model, info, num_parameters))
     if recipe_text is not None:
-        sections.append(_training(marker, yaml.safe_load(recipe_text)))
+        sections.append(_training(info, yaml.safe_load(recipe_text)))
     if scores is not None:
         sections.append(_evaluation(scores))
     if recipe_text is not None:
@@ -56,14 +57,14 @@ def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
     return evaluations[-1] if evaluations else None
 
 
-def _summary(marker: dict[str, Any], family: str, num_parameters: int) -> str:
+def _summary(info: CheckpointInfo, family: str, num_parameters: int) -> str:
     return (
-        f"A {family} encoder with {num_parameters:,} parameters, pretrained on {marker['tokens']:,} tokens, last by "
-        f"masked language modelling with documents of up to {marker['context_tokens']:,} tokens.\n\n"
+        f"A {family} encoder with {num_parameters:,} parameters, pretrained on {info.tokens:,} tokens, last by "
+        f"masked language modelling with documents of up to {info.context_tokens:,} tokens.\n\n"
         + (
-            f"Its weights are {marker['merged']}.\n"
-            if "merged" in marker
-            else f"This is the checkpoint after optimizer step {marker['step']:,}, in the phase `{marker['phase']}`.\n"
+            f"Its weights are {info.merged}.\n"
+            if info.merged is not None
+            else f"This is the checkpoint after optimizer step {info.step:,}, in the phase `{info.phase}`.\n"
         )
     )
 
@@ -81,15 +82,13 @@ def _usage(context_tokens: int) -> str:
     )
 
 
-def _architecture(model: ModelConfig, marker: dict[str, Any], num_parameters: int) -> str:
+def _architecture(model: ModelConfig, info: CheckpointInfo, num_parameters: int) -> str:
     every_n = model.global_attn_every_n_layers
     reach = {"global attention": "every layer" if every_n == 1 else f"every {every_n} layers"}
     if every_n > 1:
         reach["local attention"] = f"{model.local_attention} tokens wide"
     if model.positions == "rope":
-        for kind, theta in zip(
-            reach, (marker["global_rope_theta"], marker["local_rope_theta"]), strict=False
-        ):
+        for kind, theta in zip(reach, (info.global_rope_theta, info.local_rope_theta), strict=False):
             reach[kind] += f", theta {theta:,.0f}"
     rows = {
         "parameters": f"{num_parameters:,}",
@@ -105,10 +104,10 @@ def _architecture(model: ModelConfig, marker: dict[str, Any], num_parameters: in
     return "## Architecture\n\n" + _table(("", ""), list(rows.items()))
 
 
-def _training(marker: dict[str, Any], recipe: Any) -> str:
+def _training(info: CheckpointInfo, recipe: Any) -> str:
     rows, phases = [], list(recipe["phases"].items())
     names = [phase_name for phase_name, _ in phases]
-    done = phases[: names.index(marker["phase"]) + 1] if marker["phase"] in names else phases
+    done = phases[: names.index(info.phase) + 1] if info.phase in names else phases
     for phase_name, phase in done:
         rows.append(
             (

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from modernbert_train.checkpoints.checkpoint import is_causal, load_weights, run_folder_of
+from modernbert_train.checkpoints.checkpoint import load_weights, run_folder_of
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
 from modernbert_train.common.text import format_table
 from modernbert_train.config import Recipe, load_recipe
@@ -170,10 +170,9 @@ def _load(target: Path, device: torch.device) -> Subject:
         return Subject(
             transformers_scorer(target, device), load_tokenizer_info(target), _hf_context_tokens(target)
         )
-    state_dict, marker = load_weights(target)
+    state_dict, info = load_weights(target)
     tokenizer = load_tokenizer_info(_run_folder(target))
-    objective: Objective = "clm" if is_causal(marker) else "mlm"
-    return Subject(our_scorer(state_dict, marker, device), tokenizer, marker["context_tokens"], objective)
+    return Subject(our_scorer(state_dict, info, device), tokenizer, info.context_tokens, info.objective)
 
 
 def _hf_context_tokens(folder: Path) -> int:

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
-from modernbert_train.checkpoints.checkpoint import is_causal
-from modernbert_train.config import ModelConfig
+from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.model import ModernBertForMaskedLM
@@ -23,14 +21,12 @@ Scorer = Callable[[MicroBatch], tuple[float, int]]
 PADDED_TOKENS = 8_192
 
 
-def our_scorer(state_dict: dict[str, Tensor], marker: dict[str, Any], device: torch.device) -> Scorer:
+def our_scorer(state_dict: dict[str, Tensor], info: CheckpointInfo, device: torch.device) -> Scorer:
     """Score with our encoder: float32 on the CPU; on a GPU bf16, which its attention kernels ask for."""
-    model = ModernBertForMaskedLM(
-        ModelConfig(**marker["model"]), attention_backend="auto" if device.type == "cuda" else "torch"
-    )
+    model = ModernBertForMaskedLM(info.model, attention_backend="auto" if device.type == "cuda" else "torch")
     model.load_state_dict(state_dict)
-    model.set_rope_theta(marker["global_rope_theta"], marker["local_rope_theta"])
-    model.set_causal(is_causal(marker))
+    model.set_rope_theta(info.global_rope_theta, info.local_rope_theta)
+    model.set_causal(info.is_causal)
     model.eval().to(device)
 
     def score(batch: MicroBatch) -> tuple[float, int]:

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.common.text import list_problems
 from modernbert_train.config import Recipe, TrainingConfig, comparison, load_recipe
@@ -38,8 +39,8 @@ def read_state(run: Run) -> RunState:
     step = 0
     for path in list_checkpoints(run.recipe.run_folder):
         try:
-            step = read_marker(path)["step"]
-        except (ValueError, KeyError):
+            step = read_info(path).step
+        except ValueError:
             continue  # a damaged one: training passes over it, and says so
     return RunState(step, build_schedule(run.recipe).total_steps)
 

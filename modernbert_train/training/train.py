@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from composer import Trainer
 from composer.devices import DeviceGPU
 from composer.utils import dist
 
-from modernbert_train.checkpoints.checkpoint import WEIGHTS_ONLY, find_latest, read_marker
-from modernbert_train.checkpoints.initial import set_first_weights
+from modernbert_train.checkpoints.checkpoint import find_latest
+from modernbert_train.checkpoints.info import CheckpointInfo, read_info
+from modernbert_train.checkpoints.initial import log_start, set_first_weights
 from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.config import Recipe
 from modernbert_train.config.schema import Precision
@@ -27,7 +26,7 @@ from modernbert_train.planning.cost import peak_flops
 from modernbert_train.planning.downloads import check_downloads
 from modernbert_train.planning.source_stats import log_sources
 from modernbert_train.schedule import RunSchedule, build_schedule
-from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, position
+from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, checkpoint_info
 from modernbert_train.training.callbacks.ddp_warmup import SettleBuckets
 from modernbert_train.training.callbacks.ema import WeightAverage
 from modernbert_train.training.callbacks.evaluation import Evaluate
@@ -78,24 +77,22 @@ def train(recipe: Recipe) -> Path:
         plan = build_schedule(recipe)
         checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
         if checkpoint is not None:
-            log.info("resuming from %s", checkpoint["path"])
+            path, info = checkpoint
+            log.info("resuming from %s", path)
             on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
-            check_clock(plan, checkpoint)
-            if checkpoint["step"] >= plan.total_steps:
-                log.info(
-                    "%s is finished: %d steps, %s tokens",
-                    run,
-                    checkpoint["step"],
-                    f"{checkpoint['tokens']:,}",
-                )
+            check_clock(plan, path, info)
+            if info.step >= plan.total_steps:
+                log.info("%s is finished: %d steps, %s tokens", run, info.step, f"{info.tokens:,}")
                 return run
 
         model = build_model(recipe, device)
         if checkpoint is None:
-            set_first_weights(model, recipe, inputs.tokenizer)
+            start = set_first_weights(model, recipe, inputs.tokenizer)
+            if start is not None and dist.get_global_rank() == 0:
+                log_start(start, plan.phases[0].config)
         loader = build_loader(recipe, plan, inputs)
         trainer = build_trainer(
-            recipe, plan, inputs, model, loader, device, checkpoint["path"] if checkpoint else None, signals
+            recipe, plan, inputs, model, loader, device, str(checkpoint[0]) if checkpoint else None, signals
         )
         # Last, so that a start that fails leaves the folder as it was.
         skipped, world_size = skipped_text(plan, inputs), dist.get_world_size()
@@ -195,12 +192,14 @@ def build_trainer(
         model=recipe.model,
         sources=list(inputs.train),
     )
-    description = {
-        "model": dataclasses.asdict(recipe.model),
-        "tokenizer_fingerprint": inputs.tokenizer.fingerprint,
-    }
     save = SaveCheckpoints(
-        plan, run, loader, training.save_every_tokens, training.keep_checkpoints, description
+        plan,
+        run,
+        loader,
+        training.save_every_tokens,
+        training.keep_checkpoints,
+        recipe.model,
+        inputs.tokenizer.fingerprint,
     )
     half_life = training.ema_half_life_tokens
     averages = [WeightAverage(plan, model, half_life)] if half_life else []
@@ -241,38 +240,39 @@ def build_trainer(
     )
 
 
-def _newest_checkpoint(run: Path) -> dict[str, Any] | None:
-    """Marker and path of the newest good checkpoint, if there is one. ValueError: it holds weights alone."""
+def _newest_checkpoint(run: Path) -> tuple[Path, CheckpointInfo] | None:
+    """Path and facts of the newest good checkpoint, if there is one. ValueError: it holds weights alone."""
     latest = find_latest(run)
     if latest is None:
         return None
-    marker = read_marker(latest)
-    if marker.get(WEIGHTS_ONLY):
+    info = read_info(latest)
+    if info.weights_only:
         raise ValueError(
             f"run_folder is {run}, in which {latest.name} holds weights without an optimizer's state, as import and "
             f"average make them: no run can go on from it; name another run_folder, and begin with init.from={run}"
         )
-    return {**marker, "path": str(latest)}
+    return latest, info
 
 
-def check_clock(plan: RunSchedule, checkpoint: dict[str, Any]) -> None:
-    """What the run has been through must not have been changed: its steps would count different things.
+def check_clock(schedule: RunSchedule, path: Path, info: CheckpointInfo) -> None:
+    """Check that the recipe puts the checkpoint's step where the run made it: past phases must not change.
 
-    ValueError where a checkpoint (its marker and path) does not stand where the plan has its step.
+    Raises:
+        ValueError: The recipe now has other tokens, or another phase, at this step.
+
     """
-    step, path = checkpoint["step"], checkpoint["path"]
-    if step > plan.total_steps:
+    if info.step > schedule.total_steps:
         return
-    here = position(plan, step)
-    if here["tokens"] != checkpoint["tokens"]:
+    by_recipe = checkpoint_info(schedule, info.step, info.model, info.tokenizer_fingerprint)
+    if by_recipe.tokens != info.tokens:
         mismatch = (
-            f"{step} steps are {here['tokens']:,} tokens by the recipe, but {path} was made after "
-            f"{checkpoint['tokens']:,}"
+            f"{info.step} steps are {by_recipe.tokens:,} tokens by the recipe, but {path} was made after "
+            f"{info.tokens:,}"
         )
-    elif (here["phase"], here["phase_step"]) != (checkpoint["phase"], checkpoint["phase_step"]):
+    elif (by_recipe.phase, by_recipe.phase_step) != (info.phase, info.phase_step):
         mismatch = (
-            f"step {step} is number {here['phase_step']} of {here['phase']} by the recipe, but {path} was made after "
-            f"number {checkpoint['phase_step']} of {checkpoint['phase']}"
+            f"step {info.step} is number {by_recipe.phase_step} of {by_recipe.phase} by the recipe, but {path} was "
+            f"made after number {info.phase_step} of {info.phase}"
         )
     else:
         return

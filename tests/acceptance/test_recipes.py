@@ -11,7 +11,8 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.schedule import build_schedule
@@ -143,12 +144,12 @@ def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
         assert (of_phase[-1]["lr"] < of_phase[0]["lr"]) == bool(
             phase.decay_tokens and not phase.warmup_tokens
         )
-    ends = [path for path in list_checkpoints(tmp_path / "run") if read_marker(path)["keep"]]
-    assert [read_marker(path)["phase"] for path in ends] == list(recipe.phases)
+    ends = [path for path in list_checkpoints(tmp_path / "run") if read_info(path).keep]
+    assert [read_info(path).phase for path in ends] == list(recipe.phases)
     for path, phase in zip(ends, build_schedule(recipe).phases, strict=True):
         (optimizer,) = torch.load(path, weights_only=False)["state"]["optimizers"].values()
         assert {group["weight_decay"] for group in optimizer["param_groups"]} == {phase.weight_decay, 0.0}
-        assert read_marker(path)["local_rope_theta"] == phase.config.local_rope_theta
+        assert read_info(path).local_rope_theta == phase.config.local_rope_theta
 
 
 def test_no_field_is_read_by_nobody():

@@ -7,22 +7,23 @@ import pytest
 import torch
 
 from modernbert_train.checkpoints import checkpoint
-from modernbert_train.checkpoints.checkpoint import find_latest, load_weights, prune, save_weights, verify
+from modernbert_train.checkpoints.checkpoint import find_latest, prune, save_weights, verify
+from tests.helpers.weights import load_weights, make_info
 
 WEIGHTS = {"decoder.bias": torch.arange(4.0)}
 
 
-def save(run, step, **marker):
-    return save_weights(run, WEIGHTS, {"step": step, **marker})
+def save(run, step, **fields):
+    return save_weights(run, WEIGHTS, make_info(step=step, **fields))
 
 
 def test_what_is_saved_is_loaded(tmp_path):
     path = save(tmp_path, 7, phase="decay")
     assert path.name == "step-00000007.pt"
     for source in (tmp_path, path):
-        weights, marker = load_weights(source)
+        weights, info = load_weights(source)
         assert weights["decoder.bias"].tolist() == [0, 1, 2, 3]
-        assert (marker["step"], marker["phase"]) == (7, "decay")
+        assert (info.step, info.phase) == (7, "decay")
 
 
 def test_the_newest_good_checkpoint_is_found(tmp_path):
@@ -33,7 +34,7 @@ def test_the_newest_good_checkpoint_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "flipped", "longer", "no marker", "broken marker", "marker of another"]
+    "damage", ["truncated", "flipped", "longer", "no JSON", "broken JSON", "JSON of another"]
 )
 def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
@@ -43,9 +44,9 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
     elif damage == "flipped":
         content[len(content) // 2] ^= 1
         bad.write_bytes(content)
-    elif damage == "no marker":
+    elif damage == "no JSON":
         bad.with_suffix(".json").unlink()
-    elif damage == "broken marker":
+    elif damage == "broken JSON":
         bad.with_suffix(".json").write_text("{")
     elif damage == "longer":
         bad.write_bytes(content + b"x")
@@ -109,11 +110,11 @@ def test_what_cannot_be_loaded_is_named(tmp_path, name, message):
         load_weights(tmp_path / name)
 
 
-def test_a_marker_is_plain_json_with_a_checksum(tmp_path):
+def test_the_facts_are_plain_json_with_a_checksum(tmp_path):
     path = save(tmp_path, 3)
-    marker = json.loads(path.with_suffix(".json").read_text())
-    assert marker["bytes"] == path.stat().st_size
-    assert len(marker["sha256"]) == 64
+    content = json.loads(path.with_suffix(".json").read_text())
+    assert content["bytes"] == path.stat().st_size
+    assert len(content["sha256"]) == 64
 
 
 def test_prune_leaves_alone_what_was_passed_over(tmp_path, caplog):

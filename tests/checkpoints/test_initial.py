@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights, save_weights
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, save_weights
 from modernbert_train.checkpoints.initial import first_weights, plan_start
 from modernbert_train.checkpoints.tiling import tile
 from modernbert_train.cli import main
@@ -21,6 +21,7 @@ from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.training.train import train
 from tests.helpers.recipes import make_tiny, skewed_documents
 from tests.helpers.stores import make_store, make_tokenizer
+from tests.helpers.weights import load_weights
 
 REPOSITORY = Path(__file__).parents[2]
 ONE_STEP = ["phases.extension=null", "phases.pretrain.batch_ramp=null", "phases.pretrain.tokens=2048"]
@@ -205,10 +206,10 @@ def test_init_without_from(tiny, field):
 
 
 def test_weights_that_are_no_numbers(tiny, trained, tmp_path, capsys):
-    weights, marker = load_weights(trained)
+    weights, info = load_weights(trained)
     weights["head.norm.weight"][3] = float("nan")
     shutil.copy(trained / "tokenizer.json", tmp_path)
-    save_weights(tmp_path, weights, marker)
+    save_weights(tmp_path, weights, info)
     assert main(["train", str(tiny), f"run_folder={tmp_path}/run", f"init.from={tmp_path}"]) == 2
     assert "head.norm.weight holds NaN or infinity" in capsys.readouterr().err
 

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.store.manifest import load_tokenizer_info
+from tests.helpers.weights import make_info
 
 SPECIALS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
@@ -55,23 +55,12 @@ def random_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def write_checkpoint_of(
-    run: Path, state_dict: dict[str, torch.Tensor], config: ModelConfig = TINY, **marker_fields: object
+    run: Path, state_dict: dict[str, torch.Tensor], config: ModelConfig = TINY, **fields: object
 ) -> Path:
     """A run folder with a tokenizer and one checkpoint, of a first phase unless told otherwise."""
     write_tokenizer(run)
-    marker = {
-        "step": 3,
-        "tokens": 3_000,
-        "phase": "pretrain",
-        "phase_step": 3,
-        "context_tokens": 64,
-        "global_rope_theta": 10_000.0,
-        "local_rope_theta": 10_000.0,
-        "model": dataclasses.asdict(config),
-        "tokenizer_fingerprint": load_tokenizer_info(run).fingerprint,
-        **marker_fields,
-    }
-    return save_weights(run, state_dict, marker)
+    info = make_info(model=config, tokenizer_fingerprint=load_tokenizer_info(run).fingerprint, **fields)
+    return save_weights(run, state_dict, info)
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from modernbert_train.checkpoints import merging
-from modernbert_train.checkpoints.checkpoint import load_weights, read_marker, resolve
+from modernbert_train.checkpoints.checkpoint import resolve
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
-from modernbert_train.config import ModelConfig
 from modernbert_train.convert import average_checkpoints, export_checkpoint
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of
+from tests.helpers.weights import load_weights
 
 
 def shifted(weights, by):
@@ -33,13 +34,13 @@ def three(tmp_path, weights):
 def test_mean_of_checkpoints(tmp_path, three, weights, capsys):
     out = tmp_path / "out"
     assert main(["average", *map(str, three), str(out)]) == 0
-    merged, marker = load_weights(out)
+    merged, info = load_weights(out)
     for name, weight in weights.items():
         assert torch.allclose(merged[name], weight + 0.3, rtol=0, atol=1e-6), name
     assert merged["decoder.weight"].data_ptr() == merged["model.embeddings.tok_embeddings.weight"].data_ptr()
-    assert (marker["step"], marker["tokens"], marker["keep"]) == (4, 4_000, True)
+    assert (info.step, info.tokens, info.keep) == (4, 4_000, True)
     assert re.fullmatch(
-        r"the mean of .*step-00000002.pt \(step 2, 2,000 tokens\), .*step-00000004.*", marker["merged"]
+        r"the mean of .*step-00000002.pt \(step 2, 2,000 tokens\), .*step-00000004.*", info.merged
     )
     assert resolve(out) == out / "checkpoints/step-00000004.pt"
     assert "averaged: " in capsys.readouterr().out
@@ -49,19 +50,19 @@ def test_weights_and_kinds_of_sources(tmp_path, three, weights):
     """A run folder is its newest checkpoint; a Hugging Face folder is as good as a checkpoint."""
     hf = export_checkpoint(three[0], tmp_path / "hf")
     assert main(["average", str(hf), str(tmp_path / "run"), str(tmp_path / "out"), "--weights", "3,2"]) == 0
-    merged, marker = load_weights(tmp_path / "out")
+    merged, info = load_weights(tmp_path / "out")
     assert torch.allclose(merged["head.dense.weight"], weights["head.dense.weight"] + 0.3, rtol=0, atol=1e-6)
-    assert "/hf by 3, " in marker["merged"]
+    assert "/hf by 3, " in info.merged
 
 
 def test_ties_since_a_base(tmp_path, three, weights):
     out, base = tmp_path / "out", tmp_path / "base"
     assert main(["average", *map(str, three), str(out), "--ties", str(base), "--density", "0.5"]) == 0
-    merged, marker = load_weights(out)
+    merged, info = load_weights(out)
     expected = merging.ties(load_weights(base)[0], [load_weights(path)[0] for path in three], 0.5)
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
-    assert "the TIES merge, density 0.5, of" in marker["merged"]
-    assert marker["tokens"] == 4_000
+    assert "the TIES merge, density 0.5, of" in info.merged
+    assert info.tokens == 4_000
 
 
 def test_the_result_is_exported_and_its_card_says_what_it_is(tmp_path, three):
@@ -103,14 +104,14 @@ def test_what_cannot_be_averaged(tmp_path, three, capsys, monkeypatch, arguments
 
 
 def test_checkpoints_that_are_not_alike(tmp_path, three, weights, capsys):
-    wider = ModelConfig(**{**read_marker(three[0])["model"], "intermediate_size": 64})
+    wider = dataclasses.replace(read_info(three[0]).model, intermediate_size=64)
     write_checkpoint_of(tmp_path / "wider", random_weights(wider), wider)
     write_checkpoint_of(tmp_path / "later", weights, TINY, global_rope_theta=160_000.0)
     write_checkpoint_of(tmp_path / "causal", weights, TINY, objective="clm")
     for other, message in (
         ("wider", "model.intermediate_size is 48 and 64; merge checkpoints of one model"),
         ("later", "global_rope_theta is 10000.0 and 160000.0; merge checkpoints"),
-        ("causal", "the objective of one is mlm, of the other clm; merge checkpoints"),
+        ("causal", "objective is mlm and clm; merge checkpoints"),
     ):
         assert main(["average", str(three[0]), str(tmp_path / other), str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err

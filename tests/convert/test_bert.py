@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
-from modernbert_train.checkpoints.checkpoint import load_weights
 from modernbert_train.config import ModelConfig
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.import_ import import_folder
 from modernbert_train.convert.parity import FailedCheck
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
+from tests.helpers.weights import load_weights
 
 BERT = ModelConfig(
     vocab_size=320, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
@@ -43,11 +43,11 @@ def test_import_of_export_is_the_same_and_the_other_way_round(tmp_path: Path, na
     run = write_run(tmp_path / "run", VARIANTS[name])
     first = export_checkpoint(run, tmp_path / "first")
     imported = import_folder(first, tmp_path / "imported")
-    (before, marker_before), (after, marker_after) = load_weights(run), load_weights(imported)
+    (before, info_before), (after, info_after) = load_weights(run), load_weights(imported)
     assert list(before) == list(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert marker_before["model"] == marker_after["model"]
-    assert marker_before["context_tokens"] == marker_after["context_tokens"]
+    assert info_before.model == info_after.model
+    assert info_before.context_tokens == info_after.context_tokens
     second = export_checkpoint(imported, tmp_path / "second")
     for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
@@ -102,12 +102,12 @@ def their_bert(folder: Path, **fields: Any) -> Path:
 
 
 def test_a_bert_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, marker = load_weights(import_folder(their_bert(tmp_path / "bert"), tmp_path / "imported"))
+    _, info = load_weights(import_folder(their_bert(tmp_path / "bert"), tmp_path / "imported"))
     assert capsys.readouterr().out.count("max |difference|") == 4  # compared, and equal
-    model = ModelConfig(**marker["model"])
+    model = info.model
     assert (model.norm_eps, model.initializer_range, model.max_position_embeddings) == (1e-12, 0.2, 80)
     assert (model.embedding_dropout, model.attn_out_dropout, model.mlp_out_dropout) == (0.1, 0.1, 0.1)
-    assert marker["context_tokens"] == 80
+    assert info.context_tokens == 80
 
 
 @pytest.mark.parametrize(

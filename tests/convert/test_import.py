@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modernbert_train.checkpoints.checkpoint import load_weights
 from modernbert_train.checkpoints.hf import folder as hf_folder_module
 from modernbert_train.checkpoints.hf.config import from_hf_config
 from modernbert_train.config import ModelConfig
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.import_ import import_folder
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of
+from tests.helpers.weights import load_weights
 
 # config.json of answerdotai/ModernBERT-base, but for its sizes: the spelling of Transformers 4.48.
 OLD_CONFIG = {
@@ -103,13 +103,13 @@ def test_import_of_export_is_the_same(
 
     imported = import_folder(export_checkpoint(run, tmp_path / "hf"), tmp_path / "imported")
 
-    before, marker_before = load_weights(run)
-    after, marker_after = load_weights(imported)
+    before, info_before = load_weights(run)
+    after, info_after = load_weights(imported)
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
     same = ("model", "context_tokens", "global_rope_theta", "local_rope_theta", "tokenizer_fingerprint")
-    assert {name: marker_before[name] for name in same} == {name: marker_after[name] for name in same}
-    assert (marker_after["step"], marker_after["tokens"]) == (0, 0)
+    assert [getattr(info_before, name) for name in same] == [getattr(info_after, name) for name in same]
+    assert (info_after.step, info_after.tokens) == (0, 0)
     assert (imported / "tokenizer.json").read_bytes() == (run / "tokenizer.json").read_bytes()
 
 
@@ -122,10 +122,10 @@ def test_export_of_import_is_the_same(tmp_path: Path, run: Path) -> None:
 
 def test_layout_of_modernbert_base(tmp_path: Path, hf_folder: Path, weights: dict[str, torch.Tensor]) -> None:
     assert "decoder.weight" not in load_file(hf_folder / "model.safetensors")
-    after, marker = load_weights(import_folder(hf_folder, tmp_path / "imported"))
+    after, info = load_weights(import_folder(hf_folder, tmp_path / "imported"))
     assert all(torch.equal(weights[name], after[name]) for name in weights)
-    assert (marker["global_rope_theta"], marker["local_rope_theta"]) == (160_000.0, 10_000.0)
-    assert marker["model"]["global_attn_every_n_layers"] == 3
+    assert (info.global_rope_theta, info.local_rope_theta) == (160_000.0, 10_000.0)
+    assert info.model.global_attn_every_n_layers == 3
 
 
 def test_pytorch_model_bin_and_half_precision(tmp_path: Path, hf_folder: Path) -> None:

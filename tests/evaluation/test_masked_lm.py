@@ -29,6 +29,7 @@ from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.reading import BlockReader
 from tests.convert.conftest import random_weights
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
+from tests.helpers.weights import make_info
 
 MODEL = ModelConfig(
     vocab_size=256,
@@ -92,12 +93,10 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def write_run(run: Path, recipe: Recipe, state_dict: dict[str, torch.Tensor]) -> Path:
     tokenizer = make_tokenizer_with_template(run)
-    marker = {
-        "step": 10, "tokens": 5_120, "phase": "extend", "phase_step": 10, "context_tokens": 128,
-        "global_rope_theta": 10_000.0, "local_rope_theta": 10_000.0, "model": dataclasses.asdict(MODEL),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-    }  # fmt: skip
-    save_weights(run, state_dict, marker)
+    info = make_info(
+        step=10, tokens=5_120, context_tokens=128, model=MODEL, tokenizer_fingerprint=tokenizer.fingerprint
+    )
+    save_weights(run, state_dict, info)
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
     return run
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 
-from modernbert_train.checkpoints.checkpoint import load_weights
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.training.callbacks.preemption import Preempted
 from modernbert_train.training.train import train
+from tests.helpers.weights import load_weights
 
 TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "peak_memory_gib")
 
@@ -115,8 +115,8 @@ def assert_same_run(run: Path, undisturbed: Path) -> int:
     """Bit for bit. Returns the number of lines compared."""
     mine, other = read_metrics(run), read_metrics(undisturbed)
     assert mine == other, next((a, b) for a, b in zip(mine, other, strict=False) if a != b)
-    (weights, marker), (expected, _) = load_weights(run), load_weights(undisturbed)
-    assert marker["step"] == mine[-1]["step"]
+    (weights, info), (expected, _) = load_weights(run), load_weights(undisturbed)
+    assert info.step == mine[-1]["step"]
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     return len(mine)

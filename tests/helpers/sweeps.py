@@ -6,6 +6,7 @@ from typing import Any
 
 from modernbert_train.sweep.definition import Run
 from tests.helpers.recipes import make_tiny
+from tests.helpers.weights import make_info
 
 # Two steps on a CPU.
 SHORT = [
@@ -35,7 +36,7 @@ def pretend_finished(run: Run, losses: dict[str, float], tokens: int = 4_096, **
     folder = Path(run.recipe.run_folder)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints/step-00000002.pt").write_bytes(b"weights")
-    (folder / "checkpoints/step-00000002.json").write_text('{"step": 2}')
+    (folder / "checkpoints/step-00000002.json").write_text(make_info(step=2).to_json())
     position = {"step": 2, "tokens": tokens, "phase": "pretrain"}
     step = {**position, "loss": 5.0, "lr": 1e-3, "tokens_per_s": 1_000.0, "fill": 0.9, **line}
     scores = {source: {"loss": loss, "accuracy": 1 / loss} for source, loss in losses.items()}

@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import load_weights, save_weights
+from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.config import ModelConfig, validate
 from modernbert_train.config.architecture import num_hidden_weights, num_parameters, weight_shapes
 from modernbert_train.config.schema import MLPS, MODEL_SWITCHES, Mlp, Positions
@@ -16,6 +16,7 @@ from modernbert_train.model.layers import ACTIVATIONS
 from modernbert_train.optim.optimizer import parameter_groups
 from tests.helpers.little_recipe import a_phase, a_recipe
 from tests.helpers.packed_documents import BERT, Packed, perturbed_model, random_documents, relative_error
+from tests.helpers.weights import load_weights, make_info
 from tests.model.test_encoder import run_compiled
 from tests.reference import encoder as reference
 
@@ -107,7 +108,7 @@ def test_causal_means_that_a_later_token_changes_no_earlier_output(config):
 @pytest.mark.parametrize("config", ALL, ids=name)
 def test_a_checkpoint_holds_the_whole_model(config, tmp_path):
     model = perturbed_model(config)
-    save_weights(tmp_path, model.state_dict(), {"step": 0})
+    save_weights(tmp_path, model.state_dict(), make_info(model=config))
     other = ModernBertForMaskedLM(config, attention_backend="torch").eval()
     other.load_state_dict(load_weights(tmp_path)[0])  # strict
     inputs = random_documents(LENGTHS, config.vocab_size).inputs()

@@ -21,6 +21,7 @@ from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
 from tests.helpers.spawned import held
 from tests.helpers.sweeps import make_sweep, pretend_finished
+from tests.helpers.weights import make_info
 
 CELLS = "cells: {gated: [], plain: [model.mlp=gelu]}"
 
@@ -258,10 +259,10 @@ def test_how_far_a_run_is(tmp_path):
         file.write('{"step": 3, "tok')  # it is writing just now
     assert read_tokens(first) == 4_096
     pretend_finished(second, {"web": 4.0})
-    marker = Path(second.recipe.run_folder) / "checkpoints/step-00000002.json"
-    marker.write_text('{"step": 1}')
+    info = Path(second.recipe.run_folder) / "checkpoints/step-00000002.json"
+    info.write_text(make_info(step=1).to_json())
     assert str(read_state(second)) == "step 1 of 2"
-    marker.write_text("{")
+    info.write_text("{")
     assert str(read_state(second)) == "to do"
 
 

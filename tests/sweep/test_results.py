@@ -7,6 +7,7 @@ from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.picture import draw_results, write_picture
 from modernbert_train.sweep.results import collect, differences, write_tables
 from tests.helpers.sweeps import make_sweep, pretend_finished
+from tests.helpers.weights import make_info
 
 GRID = """
 grid: {model.mlp: [geglu, gelu], model.local_attention: [16, 32]}
@@ -77,7 +78,7 @@ def test_figures_that_cannot_be_compared_are_said_to_be(tmp_path):
     sweep = read_sweep(make_sweep(tmp_path, settings, seeds="[1]"))
     for run, tokens in zip(sweep.runs, (4_096, 4_096, 8_192), strict=True):
         pretend_finished(run, {"web": 4.0}, tokens)
-    (tmp_path / "runs/c/seed-1/checkpoints/step-00000002.json").write_text('{"step": 4}')
+    (tmp_path / "runs/c/seed-1/checkpoints/step-00000002.json").write_text(make_info(step=4).to_json())
     *_, page = write_tables(sweep, collect(sweep))
     assert "not asked the same questions: evaluation.mask_rate differ" in page.read_text()
     assert "not trained on equal numbers of tokens" in page.read_text()

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.evaluation.masked_lm import evaluate_masked_lm, format_scores
@@ -72,7 +73,7 @@ def test_a_causal_checkpoint_is_not_exported(whole, tmp_path, capsys):
 def test_a_restart_at_the_border(tiny, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     for path in list_checkpoints(tmp_path / "run"):
-        if read_marker(path)["phase"] == "extension":
+        if read_info(path).phase == "extension":
             path.unlink()
     assert_same_run(train(load_recipe(tiny, [*OVERRIDES, f"run_folder={tmp_path}/run"])), whole)
 

@@ -5,11 +5,12 @@ import shutil
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.config import load_recipe
 from modernbert_train.planning.dry_run import describe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
+from tests.helpers.weights import load_weights
 from tests.training.test_train import metrics
 
 

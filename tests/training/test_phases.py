@@ -2,15 +2,17 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
-from modernbert_train.config import load_recipe
+from modernbert_train.config import ModelConfig, load_recipe
 from modernbert_train.schedule import build_schedule
-from modernbert_train.training.callbacks.checkpoints import position
+from modernbert_train.training.callbacks.checkpoints import checkpoint_info
 from modernbert_train.training.train import check_clock, train
 
 
@@ -26,8 +28,8 @@ def steps_of(run, phase):
 
 def phase_end(run, phase):
     """The checkpoint that a phase has left."""
-    markers = {path: read_marker(path) for path in list_checkpoints(run)}
-    (path,) = [path for path, marker in markers.items() if marker["keep"] and marker["phase"] == phase]
+    infos = {path: read_info(path) for path in list_checkpoints(run)}
+    (path,) = [path for path, info in infos.items() if info.keep and info.phase == phase]
     return path
 
 
@@ -40,7 +42,7 @@ def optimizer_settings(checkpoint):
 def test_weight_decay_is_the_phase_s_from_its_first_step_on(whole):
     assert len(list_checkpoints(whole)) > 12  # one at every step
     for path in list_checkpoints(whole):
-        expected = 1e-3 if read_marker(path)["phase"] == "extension" else 1e-5
+        expected = 1e-3 if read_info(path).phase == "extension" else 1e-5
         assert optimizer_settings(path) == [(expected, 5e-3), (0.0, 5e-3)]
 
 
@@ -57,7 +59,7 @@ def test_weight_decay_after_a_restart_in_the_middle(tiny, tmp_path, whole):
 
 def test_a_phase_alone_reads_what_it_reads_in_the_whole_run(tiny, whole):
     checkpoint = phase_end(whole, "pretrain")
-    assert read_marker(checkpoint)["phase_step"] == len(steps_of(whole, "pretrain"))
+    assert read_info(checkpoint).phase_step == len(steps_of(whole, "pretrain"))
     assert main(["train", str(tiny), "phase=extension", f"init.from={checkpoint}"]) == 0
     alone = whole.with_name("run-extension")
     steps, in_the_whole = steps_of(alone, "extension"), steps_of(whole, "extension")
@@ -115,9 +117,9 @@ def test_the_dry_run_of_a_phase_alone(tiny, capsys):
 )
 def test_only_what_is_still_to_come_can_be_changed(tiny, step, changed, message):
     before, after = build_schedule(load_recipe(tiny)), build_schedule(load_recipe(tiny, changed))
-    checkpoint = {**position(before, step), "path": f"run/{step}.pt"}
+    checkpoint = Path(f"run/{step}.pt"), checkpoint_info(before, step, ModelConfig(), "")
     if message is None:
-        check_clock(after, checkpoint)
+        check_clock(after, *checkpoint)
     else:
         with pytest.raises(ValueError, match=message):
-            check_clock(after, checkpoint)
+            check_clock(after, *checkpoint)

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_marker
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.training.train import train
@@ -58,7 +59,7 @@ def test_steps_are_skipped_and_all_others_keep_their_batches(tiny, tmp_path, who
     made = (json.loads(line)["step"] for line in (run / "positions.jsonl").read_text().splitlines())
     assert list(made) == [9, 10, 14, 18, 22]
     assert list(lines(run, "eval")) == [4, 9, 10, 12, 14, 16, 18, 22]
-    assert read_marker(list_checkpoints(run)[-1])["tokens"] == 40_960
+    assert read_info(list_checkpoints(run)[-1]).tokens == 40_960
     # What they would have brought is missing in the counts, and nothing else is.
     assert ours[22]["source_tokens"]["web"] < theirs[22]["source_tokens"]["web"]
     assert "skipped by data.skip.steps: 6-8" in caplog.text

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights, read_marker
+from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.convert import import_folder
@@ -19,6 +20,7 @@ from modernbert_train.planning.source_stats import phase_data, whole_run
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
 from tests.helpers.stores import make_tokenizer
+from tests.helpers.weights import load_weights
 
 # The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
 GOLDEN_LOSSES = [
@@ -68,11 +70,11 @@ def test_a_run_follows_its_recipe(finished):
 
 def test_checkpoints_say_where_they_stand(finished):
     run, _ = finished
-    markers = [read_marker(path) for path in list_checkpoints(run)]
-    assert [marker["phase"] for marker in markers if marker["keep"]] == ["pretrain", "extension"]
-    assert markers[-1]["tokens"] == markers[-1]["total_tokens"]
-    assert (markers[0]["context_tokens"], markers[0]["global_rope_theta"]) == (64, 10_000)
-    assert (markers[-1]["context_tokens"], markers[-1]["global_rope_theta"]) == (256, 160_000)
+    infos = [read_info(path) for path in list_checkpoints(run)]
+    assert [info.phase for info in infos if info.keep] == ["pretrain", "extension"]
+    assert infos[-1].tokens == infos[-1].total_tokens
+    assert (infos[0].context_tokens, infos[0].global_rope_theta) == (64, 10_000)
+    assert (infos[-1].context_tokens, infos[-1].global_rope_theta) == (256, 160_000)
 
 
 def test_a_finished_run_is_left_alone(finished, caplog):

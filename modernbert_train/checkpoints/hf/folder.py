@@ -1,15 +1,14 @@
 """Reading a Hugging Face ModernBERT or BERT folder: what it holds, and its weights under our names."""
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from modernbert_train.checkpoints.hf.config import from_hf_config, from_hf_weights, hf_class, read_hf_config
+from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 from modernbert_train.model import ModernBertForMaskedLM
@@ -24,28 +23,28 @@ def is_hf_folder(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
-def read_marker(folder: Path) -> dict[str, Any]:
-    """What a checkpoint of these weights would say in its marker. ValueError: see `hub.import_folder`."""
+def read_info(folder: Path) -> CheckpointInfo:
+    """The facts that a checkpoint of these weights would carry. ValueError: see `convert.import_folder`."""
     model = from_hf_config(read_hf_config(folder), folder / CONFIG_FILE)
     _weight_file(folder)  # they are there
-    return {
-        "step": 0,
-        "tokens": 0,
-        "phase": "import",
-        "phase_step": 0,
-        "context_tokens": _context_tokens(folder, model),
-        "global_rope_theta": model.global_rope_theta,
-        "local_rope_theta": model.local_rope_theta,
-        "model": dataclasses.asdict(model),
-        "tokenizer_fingerprint": _tokenizer_of(folder, model).fingerprint,
-    }
+    return CheckpointInfo(
+        step=0,
+        tokens=0,
+        phase="import",
+        phase_step=0,
+        context_tokens=_context_tokens(folder, model),
+        global_rope_theta=model.global_rope_theta,
+        local_rope_theta=model.local_rope_theta,
+        model=model,
+        tokenizer_fingerprint=_tokenizer_of(folder, model).fingerprint,
+    )
 
 
 def read_weights(folder: Path, model: ModelConfig) -> dict[str, Tensor]:
     """The weights of a Hugging Face folder under the names and shapes of our model, in float32.
 
     Takes names with and without the leading `model.`; ties the decoder to the embedding. ValueError: see
-    `hub.import_folder`.
+    `convert.import_folder`.
     """
     file = _weight_file(folder)
     loaded = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
+from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, drop_after
+from modernbert_train.config import ModelConfig
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.schedule import step_of
@@ -29,14 +30,16 @@ class SaveCheckpoints(Callback):
         loader: PlannedLoader,
         every_tokens: int,
         keep: int,
-        description: Mapping[str, Any],
+        model: ModelConfig,
+        tokenizer_fingerprint: str,
     ) -> None:
         self._plan = plan
         self._run = run
         self._rows = loader.dataset
         self._every_tokens = every_tokens
         self._keep = keep
-        self._description = dict(description)  # goes into every marker: architecture, tokenizer
+        self._model = model
+        self._tokenizer_fingerprint = tokenizer_fingerprint
         self._saved = -1  # steps at the last save
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -68,23 +71,27 @@ class SaveCheckpoints(Callback):
         positions = [position for _, position in sorted(rows["positions"].items())]
         line = {"step": step, "fingerprint": rows["fingerprint"], "positions": positions}
         append_line(self._run / POSITIONS_FILE, line)  # first: then every checkpoint has its line
-        finish_checkpoint(path, {**position(self._plan, step), **self._description})
+        finish_checkpoint(path, checkpoint_info(self._plan, step, self._model, self._tokenizer_fingerprint))
         prune(self._run, self._keep, step)
 
 
-def position(plan: RunSchedule, step: int) -> dict[str, Any]:
-    """Where in the run a checkpoint after `step` steps stands; the phase is that of the last finished step."""
-    phase = plan.phase_of(max(0, step - 1))
+def checkpoint_info(
+    schedule: RunSchedule, step: int, model: ModelConfig, tokenizer_fingerprint: str
+) -> CheckpointInfo:
+    """Return the facts of a checkpoint after `step` steps; its phase is that of the last finished step."""
+    phase = schedule.phase_of(max(0, step - 1))
     phase_step = step - phase.first_step
-    return {
-        "step": step,
-        "tokens": plan.tokens_before(step),
-        "total_tokens": plan.total_tokens,
-        "phase": phase.name,
-        "phase_step": phase_step,
-        "keep": phase_step == phase.num_steps,
-        "context_tokens": phase.config.context_tokens,
-        "global_rope_theta": phase.config.global_rope_theta,
-        "local_rope_theta": phase.config.local_rope_theta,
-        "objective": phase.config.objective,
-    }
+    return CheckpointInfo(
+        step=step,
+        tokens=schedule.tokens_before(step),
+        total_tokens=schedule.total_tokens,
+        phase=phase.name,
+        phase_step=phase_step,
+        keep=phase_step == phase.num_steps,
+        context_tokens=phase.config.context_tokens,
+        global_rope_theta=phase.config.global_rope_theta,
+        local_rope_theta=phase.config.local_rope_theta,
+        objective=phase.config.objective,
+        model=model,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+    )

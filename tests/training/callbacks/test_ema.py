@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, load_weights, read_average, resolve
+from modernbert_train.checkpoints.checkpoint import list_checkpoints, read_average, resolve
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.ema import averaging_rate
 from modernbert_train.training.train import train
 from tests.helpers.recipes import make_tiny
+from tests.helpers.weights import load_weights
 from tests.reference.merging import moving_average
 
 REPOSITORY = Path(__file__).parents[3]
@@ -61,11 +62,11 @@ def test_it_changes_nothing_that_is_trained(tiny, tmp_path, finished):
 def test_it_is_taken_out_evaluated_and_exported(tiny, tmp_path, finished, capsys):
     out = tmp_path / "ema"
     assert main(["average", str(finished), str(out), "--ema"]) == 0
-    weights, marker = load_weights(out)
+    weights, info = load_weights(out)
     expected = read_average(resolve(finished))
     assert weights.keys() == load_weights(finished)[0].keys()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
-    assert marker["merged"].startswith("the moving average of ")
+    assert info.merged.startswith("the moving average of ")
     assert main(["evaluate", str(out)]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["export", str(out), str(tmp_path / "hf")]) == 0

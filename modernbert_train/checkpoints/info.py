@@ -1,0 +1,121 @@
+"""The facts about a checkpoint that are stored beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from modernbert_train.config import ModelConfig
+from modernbert_train.config.fields import type_text
+from modernbert_train.config.schema import Objective
+
+_T = TypeVar("_T")
+_REMEDY = "restore it from a copy, or use another checkpoint"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """The content of `step-*.json`: the position in the run, and everything needed to rebuild the model."""
+
+    step: int
+    tokens: int
+    phase: str
+    phase_step: int
+    context_tokens: int
+    global_rope_theta: float
+    local_rope_theta: float
+    model: ModelConfig
+    tokenizer_fingerprint: str
+    objective: Objective = "mlm"
+    # None for imported weights.
+    total_tokens: int | None = None
+    # Whether pruning keeps the checkpoint, as it does at the end of each phase.
+    keep: bool = False
+    # Imported or averaged weights come without optimizer state: a run can start from them, but not resume.
+    weights_only: bool = False
+    # The sources and method of averaged weights.
+    merged: str | None = None
+    # Size and hash of the `.pt` file; `finish_checkpoint` fills them in.
+    bytes: int = 0
+    sha256: str = ""
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the weights were last trained with causal attention (objective clm)."""
+        return self.objective == "clm"
+
+    def to_json(self) -> str:
+        """Return the text of the JSON file."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+def info_file(checkpoint: Path) -> Path:
+    """Return the path of the JSON file that belongs to a `.pt` file."""
+    return checkpoint.with_suffix(".json")
+
+
+def read_info(checkpoint: Path) -> CheckpointInfo:
+    """Read the JSON file beside a checkpoint.
+
+    Raises:
+        ValueError: The file is missing or unreadable, or a field is missing or has the wrong type.
+
+    """
+    file = info_file(checkpoint)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{checkpoint}: {file.name} is missing, so the checkpoint cannot be verified; restore both files from "
+            "a copy, or use another checkpoint"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: not readable as JSON ({error}); {_REMEDY}") from None
+    content = _section(content, f"{file}:")
+    model = _section(content.get("model", {}), f"{file}: model")
+    if unknown := model.keys() - get_type_hints(ModelConfig):
+        raise ValueError(
+            f"{file}: this version does not know {', '.join(f'model.{name}' for name in sorted(unknown))}; use the "
+            "version of modernbert_train that wrote the checkpoint, or a later one"
+        )
+    return _build(
+        CheckpointInfo, content | {"model": _build(ModelConfig, model, f"{file}: model.")}, f"{file}: "
+    )
+
+
+def _section(content: object, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is {content!r}, expected a JSON object; {_REMEDY}")
+    return content
+
+
+def _build(kind: type[_T], content: dict[str, Any], where: str) -> _T:
+    """Build a dataclass from the fields it knows. Fields with a default may be missing: older files lack some.
+
+    Raises:
+        ValueError: A field is missing or has the wrong type.
+
+    """
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name not in content:
+            if field.default is dataclasses.MISSING:
+                raise ValueError(f"{where}{field.name} is missing; {_REMEDY}")
+        elif not _fits(content[field.name], hints[field.name]):
+            expected = type_text(hints[field.name])
+            raise ValueError(
+                f"{where}{field.name} is {content[field.name]!r}, expected {expected}; {_REMEDY}"
+            )
+    return kind(**{name: value for name, value in content.items() if name in hints})
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    kinds = get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)

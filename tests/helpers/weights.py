@@ -1,0 +1,32 @@
+"""Checkpoints of tests: their facts, and their weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modernbert_train.checkpoints.info import CheckpointInfo
+from modernbert_train.checkpoints.source import open_weights
+from modernbert_train.config import ModelConfig
+
+
+def make_info(**fields: Any) -> CheckpointInfo:
+    """The facts of a checkpoint of a first phase, with other values for the `fields` named."""
+    defaults: dict[str, Any] = {
+        "step": 3,
+        "tokens": 3_000,
+        "phase": "pretrain",
+        "phase_step": 3,
+        "context_tokens": 64,
+        "global_rope_theta": 10_000.0,
+        "local_rope_theta": 10_000.0,
+        "model": ModelConfig(),
+        "tokenizer_fingerprint": "",
+    }
+    return CheckpointInfo(**(defaults | fields))
+
+
+def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
+    """The weights and facts of a run folder, checkpoint or Hugging Face folder."""
+    opened = open_weights(source)
+    return opened.read(), opened.info
