@@ -1,4 +1,4 @@
-"""What the README files say is there is there, and what they tell one to type is understood."""
+"""The pages of the project: links and paths exist, every command parses, every piece of YAML loads."""
 
 import re
 import shlex
@@ -15,7 +15,11 @@ from modernbert_train.sweep.definition import read_sweep
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docker", "docs", "yamls")
-PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
@@ -43,15 +47,16 @@ COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
 def yaml_of(page: str) -> list[str]:
-    """The README's: a whole recipe, then what may stand in one, line by line, and at its end a sweep."""
+    """Return the YAML blocks of a page, in their order."""
     return [block for kind, block in CODE_BLOCK.findall((ROOT / page).read_text()) if kind == "yaml"]
 
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder with our recipes, and the recipe and the sweeps of our pages where the pages have them."""
+    """A folder with the shipped recipes, and the recipe and sweeps of the pages under the names the pages use."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
-    recipe, *_, sweep = yaml_of("README.md")
+    (recipe,) = yaml_of("README.md")
+    (sweep,) = yaml_of("docs/sweeps.md")
     (first_weights,) = yaml_of("docs/first-weights.md")
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
@@ -75,17 +80,35 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 def test_paths_of_the_layout_exist():
-    table = (ROOT / "README.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
-    paths = [span for span in INLINE.findall(table) if span.endswith("/")]
-    assert len(paths) > 8
-    missing = [path for path in paths if not any((base / path).is_dir() for base in (ROOT, ROOT / "yamls"))]
-    assert missing == []
+    tree = (
+        (ROOT / "README.md")
+        .read_text()
+        .partition("## Layout")[2]
+        .partition("```text\n")[2]
+        .partition("```")[0]
+    )
+    rooms = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+    folders = {line.split()[0] for line in tree.splitlines() if not line.startswith("  ")}
+    package = ROOT / "modernbert_train"
+    there = {
+        f"{path.name}/" for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()
+    }
+    assert rooms == there | {"schedule.py"}
+    assert all((ROOT / folder).is_dir() for folder in folders)
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if not c.startswith("make ")}))
 def test_commands_are_understood(newcomer, command):
     words = shlex.split(command, comments=True)
+    if "--help" in words:
+        with pytest.raises(SystemExit, match="^0$"):
+            (build_parser().parse_args(words[3:]) if words[0] == "python" else parse(words[1:]))
+        return
     if words[0] == "python":
         assert callable(build_parser().parse_args(words[3:]).run)
         return
@@ -100,7 +123,8 @@ def test_commands_are_understood(newcomer, command):
 
 
 def test_parts_of_a_recipe_are_understood(newcomer):
-    _, objectives, mixtures, skipped, starts, _ = yaml_of("README.md")
+    pages = ("objectives", "mixture", "inspect-a-step", "initialization")
+    objectives, mixtures, skipped, starts = (yaml_of(f"docs/{page}.md")[0] for page in pages)
     parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()]
     parts += [skipped, *starts.splitlines(), objectives]
     loaded = []
