@@ -106,7 +106,7 @@ def test_paths_of_the_layout_exist():
 def test_commands_are_understood(newcomer, command):
     words = shlex.split(command, comments=True)
     if "--help" in words:
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             (build_parser().parse_args(words[3:]) if words[0] == "python" else parse(words[1:]))
         return
     if words[0] == "python":

@@ -1,0 +1,151 @@
+"""Measure the code itself, so that a change of structure can be compared before and after.
+
+    python -m benchmarks.codebase                                      # this checkout
+    python -m benchmarks.codebase --root ../other-checkout
+    python -m benchmarks.codebase --trace RECIPE [key=value ...]       # modules entered before the first step
+    python -m benchmarks.codebase --changes main change/norm ...       # files that each branch touches
+
+The first form prints lines by layer of the import contract in pyproject.toml, the folders with the most files, and the
+length of functions. `--trace` runs a training up to the start of its first step: use a tiny recipe. `--changes` counts
+the files that each branch changes against the first one, those of the packages apart from tests and the rest.
+"""
+
+import argparse
+import ast
+import os
+import statistics
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PACKAGES = ("modernbert_train", "data_prep")
+OTHERS = ("tests", "benchmarks")
+FOLDERS_SHOWN = 6
+
+# Runs in the checkout that is measured, which may have other modules than this one.
+_TRACER = """
+import os, sys
+root, *command = sys.argv[1:]
+package = os.path.join(os.path.realpath(root), "modernbert_train") + os.sep
+rooms, entries = [], 0
+
+def module_of(frame):
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(package):
+            return name[len(package):]
+        frame = frame.f_back
+    return None
+
+def trace(frame, event, argument):
+    global entries
+    name = frame.f_code.co_filename
+    if event != "call" or not name.startswith(package) or frame.f_code.co_name == "<module>":
+        return
+    room = name[len(package):]
+    if room.startswith("training/callbacks") and frame.f_code.co_name == "batch_start":
+        sys.setprofile(None)
+        print(f"rooms {len(set(rooms))}, entered {entries} times from another room", flush=True)
+        os._exit(0)
+    rooms.append(room)
+    entries += module_of(frame.f_back) not in (room, None)
+
+from modernbert_train.cli import main
+sys.setprofile(trace)
+main(command)
+"""
+
+
+def main() -> None:
+    """Print what the options ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path.cwd(), help="the checkout to measure (default: this folder)"
+    )
+    parser.add_argument("--trace", nargs="+", metavar="RECIPE", help="a recipe and its overrides")
+    parser.add_argument("--changes", nargs="+", metavar="BRANCH", help="a base, then branches made from it")
+    options = parser.parse_args()
+    if options.trace:
+        trace(options.root, options.trace)
+    elif options.changes:
+        changes(options.root, *options.changes)
+    else:
+        describe(options.root)
+
+
+def describe(root: Path) -> None:
+    """Print lines by layer, the largest folders and the length of functions."""
+    for layer, rooms in [*layers(root), *((name, [name]) for name in OTHERS)]:
+        files = [file for room in rooms for file in python_files(root / room)]
+        if files:
+            print(f"{sum(map(num_lines, files)):>7,} lines {len(files):>4} files  {layer}")
+    folders = Counter(
+        file.parent.relative_to(root) for name in PACKAGES for file in python_files(root / name)
+    )
+    print("\nfolders with the most files")
+    for folder, count in folders.most_common(FOLDERS_SHOWN):
+        print(f"{count:>7} {folder}")
+    functions = [
+        (node.end_lineno or node.lineno) - node.lineno + 1
+        for name in PACKAGES
+        for file in python_files(root / name)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    ninth = statistics.quantiles(functions, n=10)[-1]
+    print(
+        f"\n{len(functions):,} functions: median {statistics.median(functions):g} lines, 90th percentile {ninth:g}, "
+        f"longest {max(functions)}"
+    )
+
+
+def layers(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each layer of the import contract, from the top, with the paths of its modules; then `data_prep`."""
+    contracts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (contract,) = [contract for contract in contracts if contract["type"] == "layers"]
+    for layer in contract["layers"]:
+        yield layer.replace("modernbert_train.", ""), layer.replace(".", "/").split(" | ")
+    yield "data_prep", ["data_prep"]
+
+
+def python_files(path: Path) -> list[Path]:
+    """Return the Python files of a folder and its subfolders; of a module without its ending, its file."""
+    file = path.with_suffix(".py")
+    return sorted(path.rglob("*.py")) if path.is_dir() else [file] if file.is_file() else []
+
+
+def num_lines(file: Path) -> int:
+    """Count the lines of a file."""
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def trace(root: Path, arguments: Sequence[str]) -> None:
+    """Print how many modules of the package are entered between `main` and the first step."""
+    command = [sys.executable, "-P", "-W", "ignore", "-c", _TRACER, str(root), "train", *arguments]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+
+
+def changes(root: Path, base: str, *branches: str) -> None:
+    """Print how many files of the packages, of the tests and of the rest each branch changes."""
+    print(f"{'packages':>8} {'tests':>6} {'rest':>5}  branch")
+    for branch in branches:
+        command = ["git", "-C", str(root), "diff", "--name-only", f"{base}...{branch}"]
+        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        counts = Counter(_kind(name) for name in names)
+        print(f"{counts['packages']:>8} {counts['tests']:>6} {counts['rest']:>5}  {branch}")
+
+
+def _kind(name: str) -> str:
+    top = name.split("/")[0]
+    return "packages" if top in PACKAGES else "tests" if top == "tests" else "rest"
+
+
+if __name__ == "__main__":
+    main()
