@@ -4,15 +4,18 @@
     python -m benchmarks.codebase --root ../other-checkout
     python -m benchmarks.codebase --trace RECIPE [key=value ...]       # modules entered before the first step
     python -m benchmarks.codebase --changes main change/norm ...       # files that each branch touches
+    python -m benchmarks.codebase --texts 50 --seed 17                 # docstrings, messages and help drawn at random
 
 The first form prints lines by layer of the import contract in pyproject.toml, the folders with the most files, and the
 length of functions. `--trace` runs a training up to the start of its first step: use a tiny recipe. `--changes` counts
 the files that each branch changes against the first one, those of the packages apart from tests and the rest.
+`--texts` prints a sample of what a reader or a user reads, the same one for the same seed and code.
 """
 
 import argparse
 import ast
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -69,8 +72,14 @@ def main() -> None:
     )
     parser.add_argument("--trace", nargs="+", metavar="RECIPE", help="a recipe and its overrides")
     parser.add_argument("--changes", nargs="+", metavar="BRANCH", help="a base, then branches made from it")
+    parser.add_argument(
+        "--texts", type=int, metavar="N", help="print N docstrings, error messages and help texts"
+    )
+    parser.add_argument("--seed", type=int, default=17, help="of --texts (default: %(default)s)")
     options = parser.parse_args()
-    if options.trace:
+    if options.texts:
+        sample_texts(options.root, options.texts, options.seed)
+    elif options.trace:
         trace(options.root, options.trace)
     elif options.changes:
         changes(options.root, *options.changes)
@@ -145,6 +154,27 @@ def changes(root: Path, base: str, *branches: str) -> None:
 def _kind(name: str) -> str:
     top = name.split("/")[0]
     return "packages" if top in PACKAGES else "tests" if top == "tests" else "rest"
+
+
+def sample_texts(root: Path, count: int, seed: int) -> None:
+    """Print docstrings, error messages and help texts of the packages, drawn at random."""
+    texts = [text for name in PACKAGES for file in python_files(root / name) for text in _texts(file, root)]
+    for place, text in sorted(random.Random(seed).sample(texts, count)):
+        print(f"{place}: {' '.join(text.split())}")
+
+
+def _texts(file: Path, root: Path) -> Iterator[tuple[str, str]]:
+    """Yield place and text of every docstring, `raise` with a message and `help=` of a file."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        line, text = getattr(node, "lineno", 1), None
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node)
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+            text = ast.unparse(node.exc.args[0])
+        elif isinstance(node, ast.keyword) and node.arg == "help":
+            line, text = node.value.lineno, ast.unparse(node.value)
+        if text:
+            yield f"{file.relative_to(root)}:{line}", text
 
 
 if __name__ == "__main__":
