@@ -20,7 +20,7 @@ AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "torc
 Device = Literal["auto", "cpu", "gpu"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
-Mlp = Literal["geglu", "swiglu", "gelu"]  # each is described in MLPS
+Mlp = Literal["geglu", "swiglu", "gelu", "relu2"]  # each is described in MLPS
 Positions = Literal["rope", "learned", "none"]
 InitMethod = Literal["copy", "tile_middle", "tile_edge"]
 Objective = Literal["mlm", "clm"]
@@ -97,6 +97,7 @@ MLPS: dict[Mlp, MlpKind] = {
     "geglu": MlpKind("GeGLU", is_gated=True),
     "swiglu": MlpKind("SwiGLU", is_gated=True),
     "gelu": MlpKind("GELU", is_gated=False),
+    "relu2": MlpKind("squared ReLU", is_gated=False),
 }
 
 MODEL_SWITCHES = ("norm", "norm_placement", "mlp", "positions", "bias", "parallel_block")

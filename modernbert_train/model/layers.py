@@ -98,11 +98,17 @@ def swiglu(projected: torch.Tensor) -> torch.Tensor:
     return F.silu(value) * gate
 
 
+def relu2(projected: torch.Tensor) -> torch.Tensor:
+    """[T, I] -> [T, I]: relu(value) squared (Primer, 2109.08668)."""
+    return F.relu(projected).square()
+
+
 # Gated ones map [T, 2 I] -> [T, I], the others [T, I] -> [T, I].
 ACTIVATIONS: dict[Mlp, Callable[[torch.Tensor], torch.Tensor]] = {
     "geglu": geglu,
     "swiglu": swiglu,
     "gelu": F.gelu,
+    "relu2": relu2,
 }
 
 

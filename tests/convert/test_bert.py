@@ -146,6 +146,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     ("switches", "modernbert", "bert"),
     [
         ({"norm": "rmsnorm"}, r"model\.norm rmsnorm \(has layernorm\);", r"model\.norm rmsnorm \(has layernorm\), "),
+        ({"mlp": "relu2"}, r"model\.mlp relu2 \(has geglu and swiglu\);", r"model\.mlp relu2 \(has gelu\), "),
         ({"parallel_block": True}, r"model\.parallel_block true \(has false\);", r"model\.norm_placement pre \(has"),
         ({"positions": "none"}, r"model\.positions none \(has rope\);", r"model\.positions none \(has learned\)"),
         (

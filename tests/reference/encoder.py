@@ -41,8 +41,8 @@ def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor, caus
     def feed_forward(layer: int, x: Tensor) -> Tensor:
         name = f"model.layers.{layer}.mlp"
         wide = linear(f"{name}.Wi", x)
-        if config.mlp == "gelu":
-            return linear(f"{name}.Wo", _gelu(wide))
+        if config.mlp in UNGATED:
+            return linear(f"{name}.Wo", UNGATED[config.mlp](wide))
         value, gate = wide[:, : config.intermediate_size], wide[:, config.intermediate_size :]
         activated = _gelu(value) if config.mlp == "geglu" else value / (1 + (-value).exp())
         return linear(f"{name}.Wo", activated * gate)
@@ -71,6 +71,9 @@ def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor, caus
 
 def _gelu(x: Tensor) -> Tensor:
     return x * (1 + torch.erf(x / 2**0.5)) / 2
+
+
+UNGATED = {"gelu": _gelu, "relu2": lambda x: torch.where(x > 0, x * x, 0)}
 
 
 def _rotate(x: Tensor, theta: float) -> Tensor:
