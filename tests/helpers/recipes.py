@@ -7,7 +7,7 @@ from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
 YAMLS = Path(__file__).parents[2] / "yamls"
 # Folders of files to include, and of sweeps over a recipe; all other files can be trained as they stand.
-NO_RECIPES = ("models", "data", "phases", "ablations")
+NO_RECIPES = ("models", "data", "training", "ablations")
 
 
 def shipped_recipes() -> list[Path]:
