@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.objectives import MaskedLM, Masking
 from modernbert_train.store.manifest import Split, TokenizerInfo, load_manifest, load_tokenizer_info
 from modernbert_train.store.reading import BlockReader
 
@@ -61,8 +62,8 @@ def _planned_rows(
         row_tokens=row,
         key=("benchmark",),
     )
-    phase = PhaseRows(plan, 0.3, ((10**6, batch_rows),))
-    return PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1)
+    phase = PhaseRows(plan, MaskedLM(0.3), ((10**6, batch_rows),))
+    return PlannedRows([phase], Inputs(tokenizer, masking, splits, reader), rank=0, world_size=1)
 
 
 def step_waits(rows: PlannedRows, seconds: float) -> float:

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.objectives import MaskedLM, Masking
 from modernbert_train.store.blocks import cut_into_blocks
 from modernbert_train.store.manifest import TokenizerInfo
 from modernbert_train.store.reading import BlockReader
@@ -97,10 +98,9 @@ def measure_worker(folder: Path, num_documents: float, context: int, at_end: boo
     steps = int(num_documents * TOKENS_PER_DOCUMENT / (BATCH_ROWS * ROW_TOKENS))
     tokenizer = TokenizerInfo(Path(), "", 50_368, 1, 2, 3, 4, 0, (0, 1, 2, 3, 4), 50_368)
     plan = make_plan(splits, context)
-    phase = PhaseRows(plan, 0.3, ((steps, BATCH_ROWS),))
-    rows = PlannedRows(
-        [phase], Zeros(()), tokenizer, Masking.of(tokenizer, 0.8, 0.1), rank=0, world_size=WORLD
-    )
+    phase = PhaseRows(plan, MaskedLM(0.3), ((steps, BATCH_ROWS),))
+    inputs = Inputs(tokenizer, Masking.of(tokenizer, 0.8, 0.1), splits, Zeros(()))
+    rows = PlannedRows([phase], inputs, rank=0, world_size=WORLD)
     if at_end:  # what a checkpoint of the last step holds: the position of every stream, to within a row
         rows_of_stream = (steps - 11) * BATCH_ROWS // STREAMS
         window, row = divmod(rows_of_stream, WINDOW_ROWS)

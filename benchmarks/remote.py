@@ -23,9 +23,10 @@ import numpy as np
 from streaming import MDSWriter
 
 from modernbert_train.config import parse_tokens
+from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.objectives import MaskedLM, Masking
 from modernbert_train.store.blocks import BLOCK_DOCUMENTS
 from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import RetryPolicy
@@ -98,11 +99,9 @@ def open_loader(split: Split, reader: BlockReader, tokenizer: TokenizerInfo) -> 
         key=("benchmark",),
     )
     steps = int(0.95 * split.num_tokens / (BATCH_ROWS * ROW_TOKENS))
-    phase = PhaseRows(plan, 0.3, ((steps, BATCH_ROWS),))
-    masking = Masking.of(tokenizer, 0.8, 0.1)
-    return PlannedLoader(
-        PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1), num_workers=1
-    )
+    phase = PhaseRows(plan, MaskedLM(0.3), ((steps, BATCH_ROWS),))
+    inputs = Inputs(tokenizer, Masking.of(tokenizer, 0.8, 0.1), plan.sources, reader)
+    return PlannedLoader(PlannedRows([phase], inputs, rank=0, world_size=1), num_workers=1)
 
 
 def tokens_per_second(split: Split, cache: Cache | None, tokenizer: TokenizerInfo) -> float:

@@ -29,6 +29,7 @@ import transformers
 from benchmarks.attention import ragged_lengths, seconds
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights, resolve_backend
+from modernbert_train.objectives import MaskedLM
 from modernbert_train.planning.cost import peak_flops, training_flops_per_token
 
 MODELS = {
@@ -176,7 +177,7 @@ def training_flops(config: ModelConfig, batch: Batch) -> float:
     """Model FLOPs of a step over the documents."""
     lengths = [len(document) for document in batch.documents]
     num_targets = sum(int((labels != -100).sum()) for labels in batch.labels)
-    return sum(lengths) * training_flops_per_token(config, lengths, num_targets / sum(lengths))
+    return sum(lengths) * training_flops_per_token(config, lengths, MaskedLM(num_targets / sum(lengths)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from modernbert_train.config import PhaseConfig, Recipe
 from modernbert_train.config.skip import skipped_steps
+from modernbert_train.objectives import Objective, build_objective
 
 
 def learning_rate(phase: PhaseConfig, tokens: float) -> float:
@@ -113,9 +114,9 @@ class PhaseSchedule:
         return self.rows_before(self.num_steps) * self.config.row_tokens
 
     @property
-    def mask_rate(self) -> float | None:
-        """Share of the tokens that is masked; None where every token predicts the next one."""
-        return None if self.config.objective == "clm" else self.config.mask_rate
+    def objective(self) -> Objective:
+        """What the phase trains the model to predict."""
+        return build_objective(self.config.objective, self.config)
 
     def batch_rows(self, phase_step: int) -> int:
         """Returns the rows of a step, over all ranks."""

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.fields import type_text
-from modernbert_train.config.schema import Objective
+from modernbert_train.config.schema import ObjectiveName
+from modernbert_train.objectives import OBJECTIVES
 
 _T = TypeVar("_T")
 _REMEDY = "restore it from a copy, or use another checkpoint"
@@ -29,7 +30,7 @@ class CheckpointInfo:
     local_rope_theta: float
     model: ModelConfig
     tokenizer_fingerprint: str
-    objective: Objective = "mlm"
+    objective: ObjectiveName = "mlm"
     # None for imported weights.
     total_tokens: int | None = None
     # Whether pruning keeps the checkpoint, as it does at the end of each phase.
@@ -44,8 +45,8 @@ class CheckpointInfo:
 
     @property
     def is_causal(self) -> bool:
-        """Whether the weights were last trained with causal attention (objective clm)."""
-        return self.objective == "clm"
+        """Whether the weights were last trained with causal attention."""
+        return OBJECTIVES[self.objective].causal
 
     def to_json(self) -> str:
         """Return the text of the JSON file."""

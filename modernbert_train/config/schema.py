@@ -23,7 +23,7 @@ NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu", "relu2"]  # each is described in MLPS
 Positions = Literal["rope", "learned", "none"]
 InitMethod = Literal["copy", "tile_middle", "tile_edge"]
-Objective = Literal["mlm", "clm"]
+ObjectiveName = Literal["mlm", "clm"]
 OptimizerName = Literal["stableadamw", "adamw", "muon"]
 
 
@@ -240,7 +240,7 @@ class InheritedPhaseConfig:
     local_rope_theta: float = 10_000.0
     # mlm: predict masked tokens from both sides. clm: predict the next token of the document from the ones before;
     # logits of all tokens need more memory than those of masked tokens, so micro_batch_tokens may have to be smaller.
-    objective: Objective = "mlm"
+    objective: ObjectiveName = "mlm"
     # Fraction of the tokens chosen for prediction by mlm. clm ignores it, and later phases still inherit it.
     mask_rate: float = 0.3
     # Weight decay of this phase; null in the first phase: optimizer.weight_decay.

@@ -13,6 +13,7 @@ from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import describe_switches, mlp_name
 from modernbert_train.config.mixture import describe_mixture
+from modernbert_train.objectives import OBJECTIVES, MaskedLM
 
 HEADER = """\
 ---
@@ -52,7 +53,9 @@ def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
     # A last line without its end is being written by a run that still goes on.
     lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     evaluations = [
-        line for line in lines if "eval" in line and line["step"] <= step and line.get("objective") != "clm"
+        line
+        for line in lines
+        if "eval" in line and line["step"] <= step and line.get("objective", MaskedLM.name) == MaskedLM.name
     ]
     return evaluations[-1] if evaluations else None
 
@@ -109,13 +112,14 @@ def _training(info: CheckpointInfo, recipe: Any) -> str:
     names = [phase_name for phase_name, _ in phases]
     done = phases[: names.index(info.phase) + 1] if info.phase in names else phases
     for phase_name, phase in done:
+        objective = phase.get("objective", MaskedLM.name)
         rows.append(
             (
                 phase_name,
                 f"{phase['tokens']:,}",
                 f"{phase['context_tokens']:,}",
                 f"{phase['global_rope_theta']:,.0f}",
-                "next token" if phase.get("objective") == "clm" else f"{phase['mask_rate']:.0%}",
+                f"{phase['mask_rate']:.0%}" if objective == MaskedLM.name else OBJECTIVES[objective].title,
                 f"{phase['learning_rate']:g}",
                 describe_mixture(phase["mixture"]),
             )

@@ -1,8 +1,7 @@
 """Batches: rows joined into one long sequence of documents, the form in which the model eats them.
 
 A `PackedBatch` is a plain dict, since that is what Composer and the loader's workers know how to move. Its tensors are
-kept row by row, so that it can be cut into micro-batches; `micro_batches` joins the rows of each. Masked is what a
-position is called that has a label; where tokens predict the next one, that is every token but the last of a document.
+kept row by row, so that it can be cut into micro-batches; `micro_batches` joins the rows of each.
 """
 
 from __future__ import annotations
@@ -12,23 +11,9 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from modernbert_train.data.objectives import IGNORE_INDEX
-
-Int32 = npt.NDArray[np.int32]
-
-
-class Row(TypedDict):
-    """One row as the reader makes it; numpy. Every slot belongs to a segment: a piece, or a stretch of padding."""
-
-    input_ids: Int32  # [row_tokens] masked
-    segment_tokens: Int32  # [num_segments] adds up to row_tokens; each at least 1 and at most the context
-    target_positions: Int32  # [max_targets] within the row
-    labels: Int32  # [max_targets] -100 = no masked token
-    num_targets: int
-    num_tokens: int  # slots that are not padding
+from modernbert_train.objectives import IGNORE_INDEX, Int32, Row
 
 
 class PackedBatch(TypedDict):
@@ -52,7 +37,7 @@ class MicroBatch(TypedDict):
     cu_seqlens: torch.Tensor  # int32 [num_segments + 1], from 0 to T
     max_seqlen: int
     target_positions: torch.Tensor  # int64 [M]
-    labels: torch.Tensor  # int64 [M] -100 = no masked token
+    labels: torch.Tensor  # int64 [M] -100 = no target
     num_targets: int
     num_tokens: int
     num_rows: int
@@ -87,7 +72,7 @@ def join(batches: Sequence[PackedBatch]) -> PackedBatch:
 def micro_batches(batch: PackedBatch, rows: int, pad_id: int) -> list[MicroBatch]:
     """Cut a batch into micro-batches of exactly `rows` rows.
 
-    The last is filled up with rows of padding (nothing masked, so they add nothing to the loss): a batch-size ramp
+    The last is filled up with rows of padding (no targets, so they add nothing to the loss): a batch-size ramp
     then needs no other shapes than the full batch.
     """
     missing = -len(batch["input_ids"]) % rows
@@ -129,13 +114,13 @@ def _flatten(
 
 def _empty_rows(count: int, like: PackedBatch, pad_id: int) -> PackedBatch:
     """Rows of nothing but padding, of the shapes of `like`."""
-    row_tokens, masked = like["input_ids"].shape[1], like["labels"].shape[1]
+    row_tokens, max_targets = like["input_ids"].shape[1], like["labels"].shape[1]
     segments = padding_segments(row_tokens, like["max_seqlen"])
     row = Row(
         input_ids=np.full(row_tokens, pad_id, dtype=np.int32),
         segment_tokens=segments,
-        target_positions=np.zeros(masked, dtype=np.int32),
-        labels=np.full(masked, IGNORE_INDEX, dtype=np.int32),
+        target_positions=np.zeros(max_targets, dtype=np.int32),
+        labels=np.full(max_targets, IGNORE_INDEX, dtype=np.int32),
         num_targets=0,
         num_tokens=0,
     )

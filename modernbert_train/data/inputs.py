@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modernbert_train.config import DataConfig, Recipe
 from modernbert_train.config.skip import format_range
 from modernbert_train.data.mixture import resolve_shares
-from modernbert_train.data.objectives import Masking
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
+from modernbert_train.objectives import Masking
 from modernbert_train.schedule import RunSchedule
 from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import RetryPolicy, is_url
@@ -23,15 +23,19 @@ from modernbert_train.store.split import comes_through_cache
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tokenizer and splits of a recipe, found and checked, and the reader of them all."""
+    """Everything that rows are read with: tokenizer, masking, splits and their reader."""
 
     tokenizer: TokenizerInfo
     masking: Masking
-    train: dict[str, Split]  # source -> training split
-    valid: dict[str, Split]  # source -> held-out split, of the sources that have one
+    # Source -> training split.
+    train: dict[str, Split]
     reader: BlockReader
-    skipped_documents: SkippedDocuments  # of the training splits
-    manifests: dict[str, Manifest]  # store, as the recipe names it -> its manifest
+    # Source -> held-out split, for sources that have one.
+    valid: dict[str, Split] = field(default_factory=dict)
+    # Documents of the training splits that are not trained on.
+    skipped_documents: SkippedDocuments = field(default_factory=dict)
+    # Store, as the recipe names it -> its manifest.
+    manifests: dict[str, Manifest] = field(default_factory=dict)
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
@@ -64,7 +68,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     read = [*train.values(), *valid.values()]
     if cache is None and any(comes_through_cache(split) for split in read):
         cache = _new_cache(recipe.data)
-    return Inputs(tokenizer, masking, train, valid, BlockReader(read, cache), skipped_documents, manifests)
+    return Inputs(tokenizer, masking, train, BlockReader(read, cache), valid, skipped_documents, manifests)
 
 
 def open_cache(data: DataConfig) -> Cache | None:
@@ -102,7 +106,7 @@ def plan_rows(recipe: Recipe, run_plan: RunSchedule, inputs: Inputs) -> list[Pha
                 # By name: a phase run alone reads what it would read in the whole run.
                 key=(recipe.seed, phase.name),
             ),
-            mask_rate=phase.mask_rate,
+            objective=phase.objective,
             steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.step_ranges),
         )
         for phase in run_plan.phases

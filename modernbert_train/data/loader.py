@@ -21,12 +21,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from modernbert_train.common.processes import end_with_parent
 from modernbert_train.data.batch import PackedBatch, collate
-from modernbert_train.data.objectives import Masking
+from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.plan import PhaseRows, fingerprint_at
 from modernbert_train.data.reader import StreamReader
-from modernbert_train.data.skip import SkippedDocuments
-from modernbert_train.store.manifest import TokenizerInfo
-from modernbert_train.store.reading import BlockReader
 
 StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
 
@@ -50,26 +47,20 @@ class PlannedRows(IterableDataset[_Item]):
     def __init__(
         self,
         phases: Sequence[PhaseRows],
-        reader: BlockReader,
-        tokenizer: TokenizerInfo,
-        masking: Masking,
+        inputs: Inputs,
         *,
         rank: int,
         world_size: int,
         skipped_steps: Sequence[range] = (),
-        skipped_documents: SkippedDocuments | None = None,
     ) -> None:
         streams = {phase.plan.num_streams for phase in phases}
         assert len(streams) == 1
         self._streams = streams_of_rank(streams.pop(), rank, world_size)
         self._phases = list(phases)
-        self._tokenizer = tokenizer
-        self._masking = masking
-        self._reader = reader
+        self._inputs = inputs
         self.total_steps = sum(phase.num_steps for phase in phases)
         self._rank = rank
         self._skipped_steps = tuple(skipped_steps)
-        self._skipped_documents = skipped_documents
         self.step = 0
         self.positions: StreamPositions = {}
         # Content tokens that the trainer has taken so far, by source; over the ranks they add up to those of the run.
@@ -109,17 +100,7 @@ class PlannedRows(IterableDataset[_Item]):
         self, phase: PhaseRows, streams: list[int], first_step: int, start: int, positions: StreamPositions
     ) -> Iterator[_Item]:
         readers = [
-            StreamReader(
-                phase.plan,
-                stream,
-                positions.get(stream, (0, 0)),
-                self._reader,
-                self._tokenizer,
-                self._masking,
-                phase.mask_rate,
-                self._skipped_documents,
-            )
-            for stream in streams
+            StreamReader(phase, self._inputs, stream, positions.get(stream, (0, 0))) for stream in streams
         ]
         passed_over = 0  # rows of each stream, in the skipped steps since the last batch
         for step in range(start, phase.num_steps):
@@ -165,7 +146,7 @@ class PlannedRows(IterableDataset[_Item]):
         self.source_tokens = Counter(state["source_tokens"] if self._rank == 0 else {})
 
     def _fingerprint(self, step: int) -> str:
-        return fingerprint_at(self._phases, step, self._masking)
+        return fingerprint_at(self._phases, step, self._inputs.masking)
 
 
 class PlannedLoader(DataLoader):

@@ -18,13 +18,13 @@ keeps stable over its versions, so a plan can be remade years later.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from modernbert_train.common.randomness import permutation
 from modernbert_train.store.split import Split
 
 Int64 = npt.NDArray[np.int64]
@@ -34,17 +34,6 @@ SLICE_SHARDS = 8  # blocks of so many consecutive shards of a node are shuffled 
 
 # Columns of a table of blocks: int64 [num_blocks, 4]
 BLOCK, FIRST_DOCUMENT, DOCUMENTS, TOKENS = range(4)
-
-
-def philox(*key: object) -> np.random.Philox:
-    """A counter-based generator whose stream depends on `key` alone (anything with a stable `repr`)."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
-
-
-def permutation(size: int, *key: object) -> Int64:
-    """A permutation of `range(size)` that depends on `key` alone."""
-    return np.argsort(philox(*key).random_raw(size), kind="stable")
 
 
 def exclusive_cumsum(values: npt.NDArray[np.integer]) -> Int64:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.data.objectives import Masking
+from modernbert_train.common.randomness import permutation
 from modernbert_train.data.order import (
     BLOCK,
     DOCUMENTS,
@@ -27,9 +27,9 @@ from modernbert_train.data.order import (
     SourceOrder,
     block_table,
     exclusive_cumsum,
-    permutation,
 )
 from modernbert_train.data.packing import cut_into_pieces, pack
+from modernbert_train.objectives import Masking, Objective
 from modernbert_train.store.split import Split
 
 Int64 = npt.NDArray[np.int64]
@@ -223,10 +223,10 @@ def _packed(
 
 @dataclass(frozen=True)
 class PhaseRows:
-    """What one phase reads: its plan, its mask rate, and the (number of steps, rows of a global batch) of its parts."""
+    """What one phase reads: its plan, its objective, and the (number of steps, rows of a global batch) of its parts."""
 
     plan: Plan
-    mask_rate: float | None  # None: nothing is masked, every token predicts the next one
+    objective: Objective
     steps: tuple[tuple[int, int], ...]
 
     @property
@@ -253,7 +253,7 @@ class PhaseRows:
             plan.context_tokens,
             plan.row_tokens,
             plan.key,
-            self.mask_rate,
+            self.objective.fingerprint,
         )
         fractions = masking.mask_fraction, masking.random_fraction
         return hashlib.sha256(repr((content, fractions)).encode()).hexdigest()[:16]

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from modernbert_train.config import SkipConfig
 from modernbert_train.config.skip import join_ranges, parse_documents
 from modernbert_train.data.batch import Row
-from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.data.plan import Window
+from modernbert_train.objectives import IGNORE_INDEX
 from modernbert_train.store.split import Split
 
 Bool = npt.NDArray[np.bool_]

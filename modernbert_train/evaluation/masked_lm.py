@@ -22,13 +22,13 @@ from modernbert_train.checkpoints.checkpoint import load_weights, run_folder_of
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
 from modernbert_train.common.text import format_table
 from modernbert_train.config import Recipe, load_recipe
-from modernbert_train.config.schema import Objective
+from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.inputs import Inputs, open_inputs
-from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
+from modernbert_train.objectives import IGNORE_INDEX, OBJECTIVES, build_objective
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 
 log = logging.getLogger(__name__)
@@ -36,19 +36,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SourceScore:
-    """Scores of one source's held-out text. Losses in nats a masked token."""
+    """Scores of one source's held-out text. Losses in nats per target."""
 
     source: str
     num_tokens: int  # [CLS] and [SEP] included
-    num_targets: int  # or, with clm, that predict the next one
+    num_targets: int
     loss: float
     accuracy: float
     unigram: UnigramScore
-    objective: Objective = "mlm"
+    objective: ObjectiveName = "mlm"
 
     @property
     def gain(self) -> float:
-        """Nats a masked token below the unigram loss."""
+        """Nats per target below the unigram loss."""
         return self.unigram.loss - self.loss
 
     @property
@@ -64,7 +64,7 @@ class Subject:
     scorer: Scorer
     tokenizer: TokenizerInfo
     context_tokens: int  # longest document it was trained on
-    objective: Objective = "mlm"  # that it was last trained with
+    objective: ObjectiveName = "mlm"  # that it was last trained with
 
 
 def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
@@ -136,7 +136,7 @@ def score_source(
 
 def format_scores(scores: list[SourceScore]) -> str:
     """The scores as a text table."""
-    asked = "next tokens" if any(score.objective == "clm" for score in scores) else "masked"
+    asked = OBJECTIVES[scores[0].objective].title
     columns = ("source", "tokens", asked, "loss", "unigram", "below", "accuracy", "most frequent", "ratio")
     rows = [
         (
@@ -154,13 +154,10 @@ def _batches(source: str, inputs: Inputs, subject: Subject, recipe: Recipe) -> I
     phase = list(recipe.phases.values())[-1]
     return evaluation_batches(
         source,
-        inputs.valid[source],
-        inputs.reader,
-        inputs.tokenizer,
-        inputs.masking,
+        inputs,
+        build_objective(subject.objective, recipe.evaluation),
         context_tokens=min(phase.context_tokens, subject.context_tokens),
         row_tokens=phase.row_tokens,
-        mask_rate=None if subject.objective == "clm" else recipe.evaluation.mask_rate,
         max_rows=recipe.evaluation.max_rows,
     )
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from modernbert_train.checkpoints.run_files import METRICS_FILE, REPORT_FILE
 from modernbert_train.common.pictures import COLOURS, EDGE, GRID, INK, style_axis
+from modernbert_train.objectives import MaskedLM, phase_title
 
 _TRAIN = "#5b6b79"
 _BANDS = ("#eef3f8", "#ffffff")
@@ -201,8 +202,7 @@ def _draw_phases(axis: Axes, metrics: Metrics, labelled: bool) -> None:
 def _phase_ends(metrics: Metrics) -> list[tuple[str, float]]:
     ends: dict[str, float] = {}
     for line in sorted(metrics.training + metrics.evaluations, key=lambda line: line["tokens"]):
-        next_token = " (next token)" if line.get("objective") == "clm" else ""
-        ends[line["phase"] + next_token] = float(line["tokens"])
+        ends[phase_title(line["phase"], line.get("objective", MaskedLM.name))] = float(line["tokens"])
     return list(ends.items())
 
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForMaskedLM
 
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.objectives import IGNORE_INDEX
 
-# Sum of the losses (nats) and number of correct predictions over the masked tokens of a micro-batch.
+# Sum of the losses (nats) and number of correct predictions over the targets of a micro-batch.
 Scorer = Callable[[MicroBatch], tuple[float, int]]
 
 # Transformers' logits are [tokens, vocabulary] for all tokens of a batch: more of them would take gigabytes.
@@ -73,7 +73,7 @@ def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
 def padded_batches(batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The documents of a micro-batch, padded: ids, mask, labels (-100 = none), each [documents, longest].
 
-    Documents without a masked token, and padding, are left out: they have nothing to score. Documents of like
+    Documents without a target, and padding, are left out: they have nothing to score. Documents of like
     length share a batch of at most `PADDED_TOKENS` tokens.
     """
     labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)

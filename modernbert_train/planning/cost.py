@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import num_global_layers, num_hidden_weights
+from modernbert_train.objectives import Objective
 from modernbert_train.schedule import PhaseSchedule, RunSchedule
 
 # Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
@@ -25,26 +26,24 @@ _PEAK_FLOPS = {
 }
 
 
-def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, mask_rate: float | None) -> float:
+def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, objective: Objective) -> float:
     """Model FLOPs to train on one token of documents of these lengths (tokens).
 
-    6 per weight and token: the matrices of all layers; head and decoder (d^2 + d V) on masked tokens. 12 d in
-    each layer for every token that a token sees: its document, or what the window shows of it. With `mask_rate`
-    None every token predicts the next one: head and decoder on all but the last of each document, and a token
-    sees of these only itself and what comes before.
+    6 per weight and token: the matrices of all layers; head and decoder (d^2 + d V) on targets. 12 d in
+    each layer for every token that a token sees: its document, or what the window shows of it; under a causal
+    objective of these only itself and what comes before.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
     dense = hidden**2  # of the head
     weights: float = num_hidden_weights(model) - dense
     length = np.asarray(lengths, dtype=np.float64)
-    predicted = 1 - len(length) / length.sum() if mask_rate is None else mask_rate
-    weights += predicted * (dense + hidden * model.vocab_size)
+    weights += objective.target_share(lengths) * (dense + hidden * model.vocab_size)
     reach = np.minimum(model.local_attention // 2, length - 1)
     # The first and the last `reach` tokens of a document see 1 to `reach` tokens less than 2 * reach + 1.
     in_window = length * (2 * reach + 1) - reach * (reach + 1)
     num_global = num_global_layers(model)
     seen = num_global * length**2 + (layers - num_global) * in_window
-    if mask_rate is None:  # of any two tokens that see each other one does; every token still sees itself
+    if objective.causal:  # of any two tokens that see each other one does; every token still sees itself
         seen = (seen + layers * length) / 2
     return float(6 * weights + 12 * hidden * seen.sum() / length.sum())
 
@@ -66,7 +65,7 @@ GPUS_SHOWN = (8, 32)
 
 def estimate_tokens_per_s(model: ModelConfig, phase: PhaseSchedule) -> float:
     """Estimate the tokens/s of an H100 in a phase, with documents as long as the context."""
-    flops = training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)
+    flops = training_flops_per_token(model, [phase.config.context_tokens], phase.objective)
     return ASSUMED_UTILIZATION * H100_PEAK_FLOPS / flops
 
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
 from modernbert_train.config.architecture import describe_model, num_hidden_weights, num_parameters
 from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
+from modernbert_train.objectives import build_objective
 from modernbert_train.planning.cost import describe_hours, estimate_tokens_per_s, format_hours, gpu_hours
 from modernbert_train.planning.source_stats import Contribution, PhaseData, phase_data, repetitions, whole_run
 from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
@@ -81,10 +82,8 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
         **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{max(0, 1 - recipe.masking.mask_fraction - recipe.masking.random_fraction):.0%} kept",
-        **_objective(plan),
         "evaluation": f"about {_count(plan.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
-        f"{recipe.evaluation.mask_rate:.0%} masked, about {_count(recipe.evaluation.max_rows, 'row')} of "
-        "each source",
+        f"{_held_out(recipe)}, about {_count(recipe.evaluation.max_rows, 'row')} of each source",
         "checkpoints": f"about {saves:,} written, {bytes_text(checkpoint_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
         f"{bytes_text(checkpoints_on_disk_bytes(recipe, plan))} on disk"
@@ -94,13 +93,10 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
     }
 
 
-def _objective(plan: RunSchedule) -> dict[str, str]:
-    """Which phases predict the next token; nothing to say for most runs."""
-    names = [phase.name for phase in plan.phases if phase.mask_rate is None]
-    text = (
-        f"clm in {', '.join(names)}: nothing masked, every token predicts the next one, also of held-out text"
-    )
-    return {"objective": text} if names else {}
+def _held_out(recipe: Recipe) -> str:
+    """Return what is predicted on held-out text, such as `next token and 15% masked`."""
+    names = dict.fromkeys(phase.objective for phase in recipe.phases.values())
+    return " and ".join(build_objective(name, recipe.evaluation).describe() for name in names)
 
 
 def _start(init: InitConfig) -> str:
@@ -208,7 +204,7 @@ def _figures(
         ("  decay tokens", _tokens(config.decay_tokens)),
         ("  decay to", _decay(config)),
         ("weight decay", f"{phase.weight_decay:g}"),
-        ("mask rate", "clm" if phase.mask_rate is None else f"{phase.mask_rate:.1%}"),
+        ("objective", phase.objective.describe()),
         (THETAS[0], f"{config.global_rope_theta:,.0f}"),
         (THETAS[1], f"{config.local_rope_theta:,.0f}"),
     ]

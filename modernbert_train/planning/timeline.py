@@ -1,4 +1,4 @@
-"""The course of a run drawn in characters: rates, batch, mask rate, theta and context over its tokens."""
+"""The course of a run drawn in characters: rates, batch, objective, theta and context over its tokens."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,7 @@ from modernbert_train.schedule import PhaseSchedule, RunSchedule, learning_rate
 
 WIDTH = 80  # columns of the terminal
 LABEL_WIDTH = 20
-NARROWEST_PHASE = 10  # columns, so that a value can stand in it
+NARROWEST_PHASE = 11  # columns, so that a value can stand in it
 BARS = " ▁▂▃▄▅▆▇█"
 THETAS = ("theta global", "theta local")  # figures that only rotary positions have
 
@@ -42,7 +42,7 @@ def draw(plan: RunSchedule, has_thetas: bool) -> Iterator[str]:
     yield band("", lambda phase: phase.name, filler=" ")
     yield from bars("learning rate", f"{highest_rate:g}", 4, rate)
     yield from bars("batch tokens", f"{most_rows:,}", 2, batch)
-    yield band("mask rate", lambda phase: "clm " if phase.mask_rate is None else f"{phase.mask_rate:.0%} ")
+    yield band("objective", lambda phase: f"{phase.objective.describe()} ")
     if has_thetas:
         yield band(THETAS[0], lambda phase: f"{phase.config.global_rope_theta:,.0f} ")
     yield band("context tokens", lambda phase: f"{phase.config.context_tokens:,} ")

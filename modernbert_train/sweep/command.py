@@ -199,7 +199,7 @@ def _totals(sweep: Sweep) -> list[str]:
 def _most_flops(run: Run, plan: RunSchedule) -> float:
     model = run.recipe.model
     return sum(
-        phase.num_tokens * training_flops_per_token(model, [phase.config.context_tokens], phase.mask_rate)
+        phase.num_tokens * training_flops_per_token(model, [phase.config.context_tokens], phase.objective)
         for phase in plan.phases
     )
 

@@ -33,6 +33,7 @@ from modernbert_train.config.architecture import unread_fields
 from modernbert_train.config.overrides import read_mapping
 from modernbert_train.config.shipped import find_yaml
 from modernbert_train.config.validation import RUN_NAME
+from modernbert_train.objectives import MaskedLM
 
 FIELDS = ("base", "overrides", "grid", "cells", "seeds", "folder")
 _OWN_KEYS = {"name": "it follows from the cell", "run_folder": "set folder", "seed": "list it under seeds"}
@@ -270,7 +271,7 @@ def essential(recipe: Recipe) -> Recipe:
     phases = {}
     for key, phase in recipe.phases.items():
         unread_here = {name: value for name, value in unread.items() if hasattr(phase, name)}
-        mask_rate = 0.0 if phase.objective == "clm" else phase.mask_rate
+        mask_rate = phase.mask_rate if phase.objective == MaskedLM.name else 0.0
         phases[key] = dataclasses.replace(phase, mask_rate=mask_rate, **unread_here)
     return dataclasses.replace(
         recipe, name="", run_folder="", wandb=WandbConfig(), model=model, phases=phases

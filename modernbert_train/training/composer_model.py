@@ -1,8 +1,8 @@
 """The masked-language model as Composer sees it, and the loss over a batch that is cut into micro-batches and ranks.
 
 Composer weighs the loss of a micro-batch by its share of the tokens that generate loss, where the whole is counted over
-all ranks and micro-batches of the step. With the mean over the masked tokens of each micro-batch as its loss, the
-gradient is that of (sum over masked tokens) / (masked tokens of the global batch), however the rows are spread.
+all ranks and micro-batches of the step. With the mean over the targets of each micro-batch as its loss, the
+gradient is that of (sum over targets) / (targets of the global batch), however the rows are spread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MaskedLanguageModel(ComposerModel):
         return self.model.loss_and_correct(**inputs)[0]
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
-        """Sum of the losses over the masked tokens of a micro-batch."""
+        """Sum of the losses over the targets of a micro-batch."""
         if self._compile:
             # The number of documents is the one size that differs from batch to batch.
             torch._dynamo.mark_dynamic(batch["cu_seqlens"], 0)
@@ -44,7 +44,7 @@ class MaskedLanguageModel(ComposerModel):
             return self._loss_sum(**model_inputs(batch))
 
     def loss(self, outputs: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-        """Mean over the masked tokens of the micro-batch; 0 where there are none (rows of padding)."""
+        """Mean over the targets of the micro-batch; 0 where there are none (rows of padding)."""
         return outputs / max(1, batch["num_targets"])
 
 
@@ -60,7 +60,7 @@ def model_inputs(batch: MicroBatch) -> dict[str, Any]:
 
 
 def data_spec(loader: PlannedLoader, pad_id: int) -> DataSpec:
-    """The loader with what Composer must know of its batches: a row is a sample, masked tokens generate the loss."""
+    """The loader with what Composer must know of its batches: a row is a sample, targets generate the loss."""
     return DataSpec(
         dataloader=loader,
         split_batch=lambda batch, rows: micro_batches(batch, rows, pad_id),
@@ -75,8 +75,8 @@ def num_rows(batch: PackedBatch | MicroBatch) -> int:
 
 
 def num_tokens(batch: PackedBatch | MicroBatch) -> dict[str, int]:
-    """Tokens of a batch or micro-batch: all but padding, and those that are masked."""
-    total, masked = batch["num_tokens"], batch["num_targets"]
-    if isinstance(total, torch.Tensor) and isinstance(masked, torch.Tensor):
-        total, masked = int(total.sum()), int(masked.sum())
-    return {"total": total, "loss_generating": masked}
+    """Tokens of a batch or micro-batch: all but padding, and the targets."""
+    total, targets = batch["num_tokens"], batch["num_targets"]
+    if isinstance(total, torch.Tensor) and isinstance(targets, torch.Tensor):
+        total, targets = int(total.sum()), int(targets.sum())
+    return {"total": total, "loss_generating": targets}

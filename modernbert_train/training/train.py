@@ -151,13 +151,10 @@ def build_loader(recipe: Recipe, plan: RunSchedule, inputs: Inputs) -> PlannedLo
         log_sources(plan, phases, recipe.data.warn_epochs)
     rows = PlannedRows(
         phases,
-        inputs.reader,
-        inputs.tokenizer,
-        inputs.masking,
+        inputs,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
         skipped_steps=plan.skipped,
-        skipped_documents=inputs.skipped_documents,
     )
     loader = PlannedLoader(rows, num_workers=recipe.data.num_workers)
     shield_workers(loader)

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from modernbert_train.config import BatchRampConfig, MixtureConfig, PhaseConfig, dump_recipe, load_recipe
+from modernbert_train.objectives import MaskedLM, NextToken
 from modernbert_train.schedule import build_schedule
 from tests.helpers.little_recipe import YAML, write
 
@@ -87,10 +88,10 @@ def test_the_mask_rate_is_inherited_through_a_clm_phase(tmp_path):
     ]
     phases = load_recipe(path, objectives).phases.values()
     assert [phase.objective for phase in phases] == ["clm", "clm", "mlm"]
-    assert [phase.mask_rate for phase in build_schedule(load_recipe(path, objectives)).phases] == [
-        None,
-        None,
-        0.2,
+    assert [phase.objective for phase in build_schedule(load_recipe(path, objectives)).phases] == [
+        NextToken(),
+        NextToken(),
+        MaskedLM(0.2),
     ]
 
 

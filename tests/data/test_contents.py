@@ -14,7 +14,7 @@ from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     world = make_world(tmp_path_factory.mktemp("contents"))
-    with closing(world.reader):
+    with closing(world.inputs.reader):
         yield world
 
 

@@ -9,13 +9,13 @@ import torch
 
 from modernbert_train.data.batch import checksum, collate, join
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import Masking
 from modernbert_train.data.order import SourceOrder
 from modernbert_train.data.plan import PhaseRows, Plan, fingerprint_at
 from modernbert_train.data.reader import StreamReader, WindowReader, evaluation_batches
+from modernbert_train.objectives import MaskedLM, NextToken
 from modernbert_train.store.reading import BlockReader
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
-from tests.helpers.worlds import make_world
+from tests.helpers.worlds import MASKED, inputs_of, make_world
 from tests.reference.masking import next_tokens
 
 STREAMS = 48  # so that 4 ranks have 12 each, and each of 4 workers 3
@@ -36,9 +36,9 @@ def world(request, tmp_path_factory):
     for name in sources:
         order = SourceOrder(manifest.sources[name]["train"], NODES, ())
         assert order.deals_shards == (request.param == "shards are dealt")
-    splits = [split for splits in manifest.sources.values() for split in splits.values()]
-    with closing(BlockReader(splits)) as reader:
-        yield sources, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1), reader
+    inputs = inputs_of(manifest, tokenizer)
+    with closing(inputs.reader):
+        yield sources, manifest, inputs
 
 
 def make_plan(manifest, context_tokens=32, phase=0, seed=17):
@@ -57,12 +57,12 @@ def make_plan(manifest, context_tokens=32, phase=0, seed=17):
 
 def make_loader(world, *, rank=0, world_size=1, num_workers=0, seed=17) -> PlannedLoader:
     """Two phases, contexts 32 and 64, the second with a batch-size ramp."""
-    _, manifest, tokenizer, masking, reader = world
+    _, manifest, inputs = world
     phases = [
-        PhaseRows(make_plan(manifest, 32, 0, seed), 0.3, ((5, 96),)),
-        PhaseRows(make_plan(manifest, 64, 1, seed), 0.15, ((3, 48), (4, 144))),
+        PhaseRows(make_plan(manifest, 32, 0, seed), MaskedLM(0.3), ((5, 96),)),
+        PhaseRows(make_plan(manifest, 64, 1, seed), MaskedLM(0.15), ((3, 48), (4, 144))),
     ]
-    rows = PlannedRows(phases, reader, tokenizer, masking, rank=rank, world_size=world_size)
+    rows = PlannedRows(phases, inputs, rank=rank, world_size=world_size)
     return PlannedLoader(rows, num_workers=num_workers)
 
 
@@ -140,9 +140,9 @@ def test_another_number_of_ranks_and_workers_goes_on_where_the_first_stopped(
 
 def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
     """Rows, hence documents, are assembled from the saved position on, none before it."""
-    _, manifest, tokenizer, masking, reader = world
-    plan = make_plan(manifest)
-    undisturbed = StreamReader(plan, 3, (0, 0), reader, tokenizer, masking, 0.3)
+    _, manifest, inputs = world
+    phase = PhaseRows(make_plan(manifest), MaskedLM(0.3), ())
+    undisturbed = StreamReader(phase, inputs, 3, (0, 0))
     seen = []
     for _ in range(10):
         undisturbed.next_rows(1)
@@ -155,7 +155,7 @@ def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
         made.append(index)
         return original(self, index, *arguments)
 
-    restarted = StreamReader(plan, 3, seen[4], reader, tokenizer, masking, 0.3)
+    restarted = StreamReader(phase, inputs, 3, seen[4])
     monkeypatch.setattr(WindowReader, "row", counting)
     restarted.next_rows(5)
     assert restarted.position == seen[9]
@@ -172,10 +172,11 @@ def test_a_checkpoint_of_other_data_is_refused(world):
 
 def test_rows_hold_the_documents(world):
     """A piece in a row is [CLS], a stretch of one document, [SEP]; a window holds the documents of its blocks whole."""
-    sources, manifest, tokenizer, _, reader = world
+    sources, manifest, inputs = world
+    tokenizer = inputs.tokenizer
     plan = make_plan(manifest)
     window = plan.window(0, 0)
-    rows = WindowReader(window, plan.sources, reader, tokenizer)
+    rows = WindowReader(window, plan.sources, inputs.reader, tokenizer)
     found: dict[tuple[str, int], list[int]] = {}
     for index in range(window.num_rows):
         ids, segments, used = rows.row(index, 64, 32)
@@ -209,25 +210,26 @@ def test_a_worker_that_is_killed_takes_the_others_with_it(world):
 
 
 def test_evaluation_masks_are_fixed_and_shared_out(world):
-    _, manifest, tokenizer, masking, reader = world
-    settings = {"context_tokens": 64, "row_tokens": 256, "mask_rate": 0.15, "max_rows": 6}
-    split = manifest.sources["web"]["valid"]
-    whole = list(evaluation_batches("web", split, reader, tokenizer, masking, **settings))
-    again = list(evaluation_batches("web", split, reader, tokenizer, masking, **settings))
+    _, _, inputs = world
+    settings = {"context_tokens": 64, "row_tokens": 256, "max_rows": 6}
+    objective = MaskedLM(0.15)
+    whole = list(evaluation_batches("web", inputs, objective, **settings))
+    again = list(evaluation_batches("web", inputs, objective, **settings))
     assert len(whole) == 6
     assert all(a["input_ids"].tolist() == b["input_ids"].tolist() for a, b in zip(whole, again, strict=True))
-    odd = list(evaluation_batches("web", split, reader, tokenizer, masking, **settings, rank=1, world_size=2))
+    odd = list(evaluation_batches("web", inputs, objective, **settings, rank=1, world_size=2))
     assert [batch["labels"].tolist() for batch in odd] == [batch["labels"].tolist() for batch in whole[1::2]]
 
 
 def test_a_truncated_shard_is_named(world, tmp_path):
-    sources, _, tokenizer, masking, _ = world
-    manifest = make_store(tmp_path / "store", tokenizer, sources, shard_bytes=4_000)
+    sources, _, whole = world
+    manifest = make_store(tmp_path / "store", whole.tokenizer, sources, shard_bytes=4_000)
     shard = sorted((tmp_path / "store" / "web" / "train").glob("shard.*.mds"))[1]
     shard.write_bytes(shard.read_bytes()[:500])
-    phases = [PhaseRows(make_plan(manifest), 0.3, ((20, 96),))]
-    with closing(BlockReader(splits["train"] for splits in manifest.sources.values())) as reader:
-        rows = PlannedRows(phases, reader, tokenizer, masking, rank=0, world_size=1)
+    phases = [PhaseRows(make_plan(manifest), MaskedLM(0.3), ((20, 96),))]
+    inputs = inputs_of(manifest, whole.tokenizer)
+    with closing(inputs.reader):
+        rows = PlannedRows(phases, inputs, rank=0, world_size=1)
         with pytest.raises(ValueError, match=r"shard 1 of .*web/train cannot be read.*data_prep verify"):
             list(PlannedLoader(rows, num_workers=0))
 
@@ -247,8 +249,8 @@ def test_a_reader_holds_no_shared_memory(world):
 
 
 def test_collate_of_one_row_has_its_shapes(world):
-    _, manifest, tokenizer, masking, reader = world
-    stream = StreamReader(make_plan(manifest), 0, (0, 0), reader, tokenizer, masking, 0.3)
+    _, manifest, inputs = world
+    stream = StreamReader(PhaseRows(make_plan(manifest), MaskedLM(0.3), ()), inputs, 0, (0, 0))
     batch = collate(stream.next_rows(1), 32)
     assert batch["input_ids"].shape == (1, 64)
     assert batch["labels"].shape == batch["target_positions"].shape == (1, 20)
@@ -259,10 +261,14 @@ def test_collate_of_one_row_has_its_shapes(world):
 def test_a_phase_of_next_tokens_reads_the_same_text_and_masks_nothing(tmp_path, num_workers):
     """Its shapes are constant; the phase after it is what it is without."""
     small = make_world(tmp_path)
-    with closing(small.reader):
+    with closing(small.inputs.reader):
         masked = list(small.loader())
-        loader = small.loader(first_mask_rate=None, num_workers=num_workers)
-        assert len({fingerprint_at(small.phases(rate), 1, small.masking) for rate in (None, 0.3, 1.0)}) == 3
+        loader = small.loader(first=NextToken(), num_workers=num_workers)
+        # Saved checkpoints hold these.
+        fingerprints = [
+            fingerprint_at(small.phases(one), 1, small.inputs.masking) for one in (MASKED, NextToken())
+        ]
+        assert fingerprints == ["9ae6602822f21415", "acd20057b5ad6eca"]
         for step, (batch, other) in enumerate(zip(loader, masked, strict=True)):
             if step >= 5:
                 assert checksum(batch) == checksum(other)

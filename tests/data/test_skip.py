@@ -10,9 +10,9 @@ import torch
 from modernbert_train.config import SkipConfig
 from modernbert_train.data.batch import Row, checksum, join
 from modernbert_train.data.contents import contents
-from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.data.reader import WindowReader
 from modernbert_train.data.skip import is_skipped, load_skipped_documents, without_pieces
+from modernbert_train.objectives import IGNORE_INDEX, NextToken
 from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
 
 PAD = 3
@@ -21,7 +21,7 @@ PAD = 3
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     world = make_world(tmp_path_factory.mktemp("skip"))
-    with closing(world.reader):
+    with closing(world.inputs.reader):
         yield world
 
 
@@ -181,7 +181,7 @@ def test_a_file_of_documents_that_is_not_there(world):
 def test_next_tokens_of_other_documents_stay(world):
     """And those of a document that is left out are not asked for."""
     whole, left = (
-        next(iter(world.loader(first_mask_rate=None, skipped_documents=skipped)))
+        next(iter(world.loader(first=NextToken(), skipped_documents=skipped)))
         for skipped in (None, {"web": np.array([[0, 30]])})
     )
     assert int(left["num_targets"].sum()) < int(whole["num_targets"].sum())

@@ -21,10 +21,10 @@ from modernbert_train.config import (
     dump_recipe,
 )
 from modernbert_train.convert.export import export_checkpoint
-from modernbert_train.data.objectives import IGNORE_INDEX
 from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
 from modernbert_train.evaluation.scorers import padded_batches
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
+from modernbert_train.objectives import IGNORE_INDEX
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.reading import BlockReader
 from tests.convert.conftest import random_weights

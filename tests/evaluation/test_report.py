@@ -122,5 +122,5 @@ def test_phases_of_next_tokens_are_named(tmp_path: Path) -> None:
     evaluations = [eval_line(29, "warm") | {"objective": "clm"}, eval_line(59) | {"objective": "mlm"}]
     write_metrics(tmp_path / "toy", [*steps, *evaluations])
     loss = draw_report(read_metrics(tmp_path / "toy" / "metrics.jsonl"), "toy").axes[0]
-    assert [text.get_text() for text in loss.texts] == ["warm (next token)", "pretrain"]
+    assert [text.get_text() for text in loss.texts] == ["warm, next token", "pretrain"]
     assert loss.get_ylabel() == "loss (nats)"

@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 
 from modernbert_train.data.batch import MicroBatch, micro_batches
+from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import IGNORE_INDEX, Masking
 from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.objectives import IGNORE_INDEX, MaskedLM, Masking
 from modernbert_train.store.manifest import Manifest, TokenizerInfo
 from modernbert_train.store.reading import BlockReader
 
@@ -37,10 +38,9 @@ def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16) -> It
     steps = tuple(
         part for part in ((num_rows // batch_rows, batch_rows), (1, num_rows % batch_rows)) if all(part)
     )
-    masking = Masking.of(tokenizer, 0.8, 0.1)
     with closing(BlockReader(plan.sources.values())) as reader:
-        phase = PhaseRows(plan, 0.3, steps)
-        rows = PlannedRows([phase], reader, tokenizer, masking, rank=0, world_size=1)
+        inputs = Inputs(tokenizer, Masking.of(tokenizer, 0.8, 0.1), plan.sources, reader)
+        rows = PlannedRows([PhaseRows(plan, MaskedLM(0.3), steps)], inputs, rank=0, world_size=1)
         for packed in PlannedLoader(rows, num_workers=1):
             yield from micro_batches(packed, rows=4, pad_id=tokenizer.pad_id)
 

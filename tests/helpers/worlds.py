@@ -1,20 +1,22 @@
 """A small store read in two phases, and what the batches of its loader hold."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from modernbert_train.data.batch import PackedBatch, micro_batches
+from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.data.objectives import IGNORE_INDEX, Masking
 from modernbert_train.data.plan import PhaseRows, Plan
-from modernbert_train.store.manifest import Manifest, TokenizerInfo
+from modernbert_train.data.skip import SkippedDocuments
+from modernbert_train.objectives import IGNORE_INDEX, MaskedLM, Masking, Objective
+from modernbert_train.store.manifest import Manifest, Split, TokenizerInfo
 from modernbert_train.store.reading import BlockReader
 from tests.helpers.stores import Documents, make_store, make_tokenizer, random_documents
 
 STREAMS = 4
+MASKED = MaskedLM(0.3)
 BATCHES = [8, 8, 8, 8, 8, 4, 4, 12, 12, 12]  # rows of each step; the second phase begins with the sixth
 
 
@@ -25,18 +27,17 @@ class World:
     documents: dict[str, Documents]
     manifest: Manifest
     tokenizer: TokenizerInfo
-    masking: Masking
-    reader: BlockReader
+    inputs: Inputs
 
     @property
-    def train(self) -> dict[str, Any]:
-        return {name: splits["train"] for name, splits in self.manifest.sources.items()}
+    def train(self) -> dict[str, Split]:
+        return self.inputs.train
 
-    def phases(self, first_mask_rate: float | None = 0.3) -> list[PhaseRows]:
-        """Two, with another mixture, context and mask rate; more than a pass over each source."""
+    def phases(self, first: Objective = MASKED) -> list[PhaseRows]:
+        """Two, with another mixture, context and objective; more than a pass over each source."""
         return [
-            PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), first_mask_rate, ((5, 8),)),
-            PhaseRows(self.plan(1, 128, {"code": 1.0}), 0.15, ((2, 4), (3, 12))),
+            PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), first, ((5, 8),)),
+            PhaseRows(self.plan(1, 128, {"code": 1.0}), MaskedLM(0.15), ((2, 4), (3, 12))),
         ]
 
     def plan(self, phase: int, context_tokens: int, mixture: dict[str, float]) -> Plan:
@@ -57,17 +58,13 @@ class World:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
-        first_mask_rate: float | None = 0.3,
-        **skipped: Any,
+        first: Objective = MASKED,
+        skipped_steps: Sequence[range] = (),
+        skipped_documents: SkippedDocuments | None = None,
     ) -> PlannedLoader:
+        inputs = replace(self.inputs, skipped_documents=skipped_documents or {})
         rows = PlannedRows(
-            self.phases(first_mask_rate),
-            self.reader,
-            self.tokenizer,
-            self.masking,
-            rank=rank,
-            world_size=world_size,
-            **skipped,
+            self.phases(first), inputs, rank=rank, world_size=world_size, skipped_steps=skipped_steps
         )
         return PlannedLoader(rows, num_workers=num_workers)
 
@@ -78,8 +75,15 @@ def make_world(folder: Path) -> World:
     documents = {"web": random_documents(60, 1), "code": random_documents(40, 2, median=150)}
     sources = {name: {"train": texts} for name, texts in documents.items()}
     manifest = make_store(folder / "store", tokenizer, sources, block_documents=4, shard_bytes=2_000)
-    reader = BlockReader(splits["train"] for splits in manifest.sources.values())
-    return World(documents, manifest, tokenizer, Masking.of(tokenizer, 0.8, 0.1), reader)
+    return World(documents, manifest, tokenizer, inputs_of(manifest, tokenizer))
+
+
+def inputs_of(manifest: Manifest, tokenizer: TokenizerInfo) -> Inputs:
+    """All sources of a store, with the usual masking. Close its reader."""
+    train = {name: splits["train"] for name, splits in manifest.sources.items()}
+    valid = {name: splits["valid"] for name, splits in manifest.sources.items() if "valid" in splits}
+    reader = BlockReader([*train.values(), *valid.values()])
+    return Inputs(tokenizer, Masking.of(tokenizer, 0.8, 0.1), train, reader, valid)
 
 
 def texts_of(batch: PackedBatch, tokenizer: TokenizerInfo) -> Iterator[list[int]]:

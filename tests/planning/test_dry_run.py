@@ -197,7 +197,7 @@ learning rate                  ▁▄▆█▆▄▁           │           ▁
                     ▁▃▆███████████████████████▆▃▁│▁▃▆███████████████████████▆▃▁
 batch tokens        █████████████████████████████│              ███████████████
   top: 128          █████████████████████████████│█████████████████████████████
-mask rate           30% ─────────────────────────│15% ─────────────────────────
+objective           30% masked ──────────────────│15% masked ──────────────────
 theta global        10,000 ──────────────────────│160,000 ─────────────────────
 context tokens      16 ──────────────────────────│32 ──────────────────────────
 tokens so far       0                            │4.096K
@@ -217,13 +217,11 @@ def test_the_picture():
 def test_a_phase_of_next_tokens_is_told():
     lines = lines_of(a_recipe(a_phase(objective="clm"), a_phase()))
     text = " ".join(" ".join(lines).split())
-    assert (
-        "objective clm in phase0: nothing masked, every token predicts the next one, also of held-out" in text
-    )
-    table, picture = [line[20:].split() for line in lines if line.startswith("mask rate")]
-    assert table == ["clm", "30.0%"]
-    assert (picture[0], picture[1][-4:]) == ("clm", "│30%")
-    assert not any(line.startswith("objective") for line in lines_of(a_recipe(a_phase())))
+    assert "evaluation about 2 times, next token and 15% masked, about 64 rows of each source" in text
+    table, picture = [line[20:].split("  ") for line in lines if line.startswith("objective")]
+    assert [cell.strip() for cell in table if cell] == ["next token", "30% masked"]
+    assert picture[0].startswith("next token ─")
+    assert "─│30% masked ─" in picture[0]
 
 
 @pytest.mark.parametrize("num_phases", [1, 2, 5, 9])

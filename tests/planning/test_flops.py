@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.objectives import MaskedLM, NextToken
 from modernbert_train.planning.cost import peak_flops, training_flops_per_token
 
 TINY = ModelConfig(
@@ -21,30 +22,30 @@ def test_a_tiny_model_by_hand():
     # A layer: 4 * 4^2 + 3 * 4 * 6 = 136 weights; three of them 408. Head and decoder: 4^2 + 4 * 10 = 56, half of them
     # used. Seen: in layer 0 all 8, in layers 1 and 2 the token itself and one to either side, two less at the ends:
     # 22 for 8 tokens. Together 8 + 2 * 22 / 8 = 13.5 a token.
-    assert training_flops_per_token(TINY, [8], mask_rate=0.5) == 6 * 436 + 12 * 4 * 13.5 == 3_264
+    assert training_flops_per_token(TINY, [8], MaskedLM(0.5)) == 6 * 436 + 12 * 4 * 13.5 == 3_264
 
 
 def test_documents_see_themselves_alone():
     # 8^2 + 2^2 in the global layer, 22 + 2^2 in each of the others: (68 + 2 * 26) / 10 a token.
-    assert training_flops_per_token(TINY, [8, 2], mask_rate=0.5) == pytest.approx(6 * 436 + 12 * 4 * 12)
+    assert training_flops_per_token(TINY, [8, 2], MaskedLM(0.5)) == pytest.approx(6 * 436 + 12 * 4 * 12)
 
 
 def test_a_window_wider_than_the_context_sees_the_context():
     # Attended: 2 in each of the three layers.
-    assert training_flops_per_token(TINY, [2], mask_rate=0.5) == 6 * 436 + 12 * 4 * 6
+    assert training_flops_per_token(TINY, [2], MaskedLM(0.5)) == 6 * 436 + 12 * 4 * 6
 
 
 def test_every_layer_global():
     everywhere = dataclasses.replace(TINY, global_attn_every_n_layers=1)
-    assert training_flops_per_token(everywhere, [8], mask_rate=0) == 6 * 408 + 12 * 4 * 24
+    assert training_flops_per_token(everywhere, [8], MaskedLM(0)) == 6 * 408 + 12 * 4 * 24
 
 
 def test_an_mlp_without_a_gate():
     # A layer: 4 * 4^2 + 2 * 4 * 6 = 112 weights, three of them 336; nothing else changes.
     plain = dataclasses.replace(TINY, mlp="gelu")
-    assert training_flops_per_token(plain, [8], mask_rate=0.5) == 6 * (336 + 28) + 12 * 4 * 13.5
+    assert training_flops_per_token(plain, [8], MaskedLM(0.5)) == 6 * (336 + 28) + 12 * 4 * 13.5
     same = dataclasses.replace(TINY, mlp="swiglu", norm="rmsnorm", positions="learned", bias=True)
-    assert training_flops_per_token(same, [8], mask_rate=0.5) == 3_264
+    assert training_flops_per_token(same, [8], MaskedLM(0.5)) == 3_264
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_an_mlp_without_a_gate():
     ],
 )
 def test_the_models_of_the_paper(model, context_tokens, gigaflops):
-    flops = training_flops_per_token(model, [context_tokens], mask_rate=0.3)
+    flops = training_flops_per_token(model, [context_tokens], MaskedLM(0.3))
     assert flops / 1e9 == pytest.approx(gigaflops, abs=1e-3)
 
 
@@ -85,7 +86,7 @@ def test_no_peak_without_a_gpu(monkeypatch):
 def test_next_tokens_by_hand():
     # Seen: in layer 0 1 to 8 tokens, 36 in all; in each of layers 1 and 2 one token by the first, two by the
     # others: 15. Head and decoder on 7 of 8 tokens.
-    assert training_flops_per_token(TINY, [8], mask_rate=None) == 6 * (408 + 49) + 12 * 4 * 66 / 8
+    assert training_flops_per_token(TINY, [8], NextToken()) == 6 * (408 + 49) + 12 * 4 * 66 / 8
     # A document of two beside it: 3 in each layer, and one more token that predicts nothing.
-    both = training_flops_per_token(TINY, [8, 2], mask_rate=None)
+    both = training_flops_per_token(TINY, [8, 2], NextToken())
     assert both == pytest.approx(6 * (408 + 0.8 * 56) + 12 * 4 * (66 + 9) / 10)

@@ -66,9 +66,7 @@ def loader_of(recipe, *, rank=0, world_size=1, num_workers=0, steps=None):
     """Loader and reader of a rank, over all phases."""
     inputs = open_inputs(recipe)
     phases = plan_rows(recipe, build_schedule(recipe), inputs)
-    rows = PlannedRows(
-        phases, inputs.reader, inputs.tokenizer, inputs.masking, rank=rank, world_size=world_size
-    )
+    rows = PlannedRows(phases, inputs, rank=rank, world_size=world_size)
     return PlannedLoader(rows, num_workers=num_workers), inputs
 
 

@@ -46,7 +46,7 @@ def test_both_phases_learn_what_they_are_asked(whole):
 
 
 def test_evaluation_asks_what_the_checkpoint_was_trained_for(whole):
-    for phase, asked in (("pretrain", "next tokens"), ("extension", "masked")):
+    for phase, asked in (("pretrain", "next token"), ("extension", "masked")):
         scores = evaluate_masked_lm(phase_end(whole, phase), device="cpu", progress_bar=False)
         table = format_scores(scores).splitlines()
         assert re.match(f"source +tokens +{asked} +loss", table[0])

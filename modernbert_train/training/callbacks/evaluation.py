@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from composer import Callback, Logger, State
@@ -14,8 +14,8 @@ from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.objectives import build_objective
 from modernbert_train.schedule import PhaseSchedule, RunSchedule
-from modernbert_train.store.manifest import Split
 from modernbert_train.training.callbacks.schedule import step_of
 from modernbert_train.training.composer_model import autocast, model_inputs
 
@@ -57,7 +57,7 @@ class Evaluate(Callback):
             logger.log_metrics({f"eval/{source}/{name}": value for name, value in result.items()})
 
     def _evaluate(self, state: State, batches: list[MicroBatch]) -> dict[str, float]:
-        sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, masked
+        sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, targets
         for batch in batches:
             loss, correct = self._model.loss_and_correct(**model_inputs(state.device.batch_to_device(batch)))
             sums += torch.tensor([float(loss), float(correct), batch["num_targets"]], dtype=torch.float64)
@@ -71,23 +71,17 @@ class Evaluate(Callback):
         if self._batches is None or self._batches[0] != phase.index:
             self._batches = (
                 phase.index,
-                {
-                    source: list(self._read(source, split, phase))
-                    for source, split in self._inputs.valid.items()
-                },
+                {source: list(self._read(source, phase)) for source in self._inputs.valid},
             )
         return self._batches[1]
 
-    def _read(self, source: str, split: Split, phase: PhaseSchedule) -> Any:
+    def _read(self, source: str, phase: PhaseSchedule) -> Iterator[MicroBatch]:
         return evaluation_batches(
             source,
-            split,
-            self._inputs.reader,
-            self._inputs.tokenizer,
-            self._inputs.masking,
+            self._inputs,
+            build_objective(phase.objective.name, self._config),
             context_tokens=phase.config.context_tokens,
             row_tokens=phase.config.row_tokens,
-            mask_rate=None if phase.mask_rate is None else self._config.mask_rate,
             max_rows=self._config.max_rows,
             rank=dist.get_global_rank(),
             world_size=dist.get_world_size(),

@@ -19,6 +19,7 @@ from modernbert_train.checkpoints.run_files import METRICS_FILE, drop_after
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.batch import checksum
 from modernbert_train.data.loader import PlannedLoader
+from modernbert_train.objectives import phase_title
 from modernbert_train.planning.cost import training_flops_per_token
 from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.evaluation import Evaluate
@@ -81,8 +82,8 @@ class Metrics(Callback):
         if self._logs(step_of(state) + 1):
             self._crc = torch.tensor([checksum(state.batch)])
             lengths = state.batch["segment_tokens"].numpy()
-            mask_rate = self._plan.phase_of(step_of(state)).mask_rate
-            self._flops_per_token = training_flops_per_token(self._model, lengths, mask_rate)
+            objective = self._plan.phase_of(step_of(state)).objective
+            self._flops_per_token = training_flops_per_token(self._model, lengths, objective)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         step = step_of(state)
@@ -106,7 +107,7 @@ class Metrics(Callback):
         if self._evaluate.step == step:
             phase = self._plan.phase_of(step - 1)
             record: dict[str, Any] = {"step": step, "tokens": self._plan.tokens_before(step)}
-            record |= {"phase": phase.name, "objective": phase.config.objective}
+            record |= {"phase": phase.name, "objective": phase.objective.name}
             self._write({**record, "eval": self._evaluate.results})
             figures = ", ".join(
                 f"{source} {result['loss']:.3f} ({result['accuracy']:.1%})"
@@ -142,8 +143,7 @@ class Metrics(Callback):
             "batch_tokens": self._plan.batch_tokens(step - 1),
             "context_tokens": phase.config.context_tokens,
             "global_rope_theta": phase.config.global_rope_theta,
-            "objective": phase.config.objective,
-            "mask_rate": phase.mask_rate,
+            **phase.objective.record(),
             "fill": self._tokens / self._slots,
             "tokens_per_s": self._tokens / self._seconds,
             "tokens_per_s_per_device": self._tokens / self._seconds / world_size,
@@ -189,7 +189,7 @@ class Metrics(Callback):
 
 
 def _phase_of(record: dict[str, Any]) -> str:
-    return record["phase"] + (", next token" if record["objective"] == "clm" else "")
+    return phase_title(record["phase"], record["objective"])
 
 
 def _peak_memory_bytes() -> int:

@@ -57,7 +57,7 @@ class Schedule(Callback):
         if thetas != self._thetas:
             self._model.set_rope_theta(*thetas)
             self._thetas = thetas
-        self._model.set_causal(phase.config.objective == "clm")
+        self._model.set_causal(phase.objective.causal)
         # A million ranks, and then the next step: no two (seed, step, rank) of real runs share a state.
         torch.manual_seed((self._seed * 10**12 + step * 10**6 + dist.get_global_rank()) % 2**63)
 

@@ -1,12 +1,25 @@
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modernbert_train.config import EvaluationConfig
+from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.data.batch import padding_segments
-from modernbert_train.data.objectives import IGNORE_INDEX, Masking, mask_row, max_targets, predict_next
+from modernbert_train.objectives import (
+    IGNORE_INDEX,
+    OBJECTIVES,
+    MaskedLM,
+    Masking,
+    NextToken,
+    PlainRow,
+    build_objective,
+    phase_title,
+)
+from tests.helpers.little_recipe import a_phase
 from tests.helpers.stores import make_tokenizer
 from tests.reference.masking import check_masked_row, next_tokens
 
@@ -18,6 +31,24 @@ def make_masking(mask_fraction=0.8, random_fraction=0.1) -> Masking:
     maskable[250:] = False  # ids that the tokenizer does not use
     ordinary = np.flatnonzero(maskable).astype(np.int32)
     return Masking(4, mask_fraction, random_fraction, maskable, ordinary)
+
+
+def mask_row(ids, rate, masking, key) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Ids, positions, labels and number of targets of a row of one segment under masked LM."""
+    plain = PlainRow(ids, np.array([len(ids)], dtype=np.int32), len(ids))
+    row = MaskedLM(rate).label(plain, masking, key)
+    assert row["segment_tokens"] is plain.segment_tokens
+    assert row["num_tokens"] == len(ids)
+    return row["input_ids"], row["target_positions"], row["labels"], row["num_targets"]
+
+
+def predict_next(ids, segment_tokens, num_tokens) -> tuple[np.ndarray, np.ndarray, int]:
+    """Positions, labels and number of targets of a row under next-token prediction; the ids stay as they are."""
+    plain = PlainRow(ids, segment_tokens, num_tokens)
+    row = NextToken().label(plain, make_masking(), ())
+    assert row["input_ids"].tolist() == ids.tolist()
+    assert (row["segment_tokens"] is segment_tokens, row["num_tokens"]) == (True, num_tokens)
+    return row["target_positions"], row["labels"], row["num_targets"]
 
 
 @given(st.lists(st.integers(0, 249), min_size=1, max_size=200), st.floats(0.01, 0.99), st.integers(0, 10**6))
@@ -40,7 +71,7 @@ def test_shapes_are_constant():
         row = np.array([10] * size + [3] * (100 - size), dtype=np.int32)
         masked, positions, labels, num_targets = mask_row(row, 0.3, make_masking(), (size,))
         assert masked.shape == (100,)
-        assert positions.shape == labels.shape == (max_targets(100, 0.3),) == (30,)
+        assert positions.shape == labels.shape == (MaskedLM(0.3).max_targets(100),) == (30,)
         assert num_targets == round(0.3 * size)
 
 
@@ -101,3 +132,36 @@ def test_next_tokens_of_any_row(documents, padding):
     assert list(zip(positions[:num].tolist(), labels[:num].tolist(), strict=True)) == expected
     assert len(positions) == len(labels) == len(row)
     assert set(labels[num:].tolist()) <= {IGNORE_INDEX}
+
+
+def test_every_name_of_a_recipe_is_an_objective():
+    assert set(OBJECTIVES) == set(get_args(ObjectiveName))
+    assert all(OBJECTIVES[name].name == name for name in OBJECTIVES)
+
+
+def test_an_objective_has_the_settings_of_the_phase_or_of_the_evaluation():
+    evaluation = EvaluationConfig(mask_rate=0.15)
+    assert build_objective("mlm", evaluation) == MaskedLM(0.15)
+    assert build_objective("clm", evaluation) == NextToken()
+    phase = a_phase(objective="mlm", mask_rate=0.4)
+    assert build_objective(phase.objective, phase) == MaskedLM(0.4)
+
+
+def test_what_an_objective_says_of_itself():
+    assert (MaskedLM(0.3).causal, NextToken().causal) == (False, True)
+    assert [MaskedLM(rate).describe() for rate in (0.07, 0.125, 0.3)] == [
+        "7% masked",
+        "12.5% masked",
+        "30% masked",
+    ]
+    assert NextToken().describe() == "next token"
+    assert MaskedLM(0.3).record() == {"objective": "mlm", "mask_rate": 0.3}
+    assert NextToken().record() == {"objective": "clm", "mask_rate": None}
+    assert (phase_title("warm", "clm"), phase_title("main", "mlm")) == ("warm, next token", "main")
+
+
+def test_the_share_of_targets():
+    """Two documents of 6 and 2 tokens: 5 + 1 of 8 tokens have a next one."""
+    assert NextToken().target_share([6, 2]) == 0.75
+    assert MaskedLM(0.3).target_share([6, 2]) == 0.3
+    assert (NextToken().max_targets(64), MaskedLM(0.3).max_targets(64)) == (64, 20)
