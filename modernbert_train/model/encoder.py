@@ -1,9 +1,10 @@
 """ModernBERT (Warner et al., 2412.13663) over packed documents, with its masked-language-model head.
 
-The switches of `ModelConfig` make other encoders of it, BERT of 2018 among them
-(`yamls/models/bert-base-2018.yaml`). With ModernBERT's, keys and shapes of the state dict are those of
-Transformers' `ModernBertForMaskedLM`. There is no batch dimension: T tokens of many documents end to end,
-told apart by `cu_seqlens` (see `attention`) and by positions, which start again at 0.
+The switches of `ModelConfig` turn it into other encoders, BERT of 2018 among them (`yamls/models/bert-base-2018.yaml`).
+With ModernBERT's switches, the state dict has the keys and shapes of Transformers' `ModernBertForMaskedLM`.
+
+There is no batch dimension: the T tokens of many documents are concatenated. `cu_seqlens` marks their boundaries (see
+`attention`), and positions restart at 0 in each document.
 """
 
 import torch
@@ -12,10 +13,17 @@ from torch import nn
 
 from modernbert_train.config import ModelConfig
 from modernbert_train.model.backends import backends_by_device
-from modernbert_train.model.layers import Embeddings, EncoderLayer, PredictionHead, build_norm
+from modernbert_train.model.layers import (
+    AttentionInputs,
+    Embeddings,
+    EncoderLayer,
+    PredictionHead,
+    build_norm,
+)
 from modernbert_train.model.rope import RotaryEmbedding
 
-IGNORE_INDEX = -100  # of a position that counts neither for the loss nor for the accuracy
+# Label of a position that counts neither for the loss nor for the accuracy.
+IGNORE_INDEX = -100
 
 
 class ModernBertModel(nn.Module):
@@ -25,24 +33,24 @@ class ModernBertModel(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.num_hidden_layers))
-        # A norm that comes last in every layer leaves nothing to be normed.
+        # With post-norm, the output of the last layer is normed already.
         self.final_norm = build_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self.rotary_emb = _rotary_embedding(config) if config.positions == "rope" else None
+        self.causal = False  # see `ModernBertForMaskedLM.set_causal`
         self._backends = backends_by_device(attention_backend)
-        self.causal = False  # no token sees a later one: for next-token prediction, see `set_causal`
 
     def forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int
     ) -> torch.Tensor:
-        """Hidden states after the last norm; arguments as for `ModernBertForMaskedLM`."""
+        """Return the hidden states [T, d] after the last norm; arguments as for `ModernBertForMaskedLM`."""
         backend = self._backends.get(input_ids.device.type, "torch")
-        global_rotary, local_rotary = (
-            (None, None) if self.rotary_emb is None else self.rotary_emb(position_ids)
+        tables = (None, None) if self.rotary_emb is None else self.rotary_emb(position_ids)
+        global_inputs, local_inputs = (
+            AttentionInputs(rotary, cu_seqlens, max_seqlen, backend, self.causal) for rotary in tables
         )
         hidden = self.embeddings(input_ids, position_ids)
         for layer in self.layers:
-            rotary = global_rotary if layer.is_global else local_rotary
-            hidden = layer(hidden, rotary, cu_seqlens, max_seqlen, backend, self.causal)
+            hidden = layer(hidden, global_inputs if layer.is_global else local_inputs)
         return self.final_norm(hidden)
 
 
@@ -52,10 +60,17 @@ def _rotary_embedding(config: ModelConfig) -> RotaryEmbedding:
 
 
 class ModernBertForMaskedLM(nn.Module):
-    """The encoder with a decoder tied to the token embedding.
+    """The encoder with a prediction head and a decoder tied to the token embedding.
 
-    Weights are PyTorch's defaults until `initialize_weights` or `load_state_dict`. `attention_backend` is one
-    of `attention.BACKENDS`; ValueError if it cannot run here.
+    Weights have PyTorch's default initialization until `initialize_weights` or `load_state_dict`.
+
+    Args:
+        config: the architecture.
+        attention_backend: one of `backends.BACKENDS`.
+
+    Raises:
+        ValueError: if the backend cannot run on this machine.
+
     """
 
     def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
@@ -73,9 +88,18 @@ class ModernBertForMaskedLM(nn.Module):
         max_seqlen: int,
         target_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits [M, vocabulary] at `target_positions` [M] of the T tokens, or [T, vocabulary] at all.
+        """Compute logits over the vocabulary.
 
-        `input_ids`, `position_ids` [T], `cu_seqlens` [N + 1] int32; no document is longer than `max_seqlen`.
+        Args:
+            input_ids: [T], token ids of all documents.
+            position_ids: [T], position of each token in its document, from 0.
+            cu_seqlens: [N + 1] int32, where each of the N documents starts, and T.
+            max_seqlen: upper bound of the documents' lengths in tokens.
+            target_positions: [M], the tokens for which logits are computed; None: all T.
+
+        Returns:
+            Logits [M, vocabulary], or [T, vocabulary] without `target_positions`.
+
         """
         hidden = self.model(input_ids, position_ids, cu_seqlens, max_seqlen)
         if target_positions is not None:
@@ -91,33 +115,32 @@ class ModernBertForMaskedLM(nn.Module):
         target_positions: torch.Tensor,
         labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed cross-entropy (nats) and number of correct predictions, where labels [M] are not -100.
+        """Compute the summed cross-entropy, in nats, and the number of correct predictions.
 
-        Sums, not means: what they are divided by is counted over the whole batch, see `training.mlm`.
+        Arguments as for `forward`, and labels [M]: token ids, or `IGNORE_INDEX` for positions that do not count. Both
+        results are sums, to be divided by the number of targets in the whole batch (`training.composer_model`).
+
+        Returns:
+            Loss and number of correct predictions, both scalars.
+
         """
         logits = self(input_ids, position_ids, cu_seqlens, max_seqlen, target_positions)
-        # In half precision the sum over the vocabulary would lose the small terms.
+        # In half precision, the sum over the vocabulary would lose the small terms.
         loss = F.cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)),
             labels,
             ignore_index=IGNORE_INDEX,
             reduction="sum",
         )
-        with torch.no_grad():  # no prediction equals an ignored label
+        with torch.no_grad():  # no prediction equals IGNORE_INDEX
             num_correct = (logits.argmax(dim=-1) == labels).sum()
         return loss, num_correct
 
     def set_rope_theta(self, global_theta: float, local_theta: float) -> None:
-        """Change the rotary thetas of global and local layers, as a phase does; nothing is compiled anew.
-
-        Every phase has thetas; a model whose positions are not rotated has no use for them.
-        """
+        """Set the RoPE thetas of global and local layers without recompilation; without RoPE, do nothing."""
         if self.model.rotary_emb is not None:
             self.model.rotary_emb.set_theta(global_theta, local_theta)
 
     def set_causal(self, causal: bool) -> None:
-        """Whether tokens see what comes before them only, as a phase's objective asks; a change compiles once anew.
-
-        No weight depends on it: the same ones go on under the other attention.
-        """
+        """Set whether a token sees only itself and earlier tokens; a change triggers one recompilation."""
         self.model.causal = causal

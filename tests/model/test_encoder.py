@@ -7,6 +7,7 @@ import torch._dynamo.testing
 import torch.nn.functional as F
 
 from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.model.layers import AttentionInputs
 from modernbert_train.model.rope import RotaryEmbedding, apply_rotary
 from tests.helpers.packed_documents import (
     RAGGED,
@@ -116,10 +117,11 @@ def test_dropout_only_in_training():
 def test_dropout_comes_after_the_output_projection():
     attention = perturbed_model(TINY).model.layers[1].attn.train()
     hidden, rotary = torch.randn(40, 32), RotaryEmbedding(16, 1e4, 1e4)(torch.arange(40))[1]
-    out = attention(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "torch", False)
+    inputs = AttentionInputs(rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "torch", causal=False)
+    out = attention(hidden, inputs)
     dropped = (out == 0).float().mean()
     assert 0.05 < dropped < 0.15  # of 1,280 elements: 0.1 and three standard deviations are 0.075 to 0.125
-    kept = attention.eval()(hidden, rotary, torch.tensor([0, 40], dtype=torch.int32), 40, "torch", False)
+    kept = attention.eval()(hidden, inputs)
     torch.testing.assert_close(out[out != 0], kept[out != 0] / 0.9)
 
 
