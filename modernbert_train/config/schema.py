@@ -50,7 +50,7 @@ class ModelConfig:
     norm: Norm = "layernorm"
     # pre: normalize the input of attention and MLP. post: normalize the sum of each with its input.
     norm_placement: NormPlacement = "pre"
-    # Kind of MLP: see MLPS below.
+    # geglu and swiglu are gated; gelu and relu2 (squared ReLU) are not.
     mlp: Mlp = "geglu"
     # rope: rotary embeddings. learned: a table of max_position_embeddings rows. none: only the attention windows
     # tell near from far.

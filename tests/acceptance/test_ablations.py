@@ -1,4 +1,4 @@
-"""Every sweep that ships: it expands as it stands, and, made tiny, its cells train."""
+"""Every shipped sweep: it can be read, and, made tiny, its cells train."""
 
 import math
 import re
@@ -20,8 +20,8 @@ SWEEPS = sorted(FOLDER.glob("*.yaml"))
 each_sweep = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 
 
-def test_there_are_sweeps():
-    asked = {
+def test_all_sweeps_are_here():
+    expected = {
         "attention",
         "mlp",
         "bert-vs-modernbert",
@@ -31,27 +31,27 @@ def test_there_are_sweeps():
         "objective",
         "architecture",
     }
-    assert {path.stem for path in SWEEPS} == asked
+    assert {path.stem for path in SWEEPS} == expected
 
 
 @each_sweep
-def test_it_expands_as_it_stands(path):
+def test_cells_and_seeds(path):
     sweep = read_sweep(path)
     assert len(sweep.cells) > 2
     assert {tuple(run.seed for run in cell.runs) for cell in sweep.cells} == {(17, 18, 19)}
     assert overview(sweep).startswith(f"{path.stem}: ")
     sizes = {cell.name: num_parameters(cell.runs[0].recipe.model) for cell in sweep.cells}
     assert max(sizes.values()) < 1.13 * min(sizes.values()), (
-        "the learned positions of BERT, and no other difference"
+        "only the learned positions of BERT may add parameters"
     )
     assert len({sum(phase.tokens for phase in run.recipe.phases.values()) for run in sweep.runs}) == 1
-    (said,) = re.findall(r"^# (\d+) runs of ([\d.]+M) tokens", path.read_text(), re.MULTILINE)
-    assert said == (str(len(sweep.runs)), "1.5M" if path.stem == "architecture" else "1.9M")
+    (stated,) = re.findall(r"^# (\d+) runs of ([\d.]+M) tokens", path.read_text(), re.MULTILINE)
+    assert stated == (str(len(sweep.runs)), "1.5M" if path.stem == "architecture" else "1.9M")
 
 
 @each_sweep
 def test_cells_of_every_kind_train(path, tmp_path):
-    """Of each sweep the cells in which another field is set than in those before."""
+    """Train the first cell of each set of changed fields."""
     kinds = {}
     sweep = read_sweep(path)
     for cell in sweep.cells:

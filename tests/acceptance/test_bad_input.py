@@ -1,7 +1,7 @@
-"""What a user may get wrong, end to end: a line with field, value and remedy, status 2, no traceback, no hang.
+"""User mistakes, end to end: one line with field, value and remedy, status 2, no traceback, no hang.
 
-Only what no other test triggers through the command line: wrong fields one by one are in tests/config, broken
-corpora in tests/data_prep, stores and tokenizers that do not fit in tests/training/test_train.py.
+Other tests cover single fields (tests/config), broken corpora (tests/data_prep) and stores and tokenizers that do not
+fit (tests/training/test_train.py).
 """
 
 import json
@@ -32,7 +32,7 @@ from tests.helpers.stores import make_store, make_tokenizer
 
 
 def make_many_shards(folder: Path) -> Path:
-    """The tiny recipe on a store of a hundred shards, and windows so short that a run reads many of them."""
+    """Write the tiny recipe with many small shards and short shuffle blocks, so that a run reads many of them."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     documents = {"train": skewed_documents(400, 1), "valid": skewed_documents(20, 3)}
     sources = {"web": documents, "code": documents}
@@ -43,7 +43,7 @@ def make_many_shards(folder: Path) -> Path:
 
 
 def shards_read(recipe_path: Path, streams: range, windows: range) -> set[int]:
-    """The shards of the source web that these streams read in these windows of the first phase."""
+    """Return the shards of source web that these streams read in these shuffle blocks of the first phase."""
     recipe = load_recipe(recipe_path)
     inputs = open_inputs(recipe)
     with closing(inputs.reader):
@@ -58,14 +58,14 @@ def shards_read(recipe_path: Path, streams: range, windows: range) -> set[int]:
 
 
 def truncate(file: Path) -> bytes:
-    """Cut a file in half; what it held."""
+    """Cut a file in half; return its previous content."""
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     return whole
 
 
 def the_error(capture) -> str:
-    """The one line that a command has said its error in."""
+    """Return the one error line that a command has printed."""
     text = capture.readouterr().err
     assert "Traceback" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
@@ -101,7 +101,7 @@ def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
 
 
 def test_two_stores_with_different_tokenizers(tiny, tmp_path, capsys):
-    """Each that does not fit is named, with the fingerprints, before anything is computed."""
+    """The store that does not fit is named, with the fingerprints, before anything is computed."""
     other = make_tokenizer(tmp_path / "other", num_words=100)
     make_store(tmp_path / "second", other, {"code": {"train": [[5, 6, 7]] * 9}})
     assert main(["train", str(tiny), f"data.sources.code.store={tmp_path}/second", "run_folder=run"]) == 2
@@ -113,7 +113,7 @@ def test_two_stores_with_different_tokenizers(tiny, tmp_path, capsys):
     assert not Path("run").exists()
 
 
-def test_overrides_stand_before_and_behind_options(tiny, capsys):
+def test_overrides_before_and_after_options(tiny, capsys):
     assert main(["train", str(tiny), "seed=3", "--dry-run", "run_folder=elsewhere"]) == 0
     assert re.search(r"run folder +elsewhere, seed 3", capsys.readouterr().out)
     assert main(["train", str(tiny), "--dry-run", "optimizer.epsilon=1"]) == 2
@@ -122,7 +122,7 @@ def test_overrides_stand_before_and_behind_options(tiny, capsys):
     )
 
 
-def test_a_run_folder_that_cannot_be_made(tiny, capsys):
+def test_a_run_folder_that_cannot_be_created(tiny, capsys):
     Path("file").touch()
     assert main(["train", str(tiny), "run_folder=file/run"]) == 2
     assert re.fullmatch(
@@ -131,7 +131,7 @@ def test_a_run_folder_that_cannot_be_made(tiny, capsys):
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])
-def test_the_index_of_a_split_is_damaged(tmp_path, capsys, content):
+def test_a_damaged_index_of_a_split(tmp_path, capsys, content):
     recipe = make_tiny(tmp_path)
     index = tmp_path / "store/code/train/index.json"
     index.unlink() if content is None else index.write_text(content)
@@ -153,7 +153,7 @@ def test_the_index_of_a_split_is_damaged(tmp_path, capsys, content):
         (["import", "roberta", "out"], 2, r"roberta/config\.json: model_type is 'roberta'; only 'modernbert' and"),
     ],
 )  # fmt: skip
-def test_folders_that_are_something_else(capsys, arguments, status, message):
+def test_folders_of_the_wrong_kind(capsys, arguments, status, message):
     Path("started/checkpoints").mkdir(parents=True)
     Path("roberta").mkdir()
     Path("roberta/config.json").write_text('{"model_type": "roberta"}')
@@ -169,8 +169,8 @@ def test_evaluation_of_a_folder_without_weights(tiny, capsys):
     assert the_error(capsys).startswith("bare: Transformers cannot open it (")
 
 
-def test_a_run_goes_on_with_other_batches(tiny, tmp_path, capsys):
-    """What is still to come may be changed, what a run is in the middle of may not: its clock would jump."""
+def test_a_resumed_run_with_other_batches(tiny, tmp_path, capsys):
+    """The future of a run may change, its past may not: the token count would jump."""
     arguments = ["train", str(tiny), f"run_folder={tmp_path}/run", "phases.extension.decay_tokens=0"]
     assert main([*arguments, "phases.extension.tokens=8K"]) == 0
     capsys.readouterr()
@@ -194,7 +194,7 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
         r".*checkpoints: holds 1 checkpoint\(s\) and none can be read .*another run_folder", the_error(capsys)
     )
     assert "CHECKPOINT PASSED OVER: " in caplog.text
-    assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # nothing was begun anew
+    assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # no new run was started
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["tokenize", "tokenizer"])
-def test_bytes_that_are_no_text(tiny, capsys, command, name, content, message):
+def test_bytes_that_are_not_text(tiny, capsys, command, name, content, message):
     Path(name).write_bytes(content)
     options = {
         "tokenize": [
@@ -226,7 +226,7 @@ def test_bytes_that_are_no_text(tiny, capsys, command, name, content, message):
 
 
 def tokenized(texts: list[str], tokenizer: Path, store: Path) -> Path:
-    """A store of these texts, in their order, nothing held out."""
+    """Write a store of these texts, in their order, without a validation split; return its folder."""
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     Path("texts.jsonl").write_text("".join(lines))
     options = ["--workers", "1", "--valid-fraction", "0", "--input", "web=texts.jsonl"]
@@ -243,11 +243,11 @@ def test_a_corpus_of_one_token_trains(tiny, tmp_path):
     assert main(["train", str(tiny), *overrides]) == 0
     steps = read_steps(tmp_path / "run")
     assert steps[0]["loss"] == pytest.approx(np.log(256), abs=0.5)
-    assert steps[-1]["loss"] < 1  # there is one answer
+    assert steps[-1]["loss"] < 1  # every target is the same token
     assert steps[0]["fill"] == 3 / 256  # [CLS] w7 [SEP] in a row
 
 
-def test_special_tokens_in_a_text_reach_training_as_text(tmp_path):
+def test_special_tokens_in_a_text_stay_text(tmp_path):
     texts = ["[CLS] a [MASK] b[MASK] [SEP] [PAD] [UNK]", "[MASK]", "words about the [MASK] token " * 9]
     save_tokenizer(train_tokenizer(texts, 300), tmp_path / "tokenizer")
     store = tokenized(texts, tmp_path / "tokenizer", tmp_path / "store")
@@ -258,7 +258,7 @@ def test_special_tokens_in_a_text_reach_training_as_text(tmp_path):
     assert sorted(decode(piece.tolist(), skip_special_tokens=False) for piece in pieces) == sorted(texts)
 
 
-def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):
+def test_a_truncated_shard_stops_the_run_when_it_is_read(tmp_path, capfd):
     recipe = make_many_shards(tmp_path)
     later = shards_read(recipe, range(4), range(2, 3)) - shards_read(recipe, range(4), range(2))
     shard = tmp_path / f"store/web/train/shard.{min(later):05}.mds"
@@ -286,7 +286,7 @@ def test_a_truncated_shard_ends_the_run_where_it_is_read(tmp_path, capfd):
     assert losses == [step["loss"] for step in read_steps(tmp_path / "undisturbed")]
 
 
-def test_a_mistake_that_all_ranks_find(tiny, tmp_path):
+def test_a_mistake_that_all_ranks_report(tiny, tmp_path):
     done = launch(
         2,
         "train",
@@ -305,23 +305,23 @@ def test_a_mistake_that_all_ranks_find(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_shard_that_one_rank_alone_cannot_read(tmp_path):
-    """Rank 0 waits for rank 1, which has ended with an error: the launch ends, and shows that error."""
+def test_a_shard_that_only_one_rank_cannot_read(tmp_path):
+    """Rank 0 waits for rank 1, which has failed: the launch ends and shows that error."""
     recipe = make_many_shards(tmp_path)
-    at_once, of_rank_0 = shards_read(recipe, range(4), range(1)), shards_read(recipe, range(2), range(3))
-    of_rank_1 = shards_read(recipe, range(2, 4), range(1, 2)) - at_once - of_rank_0
-    truncate(tmp_path / f"store/web/train/shard.{min(of_rank_1):05}.mds")
+    at_once, rank_0_shards = shards_read(recipe, range(4), range(1)), shards_read(recipe, range(2), range(3))
+    rank_1_shards = shards_read(recipe, range(2, 4), range(1, 2)) - at_once - rank_0_shards
+    truncate(tmp_path / f"store/web/train/shard.{min(rank_1_shards):05}.mds")
     done = launch(2, "train", recipe)
     assert done.returncode not in (0, None)
     assert re.search(
-        rf"^rank 1: error: store: shard {min(of_rank_1)} of .* cannot be read", done.stdout, re.MULTILINE
+        rf"^rank 1: error: store: shard {min(rank_1_shards)} of .* cannot be read", done.stdout, re.MULTILINE
     )
     assert "Traceback (most recent call last)" not in re.sub("(?s)Exception ignored in.*", "", done.stdout)
     assert len(read_steps(tmp_path / "run")) > 0
 
 
 def test_a_loader_process_that_is_killed(tiny, tmp_path):
-    """As the kernel does where memory runs out: the run ends, and waits for none of the loader's other processes."""
+    """As the kernel does when memory runs out: the run ends without waiting for the other loader processes."""
     long = ("data.num_workers=2", "phases.pretrain.tokens=10M", "data.warn_epochs=1000")
     process = start([sys.executable, *TRAIN, tiny, *long, f"run_folder={tmp_path}/run"])
     wait_for_steps(tmp_path / "run", 2, process)

@@ -1,4 +1,4 @@
-"""Every recipe that ships: as it stands it can be looked at, and, made tiny, it trains through all of its phases."""
+"""Every shipped recipe: its dry run, and, made tiny, training through all of its phases."""
 
 import ast
 import dataclasses
@@ -39,7 +39,7 @@ TINY_MODEL = {
 
 
 def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> list[str]:
-    """What makes any recipe tiny: other sizes, the same phases with the same parts."""
+    """Return overrides that make any recipe tiny: other sizes, the same phases with the same parts."""
     overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
     overrides += [
         f"data.tokenizer={tokenizer.path}",
@@ -72,7 +72,7 @@ def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> li
 
 
 def make_sources(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> None:
-    """A store with all sources of the recipe under the names it knows them by."""
+    """Write a store with all sources of the recipe, under the names it uses."""
     names = [source.source or key for key, source in recipe.data.sources.items()]
     splits = {
         name: {"train": skewed_documents(200, seed), "valid": skewed_documents(10, 100 + seed)}
@@ -87,7 +87,7 @@ def tokenizer(tmp_path_factory):
 
 
 def dry_run(path: Path, capsys, *options: str) -> tuple[str, dict[str, list[str]]]:
-    """What the command prints: the text, and of its table the line of each label, a text for each phase."""
+    """Return the printed text, and its table as label -> one text per phase."""
     assert main(["train", str(path), "--dry-run", *options]) == 0
     text = capsys.readouterr().out
     table = text[text.index("\nphase  ") :].split("\n\n")[0]
@@ -120,7 +120,7 @@ def test_dry_run_agrees_with_what_is_published(path, capsys):
         assert sum(hours[phase] for phase in timing.phases) == pytest.approx(timing.gpu_hours, rel=1e-3)
 
 
-def test_the_budget_of_a_day_is_kept(capsys):
+def test_one_gpu_one_day_takes_a_day(capsys):
     (path,) = [path for path in RECIPES if path.stem == "one-gpu-one-day"]
     _, table = dry_run(path, capsys, "--tokens-per-second", "307_350")  # ModernBERT-base on an H100
     assert 23 < sum(map(number, table["GPU-hours"])) < 24
@@ -135,13 +135,13 @@ def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
     assert [phase for phase, _ in groupby(steps, key=lambda step: step["phase"])] == list(recipe.phases)
     assert all(math.isfinite(step["loss"]) for step in steps)
     for name, phase in recipe.phases.items():
-        of_phase = [step for step in steps if step["phase"] == name]
-        assert len(of_phase) >= 4
-        assert {step["global_rope_theta"] for step in of_phase} == {phase.global_rope_theta}
-        assert {step["mask_rate"] for step in of_phase} == {phase.mask_rate}
-        assert len({step["batch_tokens"] for step in of_phase}) == (2 if phase.batch_ramp else 1)
-        assert max(step["lr"] for step in of_phase) == pytest.approx(phase.learning_rate)
-        assert (of_phase[-1]["lr"] < of_phase[0]["lr"]) == bool(
+        phase_steps = [step for step in steps if step["phase"] == name]
+        assert len(phase_steps) >= 4
+        assert {step["global_rope_theta"] for step in phase_steps} == {phase.global_rope_theta}
+        assert {step["mask_rate"] for step in phase_steps} == {phase.mask_rate}
+        assert len({step["batch_tokens"] for step in phase_steps}) == (2 if phase.batch_ramp else 1)
+        assert max(step["lr"] for step in phase_steps) == pytest.approx(phase.learning_rate)
+        assert (phase_steps[-1]["lr"] < phase_steps[0]["lr"]) == bool(
             phase.decay_tokens and not phase.warmup_tokens
         )
     ends = [path for path in list_checkpoints(tmp_path / "run") if read_info(path).keep]
@@ -152,23 +152,23 @@ def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
         assert read_info(path).local_rope_theta == phase.config.local_rope_theta
 
 
-def test_no_field_is_read_by_nobody():
-    """A field of the recipe that no code outside of the recipe's own floor asks for would be a dead option."""
-    asked = set()
+def test_every_field_is_read():
+    """A field that no code outside `config/` reads would be a dead option."""
+    read = set()
     for path in (ROOT / "modernbert_train").rglob("*.py"):
         if "config" not in path.relative_to(ROOT).parts:
             tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            asked |= {node.attr for node in tree if isinstance(node, ast.Attribute)}
-    assert fields_of(Recipe) - asked == set()
+            read |= {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    assert field_names(Recipe) - read == set()
 
 
-def fields_of(section: type) -> set[str]:
-    """The names of all fields of a dataclass and of those within it."""
+def field_names(section: type) -> set[str]:
+    """Return the names of all fields of a dataclass and of the dataclasses within it."""
     names = set()
     for name, hint in get_type_hints(section).items():
         names.add(name)
         for inner in (hint, *get_args(hint)):
             if dataclasses.is_dataclass(inner):
                 assert isinstance(inner, type)
-                names |= fields_of(inner)
+                names |= field_names(inner)
     return names

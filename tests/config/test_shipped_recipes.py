@@ -1,4 +1,4 @@
-"""Every YAML that ships: recipes are sound, parts fit into one, figures are those of their sources."""
+"""Every shipped YAML: recipes are valid, parts fit into a recipe, figures are those of their sources."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_the_lists_are_not_empty():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipes_are_sound_on_several_ranks(path, tmp_path):
+def test_recipes_are_valid_on_several_ranks(path, tmp_path):
     recipe = load_recipe(path)
     for world_size in {"quickstart": (1, 2), "one-gpu-one-day": (1, 8)}.get(recipe.name, (1, 2, 4, 8, 16)):
         assert validate(recipe, world_size) == []
@@ -45,14 +45,14 @@ def test_parts_fit_into_a_recipe(path, tmp_path):
         assert set(phase) <= {"mixture"}
         mixture = phase.get("mixture", dict.fromkeys(data["sources"], 1))
         phase.update(tokens="1B", batch_tokens=2**20, learning_rate=1e-3, mixture=mixture)
-        phase["context_tokens"] = 512  # as much as the shortest table of positions holds
+        phase["context_tokens"] = 512  # as long as the shortest table of positions
     recipe = {"include": str(path), "name": "whole", "data": data, "phases": phases}
     loaded = load_recipe(write(tmp_path, yaml.safe_dump(recipe)))
     assert validate(loaded, world_size=2) == []
 
 
 def test_ettin_s_phases_make_one_run(tmp_path):
-    """Data and mixture of every phase come from the parts; the recipe says the rest."""
+    """Data and mixture of every phase come from the parts; the recipe sets the rest."""
     parts = [str(ROOT / f"data/ettin-{name}.yaml") for name in ("pretraining", "extension", "decay")]
     phase = {"tokens": "1B", "batch_tokens": 2**20, "learning_rate": 1e-3}
     phases = dict.fromkeys(("pretrain", "extension", "decay"), phase)

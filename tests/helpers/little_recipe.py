@@ -1,4 +1,4 @@
-"""A small recipe to write down, change and break."""
+"""A small valid recipe, as YAML and as an object, for tests of the configuration."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ phases:
 
 
 def write(folder: Path, text: str = YAML, name: str = "little.yaml") -> Path:
-    """Write a YAML file; its path."""
+    """Write a YAML file and return its path."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -38,8 +38,8 @@ def write(folder: Path, text: str = YAML, name: str = "little.yaml") -> Path:
 
 
 def a_phase(**fields: Any) -> PhaseConfig:
-    """A sound phase of the recipe below, with some fields changed."""
-    sound = PhaseConfig(
+    """Return a valid phase of `a_recipe`, with some fields changed."""
+    phase = PhaseConfig(
         tokens=4_096,
         batch_tokens=128,
         learning_rate=1e-3,
@@ -48,15 +48,15 @@ def a_phase(**fields: Any) -> PhaseConfig:
         row_tokens=32,
         micro_batch_tokens=64,
     )
-    return replace(sound, **fields)
+    return replace(phase, **fields)
 
 
 def a_recipe(*phases: PhaseConfig, **fields: Any) -> Recipe:
-    """A sound recipe, with other phases or some fields changed."""
-    sound = Recipe(
+    """Return a valid recipe, with other phases or some fields changed."""
+    recipe = Recipe(
         name="little",
         model=ModelConfig(vocab_size=128, hidden_size=8, num_attention_heads=2, max_position_embeddings=64),
         data=DataConfig("store", {"web": SourceConfig("store"), "code": SourceConfig("store")}, 2, 8, 1),
         phases={f"phase{number}": phase for number, phase in enumerate(phases or (a_phase(),))},
     )
-    return replace(sound, **fields)
+    return replace(recipe, **fields)

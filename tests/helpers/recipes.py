@@ -1,4 +1,4 @@
-"""A recipe small enough for tests: three layers, two sources, two phases with another context and RoPE theta."""
+"""A recipe small enough for tests (4 layers, two sources, two phases), and the list of shipped recipes."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from modernbert_train.config import Recipe, load_recipe
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
 YAMLS = Path(__file__).parents[2] / "yamls"
-# Folders of files to include, and of sweeps over a recipe; all other files can be trained as they stand.
+# Folders of parts to include, and of sweeps; all other files are complete recipes.
 NO_RECIPES = ("models", "data", "training", "ablations")
 
 
 def shipped_recipes() -> list[Path]:
-    """Every recipe that ships."""
+    """Return the paths of all shipped recipes."""
     return sorted(
         path for path in YAMLS.rglob("*.yaml") if path.relative_to(YAMLS).parts[0] not in NO_RECIPES
     )
@@ -64,13 +64,13 @@ training:
 
 
 def skewed_documents(count: int, seed: int) -> list[list[int]]:
-    """Documents in which each token is followed by its successor, mostly: there is something to learn."""
+    """Return documents in which most tokens are followed by their successor, so that there is something to learn."""
     documents = random_documents(count, seed, median=80, longest=600)
     return [[5 + (document[0] + at // 3) % 50 for at in range(len(document))] for document in documents]
 
 
 def make_tiny(folder: Path) -> Path:
-    """Tokenizer, store and recipe in `folder`; returns the path of the recipe."""
+    """Write tokenizer, store and recipe into `folder`; return the path of the recipe."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     sources = {
         "web": {"train": skewed_documents(400, 1), "valid": skewed_documents(20, 3)},
