@@ -1,1 +1,1 @@
-"""Documents -> tokens -> MDS shards and a manifest. `python -m data_prep --help` says how."""
+"""Documents -> tokens -> MDS shards and a manifest. See `python -m data_prep --help`."""

@@ -1,4 +1,4 @@
-"""`python -m data_prep`. The guard matters: worker processes import this file again."""
+"""Entry point of `python -m data_prep`; the guard is needed because worker processes import this file."""
 
 import sys
 

@@ -1,29 +1,31 @@
-"""The command line of `python -m data_prep`: commands, options, and errors in one line."""
+"""The command line of `python -m data_prep`: commands, options and one-line errors."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from data_prep import commands
 
 DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
 DEFAULT_CORPUS_MEGABYTES = 6.0
 
-# A type without a public name
+# argparse has no public name for this type
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Exit codes: 0 done, 1 `verify` or `inspect` found damage, 2 an error (one line on stderr), 130 stopped by Ctrl-C.
+    Returns:
+        The exit code: 0 success, 1 `verify` or `inspect` found damage, 2 an error (one line on stderr), 130 Ctrl-C.
+
     """
     try:
         options = build_parser().parse_args(arguments)
-    except SystemExit as stop:  # --help, or an argument that argparse refuses
+    except SystemExit as stop:  # --help, or invalid arguments
         return int(stop.code or 0)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -33,20 +35,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenProcessPool:
         print(
-            "error: a worker process was killed (out of memory?); what is finished stays, lower --workers",
+            "error: a worker process was killed (out of memory?); finished parts are kept: rerun with fewer --workers",
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
+        print("interrupted: rerun the same command to resume", file=sys.stderr)
         return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of all commands; `run` is the function of the command that was named."""
+    """Build the parser of all commands; `options.run` is the function of the chosen command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
-        description="Documents -> tokens -> MDS shards and a manifest. Every command has its own --help.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Prepare data for training: documents -> tokens -> MDS shards and a manifest.",
+        epilog="""examples:
+  python -m data_prep corpus /tmp/corpus
+  python -m data_prep tokenizer /tmp/tokenizer --input '/tmp/corpus/*.gz' --vocab-size 8192
+  python -m data_prep tokenize /tmp/store --tokenizer /tmp/tokenizer --input prose=/tmp/corpus/prose.jsonl.gz
+  python -m data_prep inspect /tmp/store
+  python -m data_prep verify /tmp/store
+  python -m data_prep index /data/mds --tokenizer /data/tokenizer --out /data/mds-index
+
+Every command has its own --help.""",
     )
 
     def print_help(_: argparse.Namespace) -> int:
@@ -65,189 +77,235 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_corpus(subparsers: Commands) -> None:
-    parser = subparsers.add_parser(
+    parser = _add_command(
+        subparsers,
         "corpus",
-        **_texts(
-            "Collect prose, code and science from what this Python installation holds: no download.",
-            "python -m data_prep corpus /tmp/corpus --megabytes 6",
-        ),
+        commands.run_corpus,
+        "Collect prose, code and science from the Python installation, without a download.",
+        "python -m data_prep corpus /tmp/corpus --megabytes 6",
     )
-    parser.set_defaults(run=commands.run_corpus)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for {prose,code,science}.jsonl.gz")
-    size_help = f"most text of a source (default: {DEFAULT_CORPUS_MEGABYTES:g})"
-    parser.add_argument(
-        "--megabytes", type=float, default=DEFAULT_CORPUS_MEGABYTES, metavar="N", help=size_help
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder for {prose,code,science}.jsonl.gz")
+    add(
+        "--megabytes",
+        type=float,
+        default=DEFAULT_CORPUS_MEGABYTES,
+        metavar="N",
+        help=f"maximum text per source (default: {DEFAULT_CORPUS_MEGABYTES:g})",
     )
 
 
 def _add_tokenizer(subparsers: Commands) -> None:
-    parser = subparsers.add_parser(
+    parser = _add_command(
+        subparsers,
         "tokenizer",
-        **_texts(
-            "Train a byte-level BPE tokenizer with ModernBERT's special tokens, or add these to an existing one.",
-            "python -m data_prep tokenizer /tmp/tokenizer --input '/tmp/corpus/*.gz' --vocab-size 8192",
-            "python -m data_prep tokenizer /tmp/tokenizer --fit /data/olmo/tokenizer.json",
-        ),
+        commands.run_tokenizer,
+        "Train a byte-level BPE tokenizer with ModernBERT's special tokens, or add them to an existing tokenizer.",
+        "python -m data_prep tokenizer /tmp/tokenizer --input '/tmp/corpus/*.gz' --vocab-size 8192",
+        "python -m data_prep tokenizer /tmp/tokenizer --fit /data/olmo/tokenizer.json",
     )
-    parser.set_defaults(run=commands.run_tokenizer)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the tokenizer's two files")
-    parser.add_argument("--input", nargs="+", default=[], metavar="GLOB", help="files, as for tokenize")
-    size_help = f"ids, special tokens included (default: {DEFAULT_VOCAB_SIZE:,})"
-    parser.add_argument("--vocab-size", type=int, default=DEFAULT_VOCAB_SIZE, metavar="N", help=size_help)
-    parser.add_argument("--text-field", default="text", metavar="NAME", help="of the text (default: text)")
-    fit_help = "a tokenizer.json whose ids stay, with what is missing after them, padded to a multiple of 64"
-    parser.add_argument("--fit", type=Path, metavar="PATH", help=fit_help)
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder for tokenizer.json and tokenizer_config.json")
+    add("--input", nargs="+", default=[], metavar="GLOB", help="files to train on, as for `tokenize`")
+    add(
+        "--vocab-size",
+        type=int,
+        default=DEFAULT_VOCAB_SIZE,
+        metavar="N",
+        help=f"number of ids, including special tokens (default: {DEFAULT_VOCAB_SIZE:,})",
+    )
+    add("--text-field", default="text", metavar="NAME", help="field that holds the text (default: text)")
+    add(
+        "--fit",
+        type=Path,
+        metavar="PATH",
+        help="tokenizer.json to extend: its ids are kept, missing special tokens are added after them, and the "
+        "vocabulary is padded to a multiple of 64",
+    )
 
 
 def _add_tokenize(subparsers: Commands) -> None:
-    parser = subparsers.add_parser(
+    parser = _add_command(
+        subparsers,
         "tokenize",
-        **_texts(
-            "Tokenize documents into a store: MDS shards, the lengths of all documents, and a manifest. Cut off, the "
-            "same command goes on with what is not done.",
-            "python -m data_prep tokenize /data/store --tokenizer /data/tokenizer --workers 16 \\\n"
-            "      --input web='/data/web/*.jsonl.zst' code=/data/python.parquet,/data/rust.parquet",
-            "python -m data_prep tokenize /data/wiki --tokenizer /data/tokenizer \\\n"
-            "      --input wiki=hf:wikimedia/wikipedia:20231101.en:train --licence wiki='CC BY-SA 4.0'",
-            "python -m data_prep tokenize /data/clean --tokenizer /data/tokenizer --dedup --where 'web:score>=3' \\\n"
-            "      --input web=/data/web.csv books=/data/books --text-field web=content",
-            "python -m data_prep tokenize /shared/store --tokenizer /shared/tokenizer \\\n"
-            "      --input web='/shared/*.parquet' --executor slurm --slurm partition=cpu time=24:00:00 mem-per-cpu=4G",
-        ),
+        commands.run_tokenize,
+        "Tokenize documents into a store: MDS shards, the lengths of all documents, and a manifest. Rerun the same "
+        "command after an interruption: finished parts are kept.",
+        "python -m data_prep tokenize /data/store --tokenizer /data/tokenizer --workers 16 \\\n"
+        "      --input web='/data/web/*.jsonl.zst' code=/data/python.parquet,/data/rust.parquet",
+        "python -m data_prep tokenize /data/wiki --tokenizer /data/tokenizer \\\n"
+        "      --input wiki=hf:wikimedia/wikipedia:20231101.en:train --licence wiki='CC BY-SA 4.0'",
+        "python -m data_prep tokenize /data/clean --tokenizer /data/tokenizer --dedup --where 'web:score>=3' \\\n"
+        "      --input web=/data/web.csv books=/data/books --text-field web=content",
+        "python -m data_prep tokenize /shared/store --tokenizer /shared/tokenizer \\\n"
+        "      --input web='/shared/*.parquet' --executor slurm --slurm partition=cpu time=24:00:00 mem-per-cpu=4G",
     )
-    parser.set_defaults(run=commands.run_tokenize)
-    parser.add_argument("store", type=Path, metavar="STORE", help="new folder")
-    parser.add_argument("--tokenizer", required=True, metavar="PATH", help="folder with tokenizer.json")
-    parser.add_argument(
+    add = parser.add_argument
+    add("store", type=Path, metavar="STORE", help="folder to create")
+    add("--tokenizer", required=True, metavar="PATH", help="folder with tokenizer.json")
+    add(
         "--input",
         nargs="+",
         action="extend",
         required=True,
         metavar="SOURCE=GLOB[,GLOB]",
-        help="documents of a source: .jsonl and .csv (plain, .gz, .zst), .parquet, .txt (a file is a document), a "
-        "folder of .txt or one that datasets.save_to_disk wrote, or hf:NAME[@REVISION][:CONFIG][:SPLIT]",
+        help="documents of a source: .jsonl or .csv (plain, .gz, .zst), .parquet, .txt (one document per file), a "
+        "folder of .txt files or one written by datasets.save_to_disk, or hf:NAME[@REVISION][:CONFIG][:SPLIT]",
     )
-    parser.add_argument(
+    add(
         "--text-field",
         action="append",
         default=[],
         metavar="[SOURCE=]NAME",
-        help="of the text (default: text)",
+        help="field that holds the text (default: text)",
     )
-    where_help = "documents to keep: = != >= <= > < a column's value; repeated: all must hold"
-    parser.add_argument(
-        "--where", action="append", default=[], metavar="[SOURCE:]FIELD=VALUE", help=where_help
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="[SOURCE:]FIELD=VALUE",
+        help="keep only documents that meet a condition, with = != >= <= > or <; if repeated, all conditions must "
+        "hold",
     )
-    parser.add_argument(
+    add(
         "--dedup",
         action="store_true",
-        help="leave out texts that came before, in any source (reads inputs twice)",
+        help="keep only the first of identical texts, across all sources (reads the inputs twice)",
     )
-    parser.add_argument(
-        "--near-dedup",
+    add("--near-dedup", action="store_true", help="keep only one of nearly identical texts (MinHash)")
+    add(
+        "--decontaminate",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="GLOB",
+        help="leave out texts that share --ngram-words consecutive words with the field `text` of these files",
+    )
+    add("--ngram-words", type=int, default=13, metavar="N", help="for --decontaminate (default: 13)")
+    add(
+        "--skip-unreadable",
         action="store_true",
-        help="leave out all but one of texts that are nearly the same (MinHash)",
+        help="report, count and leave out unreadable files and documents instead of stopping",
     )
-    parser.add_argument(
-        "--decontaminate", nargs="+", action="extend", default=[], metavar="GLOB",
-        help="leave out texts that share --ngram-words words in a row with the field `text` of these files",
-    )  # fmt: skip
-    parser.add_argument("--ngram-words", type=int, default=13, metavar="N", help="see above (default: 13)")
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out, name and count what cannot be read"
+    add(
+        "--valid-fraction",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help="fraction of documents held out for validation, chosen by a hash of their text (default: 0.01)",
     )
-    fraction_help = "share of documents held out, chosen by a hash of their text (default: 0.01)"
-    parser.add_argument("--valid-fraction", type=float, default=0.01, metavar="F", help=fraction_help)
-    parser.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="a note")
-    parser.add_argument(
-        "--shard-megabytes", type=int, default=64, metavar="N", help="of a shard (default: 64)"
+    add("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="note for the manifest")
+    add("--shard-megabytes", type=int, default=64, metavar="N", help="maximum size of a shard (default: 64)")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of processes (default: one per core); with slurm, maximum number of concurrent tasks (default: "
+        "no limit)",
     )
-    workers_help = "processes (default: one a core); with slurm most tasks at once (default: no limit)"
-    parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
-    parser.add_argument(
-        "--executor", choices=("local", "slurm"), default="local", help="who does the work (default: local)"
+    add(
+        "--executor", choices=("local", "slurm"), default="local", help="where the work runs (default: local)"
     )
-    parser.add_argument(
-        "--slurm", nargs="+", action="extend", default=[], metavar="OPTION=VALUE",
-        help="options of sbatch; partition and time are needed",
-    )  # fmt: skip
-    overwrite_help = "replace a finished store, or an unfinished one of another command"
-    parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+    add(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="options of sbatch; partition and time are required",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace a finished store, or an unfinished one of another command",
+    )
 
 
 def _add_index(subparsers: Commands) -> None:
-    parser = subparsers.add_parser(
+    parser = _add_command(
+        subparsers,
         "index",
-        **_texts(
-            "Make an MDS store that somebody else wrote (one document a sample) fit for training, where it lies.",
-            "python -m data_prep index /data/mds --tokenizer /data/tokenizer --out /data/mds-index",
-            "python -m data_prep index hf://datasets/jhu-clsp/ettin-decay-data --tokenizer /data/modernbert \\\n"
-            "      --out /data/ettin-decay",
-        ),
+        commands.run_index,
+        "Make an external MDS store (one document per sample) usable for training. Its shards stay where they are.",
+        "python -m data_prep index /data/mds --tokenizer /data/tokenizer --out /data/mds-index",
+        "python -m data_prep index hf://datasets/jhu-clsp/ettin-decay-data --tokenizer /data/modernbert \\\n"
+        "      --out /data/ettin-decay",
     )
-    parser.set_defaults(run=commands.run_index)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "store",
         metavar="STORE",
-        help="folder or URL (hf://, s3://, ...) with index.json, or with train/ in it",
+        help="folder or URL (hf://, s3://, ...) that holds index.json, or train/ with one",
     )
-    parser.add_argument(
-        "--tokenizer", required=True, metavar="PATH", help="the one that the store was made with"
+    add("--tokenizer", required=True, metavar="PATH", help="tokenizer that the store was made with")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the manifest (default: STORE, if it is a folder)",
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for the manifest (default: STORE, a folder)"
+    add(
+        "--source",
+        metavar="NAME",
+        help="treat the whole store as one source of this name (default: every folder is a source)",
     )
-    parser.add_argument(
-        "--source", metavar="NAME", help="of all that is in the store (default: every folder is a source)"
-    )
-    parser.add_argument(
-        "--column", default="input_ids", metavar="NAME", help="of the ids (default: input_ids)"
-    )
-    parser.add_argument("--dtype", metavar="DTYPE", help="of the ids in a column of bytes, such as uint16")
-    parser.add_argument(
+    add("--column", default="input_ids", metavar="NAME", help="column of the token ids (default: input_ids)")
+    add("--dtype", metavar="DTYPE", help="dtype of the ids, such as uint16, if the column holds bytes")
+    add(
         "--strip",
         metavar="LIST",
-        help="what the documents hold besides content: cls, sep, pad, joined by commas, or none "
-        "(default: as some documents show)",
+        help="special tokens that the documents contain and that are not content: cls, sep, pad, separated by commas, "
+        "or none (default: detected from a sample of documents)",
     )
-    parser.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="a note")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out shards that cannot be read")
-    workers_help = "shards read at once, each in memory (default: 8)"
-    parser.add_argument("--workers", type=int, default=8, metavar="N", help=workers_help)
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished index")
+    add("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="note for the manifest")
+    add("--skip-unreadable", action="store_true", help="leave out shards that cannot be read")
+    add(
+        "--workers",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of shards read at once, each into memory (default: 8)",
+    )
+    add("--overwrite", action="store_true", help="replace a finished index")
 
 
 def _add_verify(subparsers: Commands) -> None:
-    parser = subparsers.add_parser(
+    parser = _add_command(
+        subparsers,
         "verify",
-        **_texts(
-            "Read a whole store and name what is damaged or missing; exit code 1 if anything is.",
-            "python -m data_prep verify /data/store",
-        ),
+        commands.run_verify,
+        "Read a whole store and report what is damaged or missing (exit code 1).",
+        "python -m data_prep verify /data/store",
     )
-    parser.set_defaults(run=commands.run_verify)
-    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of a store or an index")
 
 
 def _add_inspect(subparsers: Commands) -> None:
-    parser = subparsers.add_parser(
+    parser = _add_command(
+        subparsers,
         "inspect",
-        **_texts(
-            "Show what a store holds: sources, lengths of documents (as a picture, too), decoded samples, and shards "
-            "that are damaged by their sizes and headers (exit code 1); `verify` reads every byte.",
-            "python -m data_prep inspect /data/store --source code --documents 5",
-        ),
+        commands.run_inspect,
+        "Show the sources of a store, the lengths of its documents (also as a picture) and decoded samples. Shards "
+        "whose size or header is wrong are reported (exit code 1); `verify` reads every byte.",
+        "python -m data_prep inspect /data/store --source code --documents 5",
     )
-    parser.set_defaults(run=commands.run_inspect)
-    parser.add_argument("store", type=Path, metavar="STORE")
-    parser.add_argument("--source", metavar="S", help="this source alone")
-    parser.add_argument("--documents", type=int, default=2, metavar="K", help="samples a source (default: 2)")
-    picture_help = "of the lengths (default: lengths.png in STORE)"
-    parser.add_argument("--picture", type=Path, metavar="FILE", help=picture_help)
+    add = parser.add_argument
+    add("store", type=Path, metavar="STORE", help="folder of a store or an index")
+    add("--source", metavar="NAME", help="show only this source")
+    add("--documents", type=int, default=2, metavar="N", help="number of samples per source (default: 2)")
+    add("--picture", type=Path, metavar="FILE", help="histogram of the lengths (default: STORE/lengths.png)")
 
 
-def _texts(summary: str, *examples: str) -> dict[str, Any]:
-    """Help of a command: its line in the list, its description, its examples."""
-    epilog = "\n".join(("examples:", *(f"  {example}" for example in examples)))
-    formatter = argparse.RawDescriptionHelpFormatter
-    return {"help": summary, "description": summary, "epilog": epilog, "formatter_class": formatter}
+def _add_command(
+    subparsers: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, *examples: str
+) -> argparse.ArgumentParser:
+    """Add a command with its function, summary and examples."""
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog="\n".join(("examples:", *(f"  {example}" for example in examples))),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser

@@ -1,6 +1,6 @@
-"""What every command of `python -m data_prep` does with its options; each returns its exit code.
+"""The functions of the commands of `python -m data_prep`; each returns an exit code.
 
-What a command needs is imported when it runs, for some of it takes seconds.
+Imports are inside the functions because some take seconds.
 """
 
 import argparse
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def run_corpus(options: argparse.Namespace) -> int:
-    """Collect the quickstart's corpus."""
-    from data_prep.corpus.corpus import write_corpus
-    from data_prep.inspect.report import print_table
+    """Collect the corpus of the quickstart."""
+    from data_prep.corpus.collect import write_corpus
+    from data_prep.report import print_table
 
     start = time.monotonic()
     rows = write_corpus(options.out, options.megabytes)
@@ -28,26 +28,26 @@ def run_corpus(options: argparse.Namespace) -> int:
 
 
 def run_tokenizer(options: argparse.Namespace) -> int:
-    """Train a tokenizer, or fit an existing one."""
+    """Train a tokenizer, or extend an existing one."""
     from data_prep.tokenizer import fit_tokenizer, lost_text, save_tokenizer
     from modernbert_train.store.manifest import load_tokenizer_info
 
     start = time.monotonic()
     if (options.fit is None) == (not options.input):
-        raise ValueError("tokenizer: name either --input (texts to train on) or --fit (a tokenizer to fit)")
+        raise ValueError("tokenizer: use either --input (texts to train on) or --fit (a tokenizer to extend)")
     if options.fit is None:
-        tokenizer, done = _train_tokenizer(options)
+        tokenizer, origin = _train_tokenizer(options)
     else:
-        tokenizer, done = fit_tokenizer(options.fit), f"fitted from {options.fit}"
+        tokenizer, origin = fit_tokenizer(options.fit), f"extended from {options.fit}"
     save_tokenizer(tokenizer, options.out)
     info = load_tokenizer_info(options.out)
-    print(f"tokenizer: {options.out}  {done} in {time.monotonic() - start:.1f} s")
+    print(f"tokenizer: {options.out}  {origin} in {time.monotonic() - start:.1f} s")
     print(
         f"  {info.num_ids:,} ids, {info.vocab_size:,} embedding rows, fingerprint {info.fingerprint[:16]}..."
     )
     lost = lost_text(options.out / "tokenizer.json")
     if lost is not None:
-        print(f"  note: decoding does not give every text back: {lost[0]!r} becomes {lost[1]!r}")
+        print(f"  note: decoding does not restore every text: {lost[0]!r} becomes {lost[1]!r}")
     return 0
 
 
@@ -63,15 +63,15 @@ def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
     texts = chain.from_iterable(read_texts(Span(item), options.text_field) for item in items)
     with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
         tokenizer = train_tokenizer(bar, options.vocab_size)
-        return tokenizer, f"{bar.n:,} documents"
+        return tokenizer, f"trained on {bar.n:,} documents"
 
 
 def run_tokenize(options: argparse.Namespace) -> int:
-    """Make a token store."""
-    from data_prep.inputs.filters import parse_conditions
-    from data_prep.inspect.report import print_store
+    """Tokenize documents into a store."""
+    from data_prep.inputs.conditions import parse_conditions
+    from data_prep.report import print_store
     from data_prep.tokenize.job import Settings
-    from data_prep.tokenize.store import plan_job, prepare_store, submit_store
+    from data_prep.tokenize.prepare import plan_job, prepare_store, submit_store
     from modernbert_train.store.manifest import load_tokenizer_info
 
     start = time.monotonic()
@@ -96,9 +96,11 @@ def run_tokenize(options: argparse.Namespace) -> int:
         slurm = dict(_named(options.slurm, "slurm", "OPTION=VALUE", "partition=cpu"))
         last_job = submit_store(job, tokenizer, options.workers, options.overwrite, slurm)
         print(
-            f"submitted: job {last_job} is the last one; the store is finished when it is (logs: {job.store}.slurm)"
+            f"submitted: the store is finished when job {last_job}, the last one, is (logs: {job.store}.slurm)"
         )
-        print("if a job fails, the same command sends what is not done; `squeue` shows what runs")
+        print(
+            "`squeue` shows running jobs; if one fails, rerun the same command to submit the unfinished tasks"
+        )
         return 0
     manifest = prepare_store(
         job, tokenizer, _num_cores() if options.workers is None else options.workers, options.overwrite
@@ -112,7 +114,7 @@ def _num_cores() -> int:
 
 
 def _text_fields(values: list[str], sources: list[str]) -> dict[str, str]:
-    """Field of every source from NAME, for all, and SOURCE=NAME."""
+    """Map each source to its text field, from NAME (for all sources) and SOURCE=NAME (overrides it)."""
     fields = dict.fromkeys(sources, "text")
     for value in sorted(values, key=lambda value: "=" in value):
         source, _, field = value.rpartition("=")
@@ -131,7 +133,7 @@ def _named(values: list[str], option: str, form: str, example: str) -> list[tupl
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command for the manifest, without what decides no byte of the store: its place, who does the work."""
+    """Return the command for the manifest without what does not affect the bytes of the store: path, executor."""
     words = ["python", "-m", "data_prep", "tokenize", "STORE", "--tokenizer", options.tokenizer]
     words += ["--input", *options.input]
     words += ["--valid-fraction", str(options.valid_fraction)]
@@ -148,14 +150,14 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def run_index(options: argparse.Namespace) -> int:
-    """Make the manifest of a store of others."""
+    """Index an external MDS store."""
     from data_prep.index.index import IndexSettings, index_store
-    from data_prep.inspect.report import print_store
+    from data_prep.report import print_store
     from modernbert_train.store.external import SPECIALS
 
     start = time.monotonic()
     if options.out is None and "://" in options.store:
-        raise ValueError(f"out: nothing can be written to {options.store}; name a folder with --out")
+        raise ValueError(f"out: {options.store} is a URL, which cannot be written; name a folder with --out")
     strip = None
     if options.strip is not None:
         strip = tuple(part for part in options.strip.split(",") if part != "none")
@@ -191,7 +193,7 @@ def _index_command(options: argparse.Namespace) -> str:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    """Read a whole store; 1 if anything in it is damaged."""
+    """Verify a whole store; exit code 1 if anything is damaged."""
     from modernbert_train.store.manifest import MANIFEST_NAME, load_manifest
     from modernbert_train.store.verification import verify_store
 
@@ -200,7 +202,7 @@ def run_verify(options: argparse.Namespace) -> int:
         problems = verify_store(manifest)
     except ValueError as error:
         if not (options.store / MANIFEST_NAME).is_file():
-            raise  # not a store: an error, not damage
+            raise  # not a store at all, rather than a damaged one
         problems = [str(error)]
     for problem in problems:
         print(f"damaged: {problem}")
@@ -215,7 +217,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    """Show what a store holds; 1 if a shard is damaged."""
+    """Show the contents of a store; exit code 1 if a shard is damaged."""
     from data_prep.inspect.inspection import inspect_store
     from modernbert_train.store.manifest import load_manifest
 

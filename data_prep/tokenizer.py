@@ -1,6 +1,7 @@
-"""Trains a tokenizer of ModernBERT's kind (NFC, byte-level BPE, [CLS] and [SEP] around a text), or fits one to be."""
+"""Trains a tokenizer like ModernBERT's (NFC, byte-level BPE, [CLS] and [SEP] around a text), or adapts another one."""
 
 import json
+import shutil
 import unicodedata
 from collections.abc import Iterable
 from itertools import chain, count
@@ -18,11 +19,13 @@ from tokenizers import (
 )
 
 from data_prep.tokenize.encoding import load_tokenizer
-from modernbert_train.store.tokenizer import VOCAB_MULTIPLE
+from modernbert_train.common.files import write_atomically
+from modernbert_train.store.manifest import TOKENIZER_FILES
+from modernbert_train.store.tokenizer import VOCAB_MULTIPLE, TokenizerInfo
 
 SPECIAL_TOKENS = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 NUM_BYTES = 256
-MODEL_MAX_LENGTH = 8_192  # the longest context that the recipes train
+MODEL_MAX_LENGTH = 8_192  # the longest context of the recipes
 _PROBES = (
     "Ein Wort, two words.",
     "  spaces \t and\r\n\nlines  ",
@@ -34,15 +37,18 @@ _PROBES = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train on `texts`. The result has `vocab_size` ids or fewer, if the texts do not yield as many merges.
+    """Train a tokenizer on `texts`.
 
-    ValueError: a vocabulary that cannot hold the bytes and the special tokens; no text.
+    Returns:
+        A tokenizer with `vocab_size` ids, or fewer if the texts do not yield as many merges.
+
+    Raises:
+        ValueError: The vocabulary is too small for the bytes and special tokens, or there is no text.
+
     """
     smallest = NUM_BYTES + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
-        raise ValueError(
-            f"vocab-size: {vocab_size} must be at least {smallest} (the bytes and the special tokens)"
-        )
+        raise ValueError(f"vocab-size: {vocab_size} must be at least {smallest} (bytes and special tokens)")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -63,21 +69,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def fit_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer.json (or the folder of one) with ModernBERT's special tokens; every id it had stays.
+    """Add ModernBERT's special tokens to a tokenizer and keep all its ids.
 
-    What is missing of [UNK], [CLS], [SEP], [PAD] and [MASK] comes after the last id, then [unused0], [unused1], ...
-    up to a multiple of 64, as in ModernBERT's own tokenizer.
-    ValueError: no tokenizer there; ids with gaps, into which new ones would fall.
+    Missing tokens of [UNK], [CLS], [SEP], [PAD] and [MASK] get the ids after the last one, followed by [unused0],
+    [unused1], ... up to a multiple of 64, as in ModernBERT's own tokenizer.
+
+    Args:
+        path: tokenizer.json or its folder.
+
+    Returns:
+        The extended tokenizer.
+
+    Raises:
+        ValueError: The file is not a tokenizer, or its ids have gaps, which new tokens would fill.
+
     """
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more precise
+    except Exception as error:  # tokenizers raises no narrower type
         raise ValueError(f"fit: {file} cannot be read as a tokenizer ({error})") from error
     ids = tokenizer.get_vocab().values()
     if len(set(ids)) != max(ids) + 1:
         raise ValueError(
-            f"fit: {file} has {len(set(ids)):,} ids up to {max(ids):,}; fill the gaps with tokens of your own first"
+            f"fit: {file} has {len(set(ids)):,} ids up to {max(ids):,}; fill the gaps with added tokens first"
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -90,7 +105,12 @@ def fit_tokenizer(path: Path) -> Tokenizer:
 
 
 def lost_text(tokenizer_json: Path) -> tuple[str, str] | None:
-    """A text that decoding does not give back (Unicode's normal form aside) and what it gives, if there is one."""
+    """Look for a text that does not survive encoding and decoding (apart from Unicode normalization).
+
+    Returns:
+        The text and what it decodes to, None if all test texts survive.
+
+    """
     tokenizer = load_tokenizer(tokenizer_json)
     for text in _PROBES:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -101,7 +121,7 @@ def lost_text(tokenizer_json: Path) -> tuple[str, str] | None:
 
 
 def _added_tokens() -> list[AddedToken]:
-    # " [MASK]" is one token, as the space before a masked word belongs to the word
+    # lstrip: the space before a masked word belongs to the word, so " [MASK]" is one token
     return [
         AddedToken(token, special=True, normalized=False, lstrip=role == "mask")
         for role, token in SPECIAL_TOKENS.items()
@@ -109,7 +129,7 @@ def _added_tokens() -> list[AddedToken]:
 
 
 def _surround(tokenizer: Tokenizer) -> None:
-    """Have [CLS] and [SEP] added to a text that is encoded with special tokens."""
+    """Add [CLS] and [SEP] to texts that are encoded with special tokens."""
     cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
@@ -119,21 +139,36 @@ def _surround(tokenizer: Tokenizer) -> None:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer loads them."""
+    """Write tokenizer.json and tokenizer_config.json in the form that transformers.AutoTokenizer loads."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer_config(folder, SPECIAL_TOKENS)
-    unfinished = folder / "tokenizer.json.tmp"
-    tokenizer.save(str(unfinished))
-    unfinished.rename(folder / "tokenizer.json")
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 def write_tokenizer_config(folder: Path, special_tokens: dict[str, str]) -> None:
-    """Write the tokenizer_config.json of a tokenizer.json with these special tokens (role -> token)."""
+    """Write a tokenizer_config.json.
+
+    Args:
+        folder: to write to.
+        special_tokens: role ("cls", "mask", ...) -> token.
+
+    """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": MODEL_MAX_LENGTH,
-        "clean_up_tokenization_spaces": False,  # else decoding joins words to punctuation that was apart
+        "clean_up_tokenization_spaces": False,  # True would remove spaces before punctuation when decoding
         **{f"{role}_token": token for role, token in special_tokens.items()},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(info: TokenizerInfo, folder: Path) -> None:
+    """Copy the files of a tokenizer into a store; write a minimal tokenizer_config.json if there is none."""
+    for name in TOKENIZER_FILES:
+        if (info.path / name).is_file():
+            shutil.copyfile(info.path / name, folder / name)
+    if not (folder / "tokenizer_config.json").is_file():
+        # without a config, load_tokenizer_info looks for ModernBERT's names of the special tokens
+        roles = [role for role in SPECIAL_TOKENS if role != "unk" or info.unk_id is not None]
+        write_tokenizer_config(folder, {role: SPECIAL_TOKENS[role] for role in roles})

@@ -1,0 +1,1 @@
+"""The corpus of the quickstart, collected from the Python installation."""

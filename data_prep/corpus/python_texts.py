@@ -1,7 +1,7 @@
-"""Real text that comes with Python and the packages of this project: no download, no account.
+"""Real text from the installed Python and the packages of this project: no download, no account.
 
-Three streams of (id, text). Files come in the order of a hash of their path, so that the first megabytes are
-a fair sample of all, the same every time. A file that cannot be read comes with the text None.
+Three streams of (id, text). Files are sorted by a hash of their path, so that the first megabytes are a fair sample,
+the same every time. The text of an unreadable file is None.
 """
 
 import ast
@@ -28,14 +28,15 @@ SCIENCE_PACKAGES = (
 SKIPPED_FOLDERS = frozenset(
     ("__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "testing")
 )
-SKIPPED_LIBRARY = frozenset(("encodings", "pydoc_data"))  # tables in the shape of code; the topics are prose
+# encodings are tables in the form of code; the topics in pydoc_data belong to the prose
+SKIPPED_LIBRARY = frozenset(("encodings", "pydoc_data"))
 LICENCE_NAME = re.compile(r"(LICEN[CS]E|COPYING|NOTICE)", re.IGNORECASE)
 BADGE_LINE = re.compile(r"^\s*(\[?!\[|<img|<a |</?p\b|\.\. (image|\|)|:target:|:alt:).*\n", re.MULTILINE)
-OPERATIONS_PER_SERVICE = 20  # of the AWS manuals: some services have 700, and would be all there is
+OPERATIONS_PER_SERVICE = 20  # pages per AWS service: some have 700 and would dominate the corpus
 
 
 def prose_texts() -> Iterator[Text]:
-    """Help topics of Python, descriptions, licences and readmes of packages, manual pages of AWS."""
+    """Yield help topics of Python, descriptions, licences and READMEs of packages, and manual pages of AWS."""
     from pydoc_data.topics import topics
 
     yield from ((f"topic/{name}", text) for name, text in sorted(topics.items()))
@@ -54,14 +55,14 @@ def prose_texts() -> Iterator[Text]:
 
 
 def code_texts() -> Iterator[Text]:
-    """Source files of Python's standard library, without its tests."""
+    """Yield the source files of Python's standard library, without its tests."""
     library = Path(sysconfig.get_path("stdlib"))
     for name, path in _shuffled(library, _python_files(library, SKIPPED_FOLDERS | SKIPPED_LIBRARY)):
         yield name, _read(path)
 
 
 def science_texts() -> Iterator[Text]:
-    """Docstrings of numerical packages, one text a source file. The files are parsed, never imported."""
+    """Yield the docstrings of numerical packages, one text per source file, parsed without importing it."""
     folders = [folder for package in SCIENCE_PACKAGES for folder in _package_folders(package)]
     files = [
         (_name(folder.parent, path), path)
@@ -82,12 +83,12 @@ def _python_files(folder: Path, skipped_folders: frozenset[str]) -> Iterator[Pat
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in skipped_folders]
         python = (name for name in files if name.endswith(".py"))
-        # _sysconfigdata: the paths and compiler flags of this very machine
+        # _sysconfigdata holds paths and compiler flags of this machine
         yield from (Path(parent, name) for name in python if not name.startswith("_sysconfigdata"))
 
 
 def _shuffled(root: Path, paths: Iterable[Path]) -> list[tuple[str, Path]]:
-    """The paths with their names below `root`, in the order of a hash of the name: wherever the root lies."""
+    """Sort paths by a hash of their name relative to `root`, which does not depend on where the root is."""
     return sorted(((_name(root, path), path) for path in paths), key=lambda file: _digest(file[0]))
 
 
@@ -107,9 +108,15 @@ def _read(path: Path) -> str | None:
 
 
 def docstrings_of(source: str, module: str) -> str | None:
-    """Docstrings of a module in the order of the source, each under the name of what it describes.
+    """Extract the docstrings of a module, each preceded by the name of its class or function.
 
-    None for source in the syntax of a newer Python.
+    Args:
+        source: of the module.
+        module: its name.
+
+    Returns:
+        The docstrings in the order of the source; None for syntax of a newer Python.
+
     """
     parts: list[str] = []
 
@@ -123,7 +130,7 @@ def docstrings_of(source: str, module: str) -> str | None:
                 collect(child, f"{name}.{child.name}" if isinstance(node, ast.ClassDef) else child.name)
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in code that is not ours
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes in third-party code
             tree = ast.parse(source)
     except SyntaxError:
         return None
@@ -132,7 +139,7 @@ def docstrings_of(source: str, module: str) -> str | None:
 
 
 def _service_manuals(folder: Path) -> Iterator[Text]:
-    """Manual pages of cloud services, which botocore makes its docstrings of: a page an operation."""
+    """Yield the manual pages of cloud services from botocore's data, one per operation."""
     latest = {path.parent.parent: path for path in sorted(folder.glob("*/*/service-2.json.gz"))}
     for file_name, path in _shuffled(folder, latest.values()):
         service = json.loads(gzip.decompress(path.read_bytes()))
@@ -152,6 +159,6 @@ def _manual_page(service: dict[str, Any], name: str) -> str:
 
 
 def plain_text(markup: str) -> str:
-    """HTML without its tags, a paragraph a line."""
+    """Remove the tags of HTML; each paragraph becomes a line."""
     lines = html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"</?(p|li|note|dd|dt|h\d)\b[^>]*>", "\n", markup)))
     return "\n".join(" ".join(line.split()) for line in lines.split("\n") if line.strip())

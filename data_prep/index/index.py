@@ -23,7 +23,8 @@ from tqdm import tqdm
 from data_prep.index.detection import detect_samples, in_folder, reads_whole
 from data_prep.index.external_store import ExternalSplit, ShardInfo, find_splits
 from data_prep.index.parts import IndexParts
-from data_prep.tokenize.store import SOURCE_NAME, copy_tokenizer
+from data_prep.sources import check_known_sources, check_source_name
+from data_prep.tokenizer import copy_tokenizer
 from modernbert_train.store.external import (
     Int64,
     Samples,
@@ -110,13 +111,8 @@ def index_store(
 
 def _check_names(found: dict[str, dict[str, ExternalSplit]], licences: dict[str, str]) -> None:
     for source in found:
-        if not SOURCE_NAME.fullmatch(source):
-            raise ValueError(
-                f"source: {source!r} must be letters, digits, '_', '-' and '.' (a folder's name); name it with --source"
-            )
-    unknown = sorted(set(licences) - set(found))
-    if unknown:
-        raise ValueError(f"licence: no source is named {unknown[0]!r}; sources: {', '.join(found)}")
+        check_source_name(source, "source:", "; name the source with --source")
+    check_known_sources(licences, found, "licence")
 
 
 def _start(out: Path, overwrite: bool, settings: str) -> None:

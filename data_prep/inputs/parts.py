@@ -1,8 +1,8 @@
-"""Patterns -> inputs -> parts: the pieces of work, fixed by the inputs alone and never by who does them.
+"""Patterns -> inputs -> parts, the units of work. Parts depend on the inputs alone, not on the number of workers.
 
-A part holds documents of one source: a stretch of a large file where its format can be entered in the middle
-(.jsonl, .parquet, saved datasets, hub datasets by files), a whole file elsewhere, or several small files. Parts
-are large enough to fill shards, and small enough to be spread evenly and to lose little when one is cut off.
+A part holds documents of one source: a range of a large file where the format allows reading from the middle (.jsonl,
+.parquet, saved datasets, Hub datasets by files), otherwise a whole file, or several small files. Parts are large
+enough to fill shards, and small enough to be spread evenly over workers and to lose little work in an interruption.
 """
 
 import glob
@@ -20,32 +20,38 @@ import pyarrow.parquet
 from data_prep.inputs.rows import ENDINGS, HUB_PREFIX, Span, load_hub, load_saved
 
 MIN_PART_BYTES = 4 << 20  # of text: some seconds of work
-MAX_PART_BYTES = 256 << 20  # two shards of 64 MB, 16 bits a token
-MIN_PARTS = 64  # of a run, if there is enough text: even work for many processes
-COMPRESSION = 3  # text has about three times the bytes of a compressed file
+MAX_PART_BYTES = 256 << 20  # of text: two shards of 64 MB at 16 bits per token
+MIN_PARTS = 64  # number of parts if there is enough text: even work for many processes
+COMPRESSION = 3  # assumed ratio of the size of text to that of a compressed file
 
 
 class Part(NamedTuple):
-    """Pieces of the inputs of one source, in order."""
+    """Spans of the inputs of one source, in order."""
 
     source: str
     spans: tuple[Span, ...]
-    num_bytes: int  # of text, estimated: for progress and the order of work
+    num_bytes: int  # estimated bytes of text, for the progress bar and the order of work
 
 
 class Input(NamedTuple):
-    """A file, a folder or a hub dataset, and what tells whether it is still the same one."""
+    """A file, a folder or a Hub dataset."""
 
     item: str
-    num_bytes: int  # of text, estimated
-    version: str
+    num_bytes: int  # estimated bytes of text
+    version: str  # changes with the content (size and modification time; number of files of a Hub dataset)
 
 
 def resolve_inputs(patterns: Iterable[str]) -> list[str]:
-    """Files, dataset folders and hub ids that the patterns name, each once, files in sorted order.
+    """Resolve patterns to files, dataset folders and Hub ids, each once, the matches of a pattern sorted.
 
-    A folder of text names all .txt files in it and below.
-    ValueError: a pattern without a match, a file of an unknown kind, a folder without text.
+    A folder stands for all .txt files below it.
+
+    Returns:
+        The inputs in the order of the patterns.
+
+    Raises:
+        ValueError: A pattern matches nothing, a file has an unknown ending, or a folder holds no text.
+
     """
     found: dict[str, None] = {}
     for pattern in patterns:
@@ -65,26 +71,28 @@ def _files_of(path: str) -> list[str]:
     if not os.path.isdir(path):
         if not path.endswith(ENDINGS):
             raise ValueError(
-                f"input: {path} has an unknown ending; allowed: {', '.join(ENDINGS)}, a folder of .txt files or "
-                "one that datasets.save_to_disk wrote, and hf:NAME[:CONFIG][:SPLIT]"
+                f"input: {path} has an unknown ending; allowed: {', '.join(ENDINGS)}, a folder of .txt files, a "
+                "folder written by datasets.save_to_disk, and hf:NAME[@REVISION][:CONFIG][:SPLIT]"
             )
         return [path]
     if os.path.exists(os.path.join(path, "dataset_dict.json")):
         splits = json.loads(Path(path, "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        raise ValueError(f"input: {path} holds the splits {', '.join(splits)}; name one: {path}/{splits[0]}")
+        raise ValueError(
+            f"input: {path} is a dataset with the splits {', '.join(splits)}; name one: {path}/{splits[0]}"
+        )
     if os.path.exists(os.path.join(path, "state.json")):
         return [path]
     texts = sorted(str(file) for file in Path(path).rglob("*.txt"))
     if not texts:
         raise ValueError(
-            f"input: {path} is a folder without .txt files, and not one that datasets.save_to_disk wrote; name "
+            f"input: {path} is a folder without .txt files and was not written by datasets.save_to_disk; name "
             f"its files with a pattern, such as '{path}/**/*.jsonl'"
         )
     return texts
 
 
 def stat_input(item: str) -> Input:
-    """Size and version of an input. A hub dataset may change: name a revision (hf:NAME@REVISION) to pin it."""
+    """Return an input with its size and version. A Hub dataset may change: pin it with hf:NAME@REVISION."""
     if item.startswith(HUB_PREFIX):
         num_files = load_hub(item).num_shards
         return Input(item, num_files * MAX_PART_BYTES, f"{num_files} files")
@@ -96,7 +104,7 @@ def stat_input(item: str) -> Input:
 
 
 def plan_parts(inputs: dict[str, list[Input]]) -> list[Part]:
-    """Parts of all sources in the order of the inputs."""
+    """Cut the inputs of all sources into parts, in order."""
     num_bytes = sum(entry.num_bytes for entries in inputs.values() for entry in entries)
     part_bytes = min(max(num_bytes // MIN_PARTS, MIN_PART_BYTES), MAX_PART_BYTES)
     parts: list[Part] = []
@@ -117,7 +125,7 @@ def plan_parts(inputs: dict[str, list[Input]]) -> list[Part]:
 
 
 def _cut(entry: Input, part_bytes: int) -> list[Span]:
-    """Even stretches of an input, or all of it where it is small or cannot be entered in the middle."""
+    """Cut an input into even spans; a single one where it is small or can only be read from its beginning."""
     item = entry.item
     num_pieces = math.ceil(entry.num_bytes / part_bytes)
     if item.startswith(HUB_PREFIX):
@@ -143,4 +151,4 @@ def _num_row_groups(path: str) -> int:
     try:
         return int(pyarrow.parquet.read_metadata(path).num_row_groups)
     except (OSError, pyarrow.ArrowException):
-        return 1  # the reader says what is wrong
+        return 1  # the reader reports the error

@@ -1,7 +1,6 @@
 """Rows -> texts. Texts are never altered.
 
-What cannot be read is an error that names file and line, never a shorter corpus, unless it is asked to be left
-out: then it is named and counted.
+Anything unreadable is an error with file and line. With `--skip-unreadable` it is reported, counted and left out.
 """
 
 import json
@@ -10,28 +9,39 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.inputs.filters import Condition
+from data_prep.inputs.conditions import Condition
 from data_prep.inputs.rows import Span, UnreadableDocument, UnreadableFile, place_of, read_rows
 
-NAMED_DOCUMENTS = 20  # unreadable ones that a part names; it counts all, and names all files
+MAX_REPORTED_DOCUMENTS = 20  # unreadable documents reported per part; all are counted, and all files reported
 
 
 @dataclass
 class LeftOut:
-    """What did not become a document. With `skip_unreadable` what cannot be read counts as such."""
+    """The documents that are left out, by reason. Without `skip_unreadable`, unreadable ones raise instead."""
 
     skip_unreadable: bool = False
-    counts: Counter[str] = field(default_factory=Counter)  # reason -> documents (or files)
-    unreadable: list[str] = field(default_factory=list)  # messages
+    counts: Counter[str] = field(default_factory=Counter)  # reason -> number of documents (or files)
+    unreadable: list[str] = field(default_factory=list)  # error messages
 
 
 def read_texts(
     span: Span, text_field: str, conditions: Sequence[Condition] = (), left_out: LeftOut | None = None
 ) -> Iterator[str]:
-    """Texts of a piece of an input; in .txt, where a file is a document, there are no fields.
+    """Read the texts of a span. A .txt file is one document and has no fields.
 
-    ValueError, with file and line or row: broken JSON, a field that is missing or of a wrong kind, invalid
-    UTF-8, damaged compression, a dataset that cannot be loaded.
+    Args:
+        span: of an input.
+        text_field: name of the field that holds the text.
+        conditions: that a document must meet.
+        left_out: counts what is not yielded.
+
+    Yields:
+        Texts in the order of the input.
+
+    Raises:
+        ValueError: Broken JSON, a missing or mistyped field, invalid UTF-8, damaged compression or a dataset that
+            cannot be loaded, with file and line or row, unless `left_out` skips what is unreadable.
+
     """
     left_out = left_out or LeftOut()
     try:
@@ -53,14 +63,14 @@ def _skip(error: ValueError, reason: str, left_out: LeftOut) -> None:
     if not left_out.skip_unreadable:
         raise error
     left_out.counts[reason] += 1
-    if isinstance(error, UnreadableFile) or left_out.counts[reason] <= NAMED_DOCUMENTS:
+    if isinstance(error, UnreadableFile) or left_out.counts[reason] <= MAX_REPORTED_DOCUMENTS:
         left_out.unreadable.append(str(error))
 
 
 def _text_of(
     span: Span, number: int, row: Any, text_field: str, conditions: Sequence[Condition]
 ) -> str | None:
-    """The text, or None if it does not meet the conditions."""
+    """Return the text of a row, None if it does not meet the conditions."""
     try:
         record = json.loads(row.decode("utf-8").removeprefix("\ufeff")) if isinstance(row, bytes) else row
         if isinstance(record, ValueError):
@@ -72,7 +82,7 @@ def _text_of(
             return None
         if text_field not in record:
             fields = ", ".join(map(str, record)) or "none"
-            raise ValueError(f"has no field {text_field!r}; fields: {fields}; choose with --text-field")
+            raise ValueError(f"has no field {text_field!r}; fields: {fields}; choose one with --text-field")
         text = record[text_field]
         if not isinstance(text, str):
             raise ValueError(f"field {text_field!r} must be a string, is {type(text).__name__}")
@@ -81,10 +91,10 @@ def _text_of(
         problem = f"broken JSON ({error.msg}, column {error.colno}); repair or remove the line"
     except UnicodeDecodeError as error:
         problem = f"invalid UTF-8 ({error.reason}, byte {error.start}); convert it first"
-    except UnicodeEncodeError as error:  # "\ud800" is valid JSON, but no text
+    except UnicodeEncodeError as error:  # "\ud800" is valid JSON, but not valid text
         problem = (
             f"field {text_field!r} holds a lone surrogate (character {error.start}), "
-            "which is no text; repair or remove the line"
+            "which is not valid text; repair or remove the line"
         )
     except ValueError as error:
         problem = str(error)

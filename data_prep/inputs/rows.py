@@ -1,6 +1,6 @@
-"""Files, saved datasets and hub datasets -> numbered lines and rows, one after the other, in constant memory.
+"""Files, saved datasets and Hub datasets -> numbered lines and rows, streamed in constant memory.
 
-JSON lines end at a line feed alone: `str.splitlines` would also cut at U+2028, which JSON leaves unescaped.
+Only a line feed ends a JSON line: `str.splitlines` would also split at U+2028, which JSON does not escape.
 """
 
 import csv
@@ -23,13 +23,13 @@ JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 TABLES = (".csv", ".csv.gz", ".csv.zst")
 ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
 HUB_PREFIX = "hf:"
-PARQUET_ROWS = 1_000  # rows of text held in memory at once
+PARQUET_ROWS = 1_000  # rows held in memory at once
 
 
 class Span(NamedTuple):
-    """A piece of one input, from `first` up to `last`; the default is all of it.
+    """A range [first, last) of one input; by default all of it.
 
-    The unit is a byte of .jsonl, a row group of .parquet, a row of a saved dataset, a file of a hub dataset.
+    The unit is a byte of .jsonl, a row group of .parquet, a row of a saved dataset, or a file of a Hub dataset.
     """
 
     item: str
@@ -38,15 +38,15 @@ class Span(NamedTuple):
 
 
 class UnreadableFile(ValueError):
-    """A file cannot be read, or not to its end."""
+    """A file cannot be read to its end."""
 
 
 class UnreadableDocument(ValueError):
-    """A line or row is no document; the next one may be."""
+    """A line or row is not a valid document; the next one may be."""
 
 
 def place_of(span: Span, number: int) -> str:
-    """File and line, or row, of what `read_rows` numbered: JSON lines are numbered within their span."""
+    """Return the file and line (or row) of a number from `read_rows`, which numbers JSON lines within their span."""
     if span.item.endswith(".txt"):
         return span.item
     if span.item.startswith(HUB_PREFIX) and span.last is not None:
@@ -56,9 +56,9 @@ def place_of(span: Span, number: int) -> str:
     return f"{span.item}:{number + _lines_before(span)}"
 
 
-@lru_cache(1)  # for many bad lines in one span
+@lru_cache(1)  # a span may have many bad lines
 def _lines_before(span: Span) -> int:
-    """Lines that belong to the spans before this one."""
+    """Count the lines that belong to earlier spans."""
     if span.first == 0:
         return 0
     with open(span.item, "rb") as file:
@@ -67,7 +67,17 @@ def _lines_before(span: Span) -> int:
 
 
 def read_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
-    """Number from 1 and content: the bytes of a JSON line, a mapping, or the ValueError of a row without one."""
+    """Read the rows of a span.
+
+    Args:
+        span: of an input.
+        fields: names of the columns to read from .parquet; the first one is that of the text.
+
+    Returns:
+        Iterator of the number of a row, from 1, and its content: the bytes of a JSON line, a mapping, or the
+        ValueError of a malformed row.
+
+    """
     if span.item.startswith(HUB_PREFIX):
         return _hub_rows(span)
     if os.path.isdir(span.item):
@@ -82,13 +92,13 @@ def read_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _json_lines(span: Span) -> Iterator[tuple[int, bytes]]:
-    """Lines that begin within the span."""
+    """Read the lines that begin within the span."""
     number = 0
     try:
         with _open(span.item) as file:
             if span.first:
                 file.seek(span.first - 1)
-                file.readline()  # the line that holds the byte before belongs to the span before
+                file.readline()  # the line of the preceding byte belongs to the preceding span
             position = file.tell() if span.last is not None else 0
             for number, line in enumerate(file, 1):
                 if span.last is not None and position >= span.last:
@@ -106,7 +116,7 @@ def _open(path: str) -> BinaryIO:
     if path.endswith(".gz"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.endswith(".zst"):
-        # pyarrow and not zstandard, whose reader takes a truncated file for a finished one
+        # not the zstandard package: its reader accepts a truncated file as complete
         return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
     return open(path, "rb")
 
@@ -123,7 +133,7 @@ def _whole_file(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(path: str) -> Iterator[tuple[int, Any]]:
-    """Rows of a table whose first row names the columns; quoted fields may hold line feeds."""
+    """Read a table whose first row names the columns; quoted fields may hold line feeds."""
     csv.field_size_limit(sys.maxsize)
     number = 0
     try:
@@ -133,10 +143,12 @@ def _csv_rows(path: str) -> Iterator[tuple[int, Any]]:
             for number, row in enumerate(rows, 1):
                 if len(row) == len(header):
                     yield number, dict(zip(header, row, strict=True))
-                elif row:  # an empty line is no row
+                elif row:  # an empty line is not a row
                     yield (
                         number,
-                        ValueError(f"has {len(row)} fields, the header {len(header)}; repair the row"),
+                        ValueError(
+                            f"has {len(row)} fields, but the header has {len(header)}; repair the row"
+                        ),
                     )
     except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
         raise UnreadableFile(
@@ -176,25 +188,36 @@ def _parquet_row(batch: pyarrow.RecordBatch, index: int) -> Any:
 
 
 def load_saved(path: str) -> Any:
-    """A folder that `datasets.save_to_disk` wrote."""
+    """Load a dataset that `datasets.save_to_disk` wrote.
+
+    Raises:
+        UnreadableFile: The folder is damaged.
+
+    """
     import datasets  # takes seconds to import
 
     try:
         return datasets.load_from_disk(path)
-    except (
-        Exception
-    ) as error:  # the library raises anything from KeyError to ArrowInvalid for a damaged folder
+    except Exception as error:  # a damaged folder raises anything from KeyError to ArrowInvalid
         raise UnreadableFile(f"{path}: cannot be loaded ({one_line(error)})") from error
 
 
 def load_hub(item: str) -> Any:
-    """hf:NAME[@REVISION], hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, streamed; the split is "train" unless named."""
+    """Open hf:NAME[@REVISION][:CONFIG][:SPLIT] for streaming; the default split is "train".
+
+    Raises:
+        ValueError: A name of another form.
+        UnreadableFile: The dataset, its config or its split cannot be loaded.
+
+    """
     import datasets  # takes seconds to import
 
     name, *rest = item.removeprefix(HUB_PREFIX).split(":")
     name, _, revision = name.partition("@")
     if not name or len(rest) > 2:
-        raise ValueError(f"input: {item!r} must be hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+        raise ValueError(
+            f"input: {item!r} must be hf:NAME[@REVISION], optionally with :SPLIT or :CONFIG:SPLIT"
+        )
     split = rest[-1] if rest else "train"
     config = rest[0] if len(rest) == 2 else None
     try:
@@ -213,7 +236,7 @@ def _hub_rows(span: Span) -> Iterator[tuple[int, Any]]:
     rows = load_hub(span.item)
     if span.last is None:
         return _dataset_rows(rows, span.item, 0)
-    # one file, as `parts.py` cuts them; rows are numbered within it
+    # one file, as planned in parts.py; rows are numbered within it
     place = f"{span.item}, file {span.first}"
     return _dataset_rows(rows.shard(num_shards=rows.num_shards, index=span.first), place, 0)
 

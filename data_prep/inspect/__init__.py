@@ -1,0 +1,1 @@
+"""Inspecting a finished store: tables, histograms, sample documents, damaged shards."""

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from data_prep.inspect.report import print_table
+from data_prep.report import print_table
 from modernbert_train.common.pictures import COLOURS, INK, style_axis
 from modernbert_train.store.manifest import Split
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.inspect.histogram import draw_histograms, length_histogram, print_histogram
-from data_prep.inspect.report import left_out_words, print_table
+from data_prep.report import left_out_words, print_table
 from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.store.files import INDEX_NAME, ShardFiles
 from modernbert_train.store.manifest import Manifest, Split

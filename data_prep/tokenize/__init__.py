@@ -1,0 +1,1 @@
+"""Tokenizing: documents -> filters -> token ids -> shards of a store, resumable, on one machine or on Slurm."""

@@ -1,7 +1,7 @@
 """Texts -> token ids.
 
-Ids are content alone: no [CLS], no [SEP], nothing truncated. A text that spells "[MASK]" gets the ids of
-these six characters, never the special id.
+Ids are content only: no [CLS], no [SEP], no truncation. A text that contains "[MASK]" gets the ids of these six
+characters, never the special id.
 """
 
 import hashlib
@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-BATCH_CHARACTERS = 1_000_000  # a third of a second's work: bounds memory
+BATCH_CHARACTERS = 1_000_000  # about a third of a second of work; bounds memory
 BATCH_DOCUMENTS = 1_000
 
 
 class EncodedBatch(NamedTuple):
-    """Tokens of some documents, joined. A document without a token has length 0."""
+    """Concatenated token ids of some documents. A document without a token has length 0."""
 
     ids: np.ndarray  # uint16 or uint32 [sum of lengths]
     lengths: np.ndarray  # uint32 [documents]
-    is_valid: np.ndarray  # bool [documents]: belongs to the validation split
+    is_valid: np.ndarray  # bool [documents]: whether it belongs to the validation split
 
 
 def load_tokenizer(tokenizer_json: Path) -> Tokenizer:
-    """The tokenizer as used here: special strings in a text are text, nothing is truncated or padded."""
+    """Load a tokenizer that encodes special strings as plain text and neither truncates nor pads."""
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -35,16 +35,16 @@ def load_tokenizer(tokenizer_json: Path) -> Tokenizer:
 
 
 def falls_into_valid(text: str, valid_fraction: float) -> bool:
-    """Whether a document is held out: decided by its text alone, so equal texts are never on both sides."""
+    """Check whether a document is held out. Only the text decides, so equal texts fall into the same split."""
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < valid_fraction * 2**64
 
 
 class BatchEncoder:
-    """A tokenizer with what else decides the result."""
+    """Encodes batches of texts and assigns each text to a split."""
 
     def __init__(self, tokenizer_json: Path, dtype: str, valid_fraction: float) -> None:
-        # One thread each: the workers are the parallelism, and bytes in flight stay bounded by their number.
+        # One thread per worker process: the number of workers then bounds memory as well.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.tokenizer = load_tokenizer(tokenizer_json)
         self.dtype = dtype
@@ -62,7 +62,7 @@ class BatchEncoder:
 
 
 def batched(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Cut a stream of texts into batches of about BATCH_CHARACTERS, at most BATCH_DOCUMENTS."""
+    """Yield batches of about BATCH_CHARACTERS and at most BATCH_DOCUMENTS texts."""
     batch: list[str] = []
     num_characters = 0
     for text in texts:

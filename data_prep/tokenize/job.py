@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.inputs.filters import Condition
+from data_prep.inputs.conditions import Condition
 from data_prep.inputs.parts import Input, Part
 from data_prep.inputs.rows import Span
 from modernbert_train.common.files import write_atomically

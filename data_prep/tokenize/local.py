@@ -1,7 +1,7 @@
-"""Runs the tasks of a stage on this machine: several processes, one progress bar, errors in one line.
+"""Runs the tasks of a stage on this machine: several processes, one progress bar, one-line errors.
 
-Processes of the standard library and not datatrove's local executor, which waits for ever when a worker is killed
-(out of memory), leaves its workers running when it is killed itself, and writes every error as a traceback.
+Uses the standard library instead of datatrove's local executor, which hangs when a worker is killed (out of memory),
+leaves its workers running when it is killed itself, and prints every error as a traceback.
 """
 
 import multiprocessing
@@ -24,10 +24,14 @@ REFRESH_S = 0.5
 
 
 class Progress:
-    """The bar of a stage: bytes of text of finished tasks, documents and tokens of all that ran here.
+    """The progress bar of a stage: bytes of text of finished tasks, documents and tokens processed in this run.
 
-    `counts`: int64 [tasks + 1, 2] documents and tokens of every task, in memory that workers share without locks
-    (a killed worker cannot hold one); the last row says "stop".
+    Args:
+        stage: whose tasks run.
+        done: [tasks] whether a task was finished in an earlier run.
+        counts: int64 [tasks + 1, 2] documents and tokens of every task, in memory that workers share without locks
+            (a killed worker could never release one); a non-zero last row tells the workers to stop.
+
     """
 
     def __init__(self, stage: Stage, done: list[bool], counts: np.ndarray) -> None:
@@ -38,11 +42,11 @@ class Progress:
         self.started = self.shown = time.monotonic()
 
     def finished(self, number: int) -> None:
-        """Count a task as done."""
+        """Advance the bar by one task."""
         self.bar.update(self.stage.task_bytes[number])
 
     def refresh(self, every_s: float = REFRESH_S) -> None:
-        """Show the counts as they are now, at most once in `every_s`."""
+        """Show the current counts, at most once every `every_s` seconds."""
         now = time.monotonic()
         if now - self.shown < every_s:
             return
@@ -55,10 +59,10 @@ class Progress:
 
 
 def run_stage(job: Job, stage: Stage, workers: int) -> None:
-    """Do all tasks of a stage that are not done yet, large ones first.
+    """Run the unfinished tasks of a stage, large ones first.
 
-    Raises what a task raised; the other tasks are stopped, what is finished stays. BrokenProcessPool: a worker
-    was killed.
+    An error in a task stops the others and is raised here; finished tasks stay finished. If a worker process is
+    killed, BrokenProcessPool is raised.
     """
     numbers = range(len(stage.task_bytes))
     done = [job.task_folder(stage.name, number).is_dir() for number in numbers]
@@ -84,7 +88,7 @@ def _reporter(
     def report(num_documents: int, num_tokens: int) -> None:
         counts[number] = num_documents, num_tokens
         if counts[-1, 0]:
-            os._exit(1)  # another task failed: the run is over, and this one will be done again
+            os._exit(1)  # another task failed; the next run repeats this one
         after()
 
     return report
@@ -93,7 +97,7 @@ def _reporter(
 def _run_in_processes(
     job: Job, stage: Stage, todo: list[int], workers: int, shared: Any, progress: Progress
 ) -> None:
-    # spawn: a forked child would inherit the locks of the tokenizer's threads
+    # not fork: a child would inherit locks held by the tokenizer's threads
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (job.store, stage.name, shared))
     try:
@@ -111,26 +115,26 @@ def _run_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-_task: Callable[[int], None]  # of this worker process
+_run: Callable[[int], None]  # runs a task in this worker process; set by _start_worker
 
 
 def _start_worker(store: Path, stage_name: str, shared: Any) -> None:
-    global _task
-    # Ctrl-C: the parent ends its workers, without a traceback each
+    global _run
+    # on Ctrl-C the parent ends its workers; otherwise each would print a traceback
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     job = load_job(store)
     stage = next(stage for stage in stages_of(job) if stage.name == stage_name)
     counts = np.frombuffer(shared, np.int64).reshape(-1, 2)
-    _task = lambda number: run_task(job, stage, number, _reporter(counts, number))  # noqa: E731
+    _run = lambda number: run_task(job, stage, number, _reporter(counts, number))  # noqa: E731
 
 
 def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)  # the parent was killed: nobody will ever send or take a task
+    os._exit(1)  # the parent was killed
 
 
 def _run_in_worker(number: int) -> None:
-    _task(number)
+    _run(number)

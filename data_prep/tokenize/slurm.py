@@ -1,9 +1,8 @@
-"""Runs the stages of a preparation on a Slurm cluster, by datatrove's executor.
+"""Runs the stages of a preparation on a Slurm cluster with datatrove's executor.
 
-A stage is an array of jobs, and every job after the first stage waits for the one before; the last one merges. A
-task reads what it needs from the store alone, which must lie on a disk that all machines share. datatrove is what
-FineWeb and its successors were made with; it writes the sbatch scripts, sends tasks again that were preempted, and
-keeps the logs (beside the store, in STORE.slurm).
+Each stage is a job array that waits for the previous stage; the last job merges. Tasks read their job from the store,
+so the store must be on a file system that all machines share. datatrove writes the sbatch scripts, requeues preempted
+tasks, and keeps the logs (next to the store, in STORE.slurm).
 """
 
 import math
@@ -21,12 +20,12 @@ from data_prep.tokenize.merging import merge
 from data_prep.tokenize.stages import run_task, stages_of
 
 MERGE = "merge"
-ARRAY_JOBS = 1_000  # Slurm's default limit of an array; more tasks than that are done several to a job
+ARRAY_JOBS = 1_000  # Slurm's default limit of an array; with more tasks, a job runs several
 REQUIRED = ("partition", "time")
 
 
 class StageStep(PipelineStep):
-    """One stage, as a datatrove step: the rank is the number of the task."""
+    """A stage as a datatrove step: the rank is the number of the task."""
 
     type = "modernbert-train"
 
@@ -46,12 +45,15 @@ class StageStep(PipelineStep):
 
 
 def submit(job: Job, options: dict[str, str], workers: int | None) -> str:
-    """Submit all stages of a begun job that are not finished; the id of the last job.
+    """Submit the unfinished stages of a job.
 
     Args:
-        job: in a store that all machines see.
-        options: of sbatch, by name; "partition" and "time" must be there.
-        workers: most tasks at once, None for as many as the cluster gives.
+        job: whose store is on a shared file system.
+        options: of sbatch, by name; "partition" and "time" are required.
+        workers: maximum number of concurrent tasks, None for no limit.
+
+    Returns:
+        The id of the last job, which merges.
 
     """
     store = job.store.resolve()
@@ -69,7 +71,7 @@ def submit(job: Job, options: dict[str, str], workers: int | None) -> str:
             env_command=_environment(),
             sbatch_args={key: value for key, value in options.items() if key not in REQUIRED},
             logging_dir=str(store.with_name(f"{store.name}.slurm") / name),
-            skip_completed=False,  # the store itself says what is done; these logs outlive an --overwrite
+            skip_completed=False,  # finished tasks are found in the store; datatrove's logs outlive --overwrite
             depends=last,
         )
     assert last is not None
@@ -78,18 +80,23 @@ def submit(job: Job, options: dict[str, str], workers: int | None) -> str:
 
 
 def check_options(options: dict[str, str]) -> None:
-    """ValueError: an option that Slurm needs is missing, or Slurm itself."""
+    """Check that the required options are given and that sbatch is installed.
+
+    Raises:
+        ValueError: An option or sbatch is missing.
+
+    """
     missing = [name for name in REQUIRED if name not in options]
     if missing:
         raise ValueError(
-            f"slurm: {missing[0]} is not given; add --slurm {missing[0]}=..., such as "
+            f"slurm: {missing[0]} is required; add --slurm {missing[0]}=..., such as "
             "--slurm partition=cpu time=24:00:00 mem-per-cpu=4G"
         )
     if shutil.which("sbatch") is None:
-        raise ValueError("slurm: sbatch is not on this machine; start the command where jobs are submitted")
+        raise ValueError("slurm: sbatch is not installed on this machine; run the command on a login node")
 
 
 def _environment() -> str:
-    """Shell commands that give a job this Python and its packages."""
+    """Return the shell command that makes this Python and its packages available to a job."""
     path = shlex.quote(os.path.join(sys.prefix, "bin"))
     return f"export PATH={path}:$PATH PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))}"

@@ -1,25 +1,25 @@
-"""The stages of a preparation, each a number of tasks that know of each other only through finished folders."""
+"""The stages of a preparation. Their tasks communicate through finished folders only."""
 
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.inputs.readers import LeftOut
-from data_prep.tokenize.documents import Report, without
-from data_prep.tokenize.duplicates import (
+from data_prep.tokenize.documents import Filter, Report, read_documents
+from data_prep.tokenize.encoding import BatchEncoder, EncodedBatch, batched
+from data_prep.tokenize.exact_duplicates import (
     DUPLICATES,
     HASHES,
-    distinct_documents,
+    drop_exact_duplicates,
     num_buckets,
     write_duplicates,
     write_hashes,
 )
-from data_prep.tokenize.encoding import BatchEncoder, EncodedBatch, batched
 from data_prep.tokenize.job import Job
 from data_prep.tokenize.writer import SplitWriter
 from modernbert_train.store.manifest import SPLIT_NAMES
@@ -27,44 +27,57 @@ from modernbert_train.store.manifest import SPLIT_NAMES
 TOKENS = "tokens"
 COUNTS_NAME = "counts.json"
 
+# (job, number of the task, folder for its result, report)
 Task = Callable[[Job, int, Path, Report], None]
 
 
 class Stage(NamedTuple):
-    """Tasks that may be done in any order, by anybody; all of the stage before must be finished."""
+    """Tasks that can run in any order and on any machine, once all earlier stages are finished."""
 
     name: str
-    task_bytes: list[int]  # of text of every task, about; 1 where that says nothing
-    run: Task  # (job, number of the task, folder for its result, report)
+    task_bytes: list[int]  # estimated bytes of text per task; 1 where the size of the text does not matter
+    run: Task
 
 
 def stages_of(job: Job) -> list[Stage]:
-    """What must be done before parts are merged, in order."""
-    of_parts = [part.num_bytes for part in job.parts]
-    stages = []
-    if job.settings.dedup:
-        stages.append(Stage(HASHES, of_parts, write_hashes))
-        stages.append(Stage(DUPLICATES, [1] * num_buckets(job), write_duplicates))
-    if job.settings.near_dedup or job.benchmarks:
-        from data_prep.tokenize import (
-            near_duplicates as near,  # imports datatrove, which nothing else here needs
-        )
+    """List the stages of a job, in order, and give each one the filters of the documents that it reads.
 
-        if job.settings.near_dedup:
-            stages.append(Stage(near.SIGNATURES, of_parts, near.write_signatures))
-            stages.append(Stage(near.PAIRS, [1] * near.CONFIG.num_buckets, near.write_pairs))
-            stages.append(Stage(near.CLUSTERS, [1], near.write_clusters))
-        if job.benchmarks:
-            stages.append(Stage(near.BENCHMARKS, [1], near.write_benchmarks))
-    return [*stages, Stage(TOKENS, of_parts, write_tokens)]
+    A filter is preceded by the stages that find the documents to drop, which read the documents that passed the
+    earlier filters. The last stage reads the documents that passed all of them.
+
+    Returns:
+        All stages before merging.
+
+    """
+    part_bytes = [part.num_bytes for part in job.parts]
+    stages: list[Stage] = []
+    filters: list[Filter] = []
+    if job.settings.dedup:
+        stages.append(Stage(HASHES, part_bytes, write_hashes))
+        stages.append(Stage(DUPLICATES, [1] * num_buckets(job), write_duplicates))
+        filters.append(drop_exact_duplicates)
+    if job.settings.near_dedup:
+        from data_prep.tokenize import near_duplicates as near  # importing datatrove takes seconds
+
+        write_signatures = partial(near.write_signatures, filters=tuple(filters))
+        stages.append(Stage(near.SIGNATURES, part_bytes, write_signatures))
+        stages.append(Stage(near.PAIRS, [1] * near.CONFIG.num_buckets, near.write_pairs))
+        stages.append(Stage(near.CLUSTERS, [1], near.write_clusters))
+        filters.append(near.drop_near_duplicates)
+    if job.benchmarks:
+        from data_prep.tokenize.decontamination import BENCHMARKS, drop_contaminated, write_benchmarks
+
+        stages.append(Stage(BENCHMARKS, [1], write_benchmarks))
+        filters.append(drop_contaminated)
+    return [*stages, Stage(TOKENS, part_bytes, partial(write_tokens, filters=tuple(filters)))]
 
 
 def run_task(job: Job, stage: Stage, number: int, report: Report) -> None:
-    """Do one task, unless it is done. Its folder gets its name when everything is in it."""
+    """Run a task unless it is done. Its folder gets its final name once it is complete."""
     done = job.task_folder(stage.name, number)
     if done.is_dir():
         return
-    # a name of its own: two machines may do one task, when a scheduler took one of them for dead
+    # a unique name: a scheduler that presumes a machine dead may run its task on another one
     unfinished = done.with_name(f"{done.name}.{platform.node()}-{os.getpid()}.tmp")
     unfinished.mkdir(parents=True)
     stage.run(job, number, unfinished, report)
@@ -73,16 +86,16 @@ def run_task(job: Job, stage: Stage, number: int, report: Report) -> None:
     except OSError:
         if not done.is_dir():
             raise
-        shutil.rmtree(unfinished)  # the other one was first, with the same bytes
+        shutil.rmtree(unfinished)  # another machine finished first, with the same bytes
 
 
-def write_tokens(job: Job, number: int, folder: Path, report: Report) -> None:
-    """Tokenize a part into splits of its own, and count what was left out."""
+def write_tokens(job: Job, number: int, folder: Path, report: Report, *, filters: Sequence[Filter]) -> None:
+    """Tokenize the documents of a part that pass all filters into splits of its own; count what is left out."""
     encoder = _encoder(job.store / "tokenizer.json", job.dtype, job.settings.valid_fraction)
     writers = {name: SplitWriter(folder / name, job.dtype, job.settings.shard_bytes) for name in SPLIT_NAMES}
     left_out = LeftOut(job.settings.skip_unreadable)
     num_documents = num_tokens = 0
-    for texts in batched(_chosen_documents(job, number, left_out)):
+    for texts in batched(read_documents(job, number, filters, left_out)):
         batch = encoder(texts)
         left_out.counts["empty"] += _write_batch(batch, writers)
         num_documents += len(batch.lengths)
@@ -94,26 +107,14 @@ def write_tokens(job: Job, number: int, folder: Path, report: Report) -> None:
     (folder / COUNTS_NAME).write_text(json.dumps(counts), encoding="utf-8")
 
 
-def _chosen_documents(job: Job, number: int, left_out: LeftOut) -> Iterator[str]:
-    texts = distinct_documents(job, number, left_out)
-    if job.settings.near_dedup or job.benchmarks:
-        from data_prep.tokenize import near_duplicates as near
-
-        if job.settings.near_dedup:
-            texts = without(texts, near.near_duplicates_of(job, number), "near_duplicate", left_out)
-        if job.benchmarks:
-            texts = near.uncontaminated(job, texts, left_out)
-    return texts
-
-
 @lru_cache(1)
 def _encoder(tokenizer_json: Path, dtype: str, valid_fraction: float) -> BatchEncoder:
-    """Loaded once in a process, not for every part."""
+    """Load the tokenizer once per process instead of once per part."""
     return BatchEncoder(tokenizer_json, dtype, valid_fraction)
 
 
 def _write_batch(batch: EncodedBatch, writers: dict[str, SplitWriter]) -> int:
-    """Give every document to its split's writer; the number of empty documents, which are left out."""
+    """Pass each document to the writer of its split; return the number of documents without a token."""
     ends = batch.lengths.cumsum(dtype="int64")
     num_empty = 0
     for length, end, is_valid in zip(

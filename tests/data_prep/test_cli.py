@@ -104,7 +104,7 @@ def test_inspect_decodes_the_documents_it_names(store, capsys):
 
 def test_inspect_one_source(store, capsys):
     assert main(["inspect", str(store), "--source", "web", "--documents", "0"]) == 0
-    assert "---" not in capsys.readouterr().out
+    assert "--- web" not in capsys.readouterr().out
     assert main(["inspect", str(store), "--source", "code"]) == 2
     assert f"error: source: 'code' is not in {store}; sources: web" in capsys.readouterr().err
 

@@ -145,7 +145,7 @@ def test_fitting_keeps_every_id_and_adds_what_is_missing(tmp_path, capsys):
     before.save(str(tmp_path / "tokenizer.json"))
     assert main(["tokenizer", "out", "--fit", str(tmp_path / "tokenizer.json")]) == 0
     out = capsys.readouterr().out
-    assert "fitted from" in out
+    assert "extended from" in out
     assert "note" not in out
     after = Tokenizer.from_file("out/tokenizer.json")
     old, new = before.get_vocab(), after.get_vocab()
@@ -178,7 +178,7 @@ def test_fitting_says_when_texts_are_lost(tmp_path, capsys):
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 0
-    assert "note: decoding does not give every text back: 'Ein Wort" in capsys.readouterr().out
+    assert "note: decoding does not restore every text: 'Ein Wort" in capsys.readouterr().out
 
 
 def test_fitting_errors(tmp_path, capsys):
@@ -189,8 +189,8 @@ def test_fitting_errors(tmp_path, capsys):
         ("--fit", "broken.json"): "fit: broken.json cannot be read as a tokenizer",
         ("--fit", "none.json"): "fit: none.json cannot be read as a tokenizer",
         ("--fit", "gaps.json"): "fit: gaps.json has 2 ids up to 7; fill the gaps",
-        (): "tokenizer: name either --input (texts to train on) or --fit",
-        ("--fit", "gaps.json", "--input", "x"): "tokenizer: name either",
+        (): "tokenizer: use either --input (texts to train on) or --fit",
+        ("--fit", "gaps.json", "--input", "x"): "tokenizer: use either",
     }.items():
         assert main(["tokenizer", "out", *options]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")

@@ -295,7 +295,7 @@ def edit_index(store, edit):
         ("bytes", None, ["--dtype", "int32"], "the size of a sample is not that of int32 values"),
         ("ndarray:uint16", None, ["--strip", "bos"], "strip: 'bos' must be one of cls, sep, pad, or none"),
         ("ndarray:uint16", None, ["--workers", "0"], "workers: 0 must be at least 1"),
-        ("ndarray:uint16", None, ["--source", "a b"], "source: 'a b' must be letters"),
+        ("ndarray:uint16", None, ["--source", "a b"], "source: 'a b' must be a folder name of letters"),
         (
             "ndarray:uint16",
             None,
@@ -353,7 +353,7 @@ def test_a_finished_index_is_replaced_on_request_only(tmp_path, tokenizer, capsy
     assert "is finished; replace it with --overwrite" in capsys.readouterr().err
     assert index(tmp_path / "store", tmp_path / "out", tokenizer, "--overwrite") == 0
     assert main(["index", "hf://datasets/x/y", "--tokenizer", str(tokenizer)]) == 2
-    assert "out: nothing can be written to hf://datasets/x/y" in capsys.readouterr().err
+    assert "out: hf://datasets/x/y is a URL, which cannot be written" in capsys.readouterr().err
 
 
 def test_shards_that_are_not_those_of_the_manifest(tmp_path, tokenizer, capsys):

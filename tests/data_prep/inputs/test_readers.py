@@ -69,7 +69,9 @@ def test_hub_names_are_streamed(tmp_path):
         read(f"hf:{folder}:dev")
     with pytest.raises(ValueError, match="row 1: has no field 'body'; fields: text"):
         read(f"hf:{folder}", "body")
-    with pytest.raises(ValueError, match="must be hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT"):
+    with pytest.raises(
+        ValueError, match=r"must be hf:NAME\[@REVISION\], optionally with :SPLIT or :CONFIG:SPLIT"
+    ):
         read("hf:a:b:c:d")
 
 
@@ -92,8 +94,8 @@ def test_pattern_errors(tmp_path):
     for pattern, message in {
         "nothing*": "no file matches .*nothing",
         "x.doc": r"x\.doc has an unknown ending; allowed: \.jsonl,",
-        "folder": r"folder is a folder without \.txt files, and not one that datasets\.save_to_disk",
-        "saved": "holds the splits dev; name one: .*saved/dev",
+        "folder": r"folder is a folder without \.txt files and was not written by datasets\.save_to_disk",
+        "saved": "is a dataset with the splits dev; name one: .*saved/dev",
     }.items():
         with pytest.raises(ValueError, match=message):
             resolve_inputs([str(tmp_path / pattern)])

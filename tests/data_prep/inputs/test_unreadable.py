@@ -26,7 +26,7 @@ def test_a_full_disk_is_an_error_and_what_is_finished_stays(tokenizer_folder, tm
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: store: store cannot be written ([Errno 27] File too large")
-    assert error.endswith("what is finished stays: the same command goes on")
+    assert error.endswith("finished parts are kept: fix the cause and rerun the same command")
     assert "Traceback" not in done.stderr
     finished = sorted((tmp_path / "store/.work/tokens").glob("00000?"))
     times = {path: path.stat().st_mtime_ns for path in finished}

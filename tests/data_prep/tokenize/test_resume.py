@@ -87,7 +87,9 @@ def test_workers_and_parts_of_one_store_agree_with_its_order(tokenizer_folder, i
 def interrupt(tokenizer, inputs, monkeypatch):
     """Leave an unfinished store with its first task done."""
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.tokenize.store.merge", lambda job: (_ for _ in ()).throw(ValueError("stop")))
+        patch.setattr(
+            "data_prep.tokenize.prepare.merge", lambda job: (_ for _ in ()).throw(ValueError("stop"))
+        )
         assert run_tokenize(Path("store"), tokenizer, *inputs, options=OPTIONS) == 2
 
 
@@ -113,7 +115,8 @@ def test_an_input_that_changed_is_refused(tokenizer_folder, inputs, monkeypatch,
 
 def test_overwrite_goes_on_with_the_same_command(tokenizer_folder, inputs, monkeypatch):
     interrupt(tokenizer_folder, inputs, monkeypatch)
-    monkeypatch.setattr("data_prep.tokenize.stages.write_tokens", None)  # would fail if it was called
+    fail = lambda *_, **__: pytest.fail("a finished task runs again")  # noqa: E731
+    monkeypatch.setattr("data_prep.tokenize.stages.write_tokens", fail)
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=(*OPTIONS, "--overwrite")) == 0
 
 

@@ -88,7 +88,7 @@ def test_a_cluster_makes_the_same_store(tokenizer_folder, tmp_path, monkeypatch,
     options = ("--dedup", "--valid-fraction", "0.1")
     assert run_tokenize(Path("local"), tokenizer_folder, "web=x.jsonl", options=options) == 0
     assert run_tokenize(Path("store"), tokenizer_folder, "web=x.jsonl", options=(*options, *SLURM)) == 0
-    assert "submitted: job 7 is the last one" in capsys.readouterr().out
+    assert "submitted: the store is finished when job 7, the last one, is" in capsys.readouterr().out
     assert files_of(Path("store")) == files_of(Path("local"))
     jobs = [line.split() for line in slurm.read_text().splitlines()]
     stages = [job for job in jobs if job[2] == "3G"]
@@ -118,9 +118,9 @@ def test_what_failed_is_sent_again(tokenizer_folder, tmp_path, monkeypatch, slur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--slurm", "partition=cpu"), "slurm: time is not given; add --slurm time=..."),
+        (("--slurm", "partition=cpu"), "slurm: time is required; add --slurm time=..."),
         (("--slurm", "partition"), "slurm: 'partition' must be OPTION=VALUE, such as --slurm partition=cpu"),
-        ((), "slurm: partition is not given"),
+        ((), "slurm: partition is required"),
     ],
 )
 def test_errors_are_one_line(tokenizer_folder, tmp_path, capsys, options, message):
@@ -134,4 +134,4 @@ def test_errors_are_one_line(tokenizer_folder, tmp_path, capsys, options, messag
 def test_without_slurm_there_is_a_clear_word(tokenizer_folder, tmp_path, capsys):
     write_json_lines(tmp_path / "x.jsonl", ["x"])
     assert run_tokenize(Path("store"), tokenizer_folder, "web=x.jsonl", options=SLURM) == 2
-    assert "error: slurm: sbatch is not on this machine" in capsys.readouterr().err
+    assert "error: slurm: sbatch is not installed on this machine" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_files_of_others_are_never_deleted(tokenizer_folder, tmp_path, capsys, o
     assert run_tokenize(tmp_path / "page", tokenizer_folder, f"web={file}", options=options) == 2
     assert "holds files that are no token store's" in capsys.readouterr().err
     assert run_tokenize(file, tokenizer_folder, f"web={tmp_path}/*.jsonl", options=options) == 2
-    assert "must not hold what is read" in capsys.readouterr().err
+    assert "which is emptied first; name another store" in capsys.readouterr().err
     assert (
         run_tokenize(tmp_path / "page/manifest.json", tokenizer_folder, f"web={file}", options=options) == 2
     )
@@ -110,7 +110,7 @@ def test_a_store_that_is_replaced_is_not_read(tokenizer_folder, tmp_path, capsys
     assert run_tokenize(store, tokenizer_folder, f"web={file}") == 0
     for tokenizer, read in ((store, file), (tokenizer_folder, write_json_lines(store / "y.jsonl", ["x"]))):
         assert run_tokenize(store, tokenizer, f"web={read}", options=("--overwrite",)) == 2
-        assert "must not hold what is read" in capsys.readouterr().err
+        assert "which is emptied first; name another store" in capsys.readouterr().err
     load_manifest(store)
 
 
@@ -119,14 +119,22 @@ def test_a_store_that_is_replaced_is_not_read(tokenizer_folder, tmp_path, capsys
     [
         (["web"], [], "input: 'web' must be SOURCE=GLOB[,GLOB]"),
         (["=x.jsonl"], [], "input: '=x.jsonl' must be SOURCE=GLOB[,GLOB]"),
-        (["a/b=x.jsonl"], [], "input: source 'a/b' must be letters, digits, '_', '-' and '.'"),
+        (
+            ["a/b=x.jsonl"],
+            [],
+            "input: source 'a/b' must be a folder name of letters, digits, '_', '-' and '.'",
+        ),
         (["web=none.jsonl"], [], "input: no file matches 'none.jsonl'"),
         (["web=x.doc"], [], "input: x.doc has an unknown ending; allowed: .jsonl"),
-        (["web=x.jsonl"], ["--valid-fraction", "1"], "valid-fraction: 1.0 must be at least 0 and below 1"),
+        (
+            ["web=x.jsonl"],
+            ["--valid-fraction", "1"],
+            "valid-fraction: 1.0 must be at least 0 and less than 1",
+        ),
         (["web=x.jsonl"], ["--workers", "0"], "workers: 0 must be at least 1"),
-        (["web=x.jsonl"], ["--shard-megabytes", "4096"], "shard-megabytes: 4096 must be from 1 to 4095"),
+        (["web=x.jsonl"], ["--shard-megabytes", "4096"], "shard-megabytes: 4096 must be between 1 and 4095"),
         (["web=x.jsonl"], ["--licence", "CC0"], "licence: 'CC0' must be SOURCE=TEXT"),
-        (["web=x.jsonl"], ["--licence", "code=CC0"], "licence: no input is named 'code'; sources: web"),
+        (["web=x.jsonl"], ["--licence", "code=CC0"], "licence: no source is named 'code'; sources: web"),
         (["web=x.jsonl"], ["--text-field", "body"], "x.jsonl:1: has no field 'body'"),
         (["web=empty.jsonl"], [], "source web: no document with text (0 read); check its input"),
         (["web=blank.jsonl"], [], "source web: no document with text (2 empty); check its input"),

@@ -1,10 +1,12 @@
-"""Filters by column: `language=en`, `score>=3`, `web:kind!=spam`."""
+"""The conditions of `--where`: `language=en`, `score>=3`, `web:kind!=spam`."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from typing import Any
+
+from data_prep.sources import check_known_sources
 
 _CONDITION = re.compile(
     r"(?:(?P<source>[^:=<>!]+):)?(?P<field>[^:=<>!]+)(?P<operator>>=|<=|!=|=|>|<)(?P<value>.*)", re.S
@@ -14,17 +16,22 @@ _ORDERS = {">=": ge, "<=": le, ">": gt, "<": lt}
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition that a document must meet. A null meets none."""
+    """A condition on one field of a document. A null meets no condition."""
 
     field: str
     operator: str
     value: str
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record meets it. ValueError: no such field; an order asked of what is no number."""
+        """Check whether a record meets the condition.
+
+        Raises:
+            ValueError: The field is missing, or <, <=, > or >= is applied to something that is not a number.
+
+        """
         if self.field not in record:
             fields = ", ".join(map(str, record)) or "none"
-            raise ValueError(f"has no field {self.field!r} for --where; fields: {fields}")
+            raise ValueError(f"has no field {self.field!r}, which --where names; fields: {fields}")
         found = record[self.field]
         if found is None:
             return False
@@ -54,9 +61,14 @@ def _number(value: Any) -> float | None:
 
 
 def parse_conditions(texts: list[str], sources: list[str]) -> dict[str, list[Condition]]:
-    """Conditions of every source from `[SOURCE:]FIELD OPERATOR VALUE`; without a source they hold for all.
+    """Parse `[SOURCE:]FIELD OPERATOR VALUE`.
 
-    ValueError: not of this form; a source that no input has; an order against what is no number.
+    Returns:
+        The conditions of every source. A condition without a source applies to all of them.
+
+    Raises:
+        ValueError: A text of another form, an unknown source, or a value that is not a number for <, <=, > or >=.
+
     """
     conditions: dict[str, list[Condition]] = {source: [] for source in sources}
     for text in texts:
@@ -66,12 +78,12 @@ def parse_conditions(texts: list[str], sources: list[str]) -> dict[str, list[Con
                 f"where: {text!r} must be [SOURCE:]FIELD=VALUE, with one of = != >= <= > <, such as 'score>=3'"
             )
         source = match["source"]
-        if source is not None and source not in conditions:
-            raise ValueError(f"where: no input is named {source!r}; sources: {', '.join(sources)}")
+        if source is not None:
+            check_known_sources([source], sources, "where")
         if match["operator"] in _ORDERS and _number(match["value"]) is None:
             raise ValueError(
-                f"where: {text!r} compares with {match['value']!r}, which must be a number for "
-                f"{match['operator']}; allowed for text: = and !="
+                f"where: {text!r}: the value of {match['operator']} must be a number, is {match['value']!r}; "
+                "use = or != to compare text"
             )
         condition = Condition(match["field"], match["operator"], match["value"])
         for name in conditions if source is None else [source]:

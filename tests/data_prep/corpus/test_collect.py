@@ -5,8 +5,8 @@ from itertools import islice
 import pytest
 
 from data_prep.cli import main
-from data_prep.corpus import corpus
-from data_prep.corpus.corpus import collect
+from data_prep.corpus import collect as collecting
+from data_prep.corpus.collect import collect
 from data_prep.corpus.python_texts import code_texts, docstrings_of, plain_text, prose_texts, science_texts
 
 LONG = "word " * 100
@@ -97,10 +97,10 @@ def test_manual_pages_lose_their_markup():
 @pytest.mark.parametrize("size", ["0", "-1", "nan"])
 def test_size_must_be_positive(tmp_path, capsys, size):
     assert main(["corpus", str(tmp_path), "--megabytes", size]) == 2
-    assert "must be above 0" in capsys.readouterr().err
+    assert "must be greater than 0" in capsys.readouterr().err
 
 
 def test_an_installation_without_texts_is_an_error(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(corpus, "prose_texts", lambda: iter([]))
+    monkeypatch.setattr(collecting, "prose_texts", lambda: iter([]))
     assert main(["corpus", str(tmp_path)]) == 2
     assert "corpus: found no prose in this Python installation" in capsys.readouterr().err

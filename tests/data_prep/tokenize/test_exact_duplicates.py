@@ -5,15 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.store.manifest import load_manifest
-from tests.helpers.texts import files_of, run_tokenize, stored_documents, write_json_lines
-
-
-def stored_texts(store, source):
-    tokenizer = load_tokenizer(Path(store, "tokenizer.json"))
-    documents = stored_documents(Path(store, source, "train"))
-    return [tokenizer.decode(ids.tolist(), skip_special_tokens=False) for ids in documents]
+from tests.helpers.texts import files_of, run_tokenize, stored_texts, write_json_lines
 
 
 @pytest.fixture
@@ -32,7 +25,9 @@ def texts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bucket_bytes", [1 << 40, 3_000])
 def test_the_first_occurrence_stays(tokenizer_folder, texts, monkeypatch, bucket_bytes):
-    monkeypatch.setattr("data_prep.tokenize.duplicates.BUCKET_BYTES", bucket_bytes)  # one bucket, and ten
+    monkeypatch.setattr(
+        "data_prep.tokenize.exact_duplicates.BUCKET_BYTES", bucket_bytes
+    )  # one bucket, and ten
     seen, expected, left_out = set(), {"web": [], "code": []}, {"web": 0, "code": 0}
     for source, name in (("web", "c"), ("web", "a"), ("code", "b")):  # the slow, obvious way
         for text in filter(None, texts[name]):
@@ -65,7 +60,7 @@ def test_hashes_that_agree_in_one_half_are_no_duplicates(tokenizer_folder, tmp_p
 
     write_json_lines(tmp_path / "x.jsonl", ["a", "d", "b", "c", "a", "b", "d"])
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.tokenize.duplicates.hashlib.blake2b", Hash)
+        patch.setattr("data_prep.tokenize.exact_duplicates.hashlib.blake2b", Hash)
         patch.setattr("data_prep.tokenize.encoding.falls_into_valid", lambda text, fraction: False)
         options = ("--workers", "1", "--valid-fraction", "0", "--dedup")
         assert run_tokenize(Path("store"), tokenizer_folder, "web=x.jsonl", options=options) == 0

@@ -1,7 +1,8 @@
-"""The quickstart's corpus: prose, code and science, cleaned of duplicates, each cut off at the same size."""
+"""The corpus of the quickstart: prose, code and science, without duplicates, each source of the same size."""
 
 import gzip
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -11,37 +12,46 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.corpus.python_texts import Text, code_texts, prose_texts, science_texts
+from modernbert_train.common.files import write_atomically
 
-MIN_CHARACTERS = 200  # less is a stub: an empty __init__.py, a one-line description
+MIN_CHARACTERS = 200  # shorter texts are stubs: an empty __init__.py, a one-line description
 _COPYRIGHT_LINE = re.compile(r"^\W*copyright\b.*$", re.MULTILINE)
 
 
 @dataclass
 class Collected:
-    """What was kept of one source, and what was not."""
+    """The documents of one source, and counts of what was left out."""
 
-    documents: list[tuple[str, str]]
+    documents: list[tuple[str, str]]  # (id, text)
     num_bytes: int = 0
     num_duplicates: int = 0
     num_unreadable: int = 0
 
 
 def write_corpus(folder: Path, megabytes: float) -> list[tuple[str, int, float, int, int, str]]:
-    """Write {prose,code,science}.jsonl.gz, {"id", "source", "text"} a line: the same bytes every time.
+    """Write {prose,code,science}.jsonl.gz with a line {"id", "source", "text"} per document.
 
-    Returns, for every source: name, documents, megabytes, duplicates and unreadable files left out, file.
-    ValueError: a size that is not positive; nothing found.
+    The bytes are the same every time.
+
+    Args:
+        folder: to write to.
+        megabytes: maximum size of the text of each source.
+
+    Returns:
+        A row per source: name, documents, megabytes, duplicates and unreadable files left out, file.
+
+    Raises:
+        ValueError: The size is not positive, or a source has no text.
+
     """
     if not megabytes > 0:
-        raise ValueError(f"megabytes: {megabytes} must be above 0")
+        raise ValueError(f"megabytes: {megabytes} must be greater than 0")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for source, texts in (("prose", prose_texts()), ("code", code_texts()), ("science", science_texts())):
         collected = collect(tqdm(texts, desc=source, unit=" documents"), int(megabytes * 1e6))
         if not collected.documents:
-            raise ValueError(
-                f"corpus: found no {source} in this Python installation; bring texts of your own"
-            )
+            raise ValueError(f"corpus: found no {source} in this Python installation; use texts of your own")
         file = folder / f"{source}.jsonl.gz"
         _write_json_lines(file, source, collected.documents)
         rows.append((
@@ -52,7 +62,12 @@ def write_corpus(folder: Path, megabytes: float) -> list[tuple[str, int, float, 
 
 
 def collect(texts: Iterable[Text], max_bytes: int) -> Collected:
-    """The first texts, without duplicates and stubs, until they have `max_bytes` of UTF-8."""
+    """Collect texts without duplicates and stubs until they reach `max_bytes` of UTF-8.
+
+    Returns:
+        The documents, sorted by a hash of their id, and the counts.
+
+    """
     collected, seen = Collected([]), set()
     for document_id, text in texts:
         if text is None:
@@ -69,22 +84,22 @@ def collect(texts: Iterable[Text], max_bytes: int) -> Collected:
         collected.num_bytes += len(text.encode("utf-8"))
         if collected.num_bytes >= max_bytes:
             break
-    # so that topics, licences and manuals are mixed wherever the corpus is cut
+    # mixes topics, licences and manuals, so that any prefix of the corpus is representative
     collected.documents.sort(key=lambda document: hashlib.sha1(document[0].encode("utf-8")).digest())
     return collected
 
 
 def _content_key(text: str) -> bytes:
-    """Equal for texts that differ in white space, case and copyright holder: a licence comes many times."""
+    """Return the same key for texts that differ only in white space, case or copyright line, as licences do."""
     content = "".join(_COPYRIGHT_LINE.sub("", text.lower()).split())
     return hashlib.sha1(content.encode("utf-8")).digest()
 
 
 def _write_json_lines(file: Path, source: str, documents: Iterable[tuple[str, str]]) -> None:
-    unfinished = file.with_name(file.name + ".tmp")
-    # no name and no time in the header of the archive, so that equal texts are equal bytes
-    with open(unfinished, "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as out:
+    archive = io.BytesIO()
+    # without name and time in the header, equal texts give equal bytes
+    with gzip.GzipFile(filename="", mode="wb", fileobj=archive, mtime=0) as out:
         for document_id, text in documents:
             record = {"id": document_id, "source": source, "text": text}
             out.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
-    unfinished.rename(file)
+    write_atomically(file, archive.getvalue())

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.inputs.filters import parse_conditions
+from data_prep.inputs.conditions import parse_conditions
 from modernbert_train.store.manifest import load_manifest
 from tests.helpers.texts import run_tokenize
 
@@ -32,9 +32,9 @@ def test_conditions_of_sources():
     [
         ("language", "where: 'language' must be [SOURCE:]FIELD=VALUE"),
         ("=en", "where: '=en' must be"),
-        ("books:x=1", "where: no input is named 'books'; sources: web"),
-        ("x>=three", "where: 'x>=three' compares with 'three', which must be a number for >="),
-        ("y=1", "x.csv, row 1: has no field 'y' for --where; fields: text, x"),
+        ("books:x=1", "where: no source is named 'books'; sources: web"),
+        ("x>=three", "where: 'x>=three': the value of >= must be a number, is 'three'"),
+        ("y=1", "x.csv, row 1: has no field 'y', which --where names; fields: text, x"),
         ("text>1", "x.csv, row 1: field 'text' must be a number for --where '>', is 'a'"),
     ],
 )
