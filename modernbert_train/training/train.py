@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
-from composer import Trainer
+from composer import Callback, Trainer
 from composer.devices import DeviceGPU
 from composer.utils import dist
 
@@ -22,16 +22,16 @@ from modernbert_train.data.inputs import Inputs, plan_rows, skipped_text
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
-from modernbert_train.planning.cost import peak_flops
 from modernbert_train.planning.downloads import check_downloads
 from modernbert_train.planning.source_stats import log_sources
 from modernbert_train.schedule import RunSchedule, build_schedule
+from modernbert_train.training.callbacks.batches import BatchContents
 from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, checkpoint_info
-from modernbert_train.training.callbacks.ddp_warmup import SettleBuckets
+from modernbert_train.training.callbacks.ddp_warmup import WarmUpDDP
 from modernbert_train.training.callbacks.ema import WeightAverage
 from modernbert_train.training.callbacks.evaluation import Evaluate
 from modernbert_train.training.callbacks.gradients import GradientNorm, StopOnNonFinite
-from modernbert_train.training.callbacks.metrics import Metrics
+from modernbert_train.training.callbacks.metrics import MetricsLogger
 from modernbert_train.training.callbacks.preemption import (
     Preempted,
     StopSignals,
@@ -40,12 +40,14 @@ from modernbert_train.training.callbacks.preemption import (
     shield_workers,
 )
 from modernbert_train.training.callbacks.schedule import Schedule, SkipSteps
+from modernbert_train.training.callbacks.throughput import PeakMemory, Throughput
 from modernbert_train.training.composer_model import MaskedLanguageModel, data_spec
 from modernbert_train.training.distributed.preflight import agree, check_run_folder
-from modernbert_train.training.distributed.ranks import on_rank_zero
+from modernbert_train.training.distributed.ranks import is_rank_zero, on_rank_zero
 from modernbert_train.training.distributed.rendezvous import TIMEOUT_SECONDS, join
 from modernbert_train.training.distributed.run_lock import only_run_in
 from modernbert_train.training.loggers import loggers
+from modernbert_train.training.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -70,42 +72,62 @@ def train(recipe: Recipe) -> Path:
         _share_cores(device)
         inputs = agree(recipe, device)
         stack.enter_context(closing(inputs.reader))
-        run = Path(recipe.run_folder)
-        stack.enter_context(only_run_in(run))
-        check_run_folder(run)
-
-        plan = build_schedule(recipe)
-        checkpoint = on_rank_zero(lambda: _newest_checkpoint(run))
-        if checkpoint is not None:
-            path, info = checkpoint
-            log.info("resuming from %s", path)
-            on_rank_zero(lambda: check_unchanged(run, recipe, inputs.tokenizer))
-            check_clock(plan, path, info)
-            if info.step >= plan.total_steps:
-                log.info("%s is finished: %d steps, %s tokens", run, info.step, f"{info.tokens:,}")
-                return run
-
-        model = build_model(recipe, device)
+        run = plan_run(recipe, inputs, device)
+        stack.enter_context(only_run_in(run.folder))
+        check_run_folder(run.folder)
+        checkpoint, info = find_checkpoint(run) or (None, None)
+        if info is not None and info.step >= run.schedule.total_steps:
+            log.info("%s is finished: %d steps, %s tokens", run.folder, info.step, f"{info.tokens:,}")
+            return run.folder
+        model = build_model(run)
         if checkpoint is None:
-            start = set_first_weights(model, recipe, inputs.tokenizer)
-            if start is not None and dist.get_global_rank() == 0:
-                log_start(start, plan.phases[0].config)
-        loader = build_loader(recipe, plan, inputs)
-        trainer = build_trainer(
-            recipe, plan, inputs, model, loader, device, str(checkpoint[0]) if checkpoint else None, signals
-        )
+            initialize(model, run)
+        loader = build_loader(run)
+        trainer = build_trainer(run, model, loader, signals, checkpoint)
         # Last, so that a start that fails leaves the folder as it was.
-        skipped, world_size = skipped_text(plan, inputs), dist.get_world_size()
-        on_rank_zero(
-            lambda: prepare_run_folder(run, recipe, inputs.tokenizer, world_size, checkpoint is None, skipped)
-        )
+        _prepare_folder(run, fresh=checkpoint is None)
         trainer.fit()
         trainer.close()
         if signals.stopped_after is not None:
             raise Preempted(
                 f"stopped and saved after step {signals.stopped_after}; run the same command to resume"
             )
-        return run
+        return run.folder
+
+
+def plan_run(recipe: Recipe, inputs: Inputs, device: str) -> Run:
+    """Return the run of a recipe on `device`."""
+    precision = resolve_precision(recipe, device)
+    return Run(recipe, build_schedule(recipe), inputs, device, precision, Path(recipe.run_folder))
+
+
+def find_checkpoint(run: Run) -> tuple[Path, CheckpointInfo] | None:
+    """Return the newest good checkpoint of the run, None if there is none. Collective.
+
+    Raises:
+        ValueError: it does not fit the recipe, or holds weights only.
+
+    """
+    checkpoint = on_rank_zero(lambda: _newest_checkpoint(run.folder))
+    if checkpoint is not None:
+        log.info("resuming from %s", checkpoint[0])
+        on_rank_zero(lambda: check_unchanged(run.folder, run.recipe, run.inputs.tokenizer))
+        check_clock(run.schedule, *checkpoint)
+    return checkpoint
+
+
+def initialize(model: ModernBertForMaskedLM, run: Run) -> None:
+    """Set the first weights of a new run."""
+    start = set_first_weights(model, run.recipe, run.inputs.tokenizer)
+    if start is not None and is_rank_zero():
+        log_start(start, run.schedule.phases[0].config)
+
+
+def _prepare_folder(run: Run, fresh: bool) -> None:
+    skipped, world_size = skipped_text(run.schedule, run.inputs), dist.get_world_size()
+    on_rank_zero(
+        lambda: prepare_run_folder(run.folder, run.recipe, run.inputs.tokenizer, world_size, fresh, skipped)
+    )
 
 
 def _share_cores(device: str) -> None:
@@ -116,7 +138,12 @@ def _share_cores(device: str) -> None:
 
 
 def resolve_device(recipe: Recipe) -> str:
-    """Composer's name of the device, "gpu" or "cpu". ValueError if a GPU is asked for and there is none."""
+    """Return Composer's name of the device, "gpu" or "cpu".
+
+    Raises:
+        ValueError: the recipe asks for a GPU and there is none.
+
+    """
     if recipe.training.device == "gpu" and not torch.cuda.is_available():
         raise ValueError(
             "training.device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
@@ -127,126 +154,123 @@ def resolve_device(recipe: Recipe) -> str:
 
 
 def resolve_precision(recipe: Recipe, device: str) -> Precision:
-    """What the forward pass computes in: "auto" is bf16 on a GPU, and fp32 on a CPU: most are slower in bf16."""
+    """Return the precision of the forward pass; "auto" is bf16 on a GPU, and fp32 on a CPU, where bf16 is slower."""
     if recipe.training.precision == "auto":
         return "bf16" if device == "gpu" else "fp32"
     return recipe.training.precision
 
 
-def build_model(recipe: Recipe, device: str) -> ModernBertForMaskedLM:
-    """The encoder on the CPU; its weights follow, a checkpoint's or the first ones."""
-    requested = recipe.training.attention_backend
-    if requested == "auto" and device == "gpu" and resolve_precision(recipe, device) == "fp32":
-        requested = "torch"  # the plain one: flash kernels know half precision alone
-    backend, reason = resolve_backend(requested, "cuda" if device == "gpu" else "cpu")
+def build_model(run: Run) -> ModernBertForMaskedLM:
+    """Build the encoder on the CPU, without its weights: those of a checkpoint or the first ones follow."""
+    requested = run.recipe.training.attention_backend
+    if requested == "auto" and run.device == "gpu" and run.precision == "fp32":
+        requested = "torch"  # flash kernels compute in half precision only
+    backend, reason = resolve_backend(requested, "cuda" if run.device == "gpu" else "cpu")
     log.info("attention backend: %s (%s)", backend, reason)
-    return ModernBertForMaskedLM(recipe.model, attention_backend=backend)
+    return ModernBertForMaskedLM(run.recipe.model, attention_backend=backend)
 
 
-def build_loader(recipe: Recipe, plan: RunSchedule, inputs: Inputs) -> PlannedLoader:
-    """The batches of this rank over the whole run."""
-    phases = plan_rows(recipe, plan, inputs)
-    check_downloads(recipe.data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
-    if dist.get_global_rank() == 0:
-        log_sources(plan, phases, recipe.data.warn_epochs)
+def build_loader(run: Run) -> PlannedLoader:
+    """Build the loader of this rank's batches over the whole run."""
+    data, inputs = run.recipe.data, run.inputs
+    phases = plan_rows(run.recipe, run.schedule, inputs)
+    check_downloads(data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
+    if is_rank_zero():
+        log_sources(run.schedule, phases, data.warn_epochs)
     rows = PlannedRows(
         phases,
         inputs,
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
-        skipped_steps=plan.skipped,
+        skipped_steps=run.schedule.skipped,
     )
-    loader = PlannedLoader(rows, num_workers=recipe.data.num_workers)
+    loader = PlannedLoader(rows, num_workers=data.num_workers)
     shield_workers(loader)
     return loader
 
 
 def build_trainer(
-    recipe: Recipe,
-    plan: RunSchedule,
-    inputs: Inputs,
+    run: Run,
     model: ModernBertForMaskedLM,
     loader: PlannedLoader,
-    device: str,
-    checkpoint: str | None,
     signals: StopSignals,
+    checkpoint: Path | None = None,
 ) -> Trainer:
-    """Composer's Trainer over one epoch that is the whole run; phases are a matter of the plan."""
-    training, run = recipe.training, Path(recipe.run_folder)
-    first_phase = plan.phases[0].config
-    gradient = GradientNorm(plan, recipe.optimizer.gradient_clip_norm, training.log_every_steps)
-    precision = resolve_precision(recipe, device)
-    evaluate = Evaluate(plan, model, inputs, recipe.evaluation, precision)
-    metrics = Metrics(
-        plan,
-        run,
-        loader,
-        gradient,
-        evaluate,
-        log_every_steps=training.log_every_steps,
-        progress_bar=training.progress_bar,
-        peak_flops=peak_flops(),
-        model=recipe.model,
-        sources=list(inputs.train),
-    )
-    save = SaveCheckpoints(
-        plan,
-        run,
-        loader,
-        training.save_every_tokens,
-        training.keep_checkpoints,
-        recipe.model,
-        inputs.tokenizer.fingerprint,
-    )
-    half_life = training.ema_half_life_tokens
-    averages = [WeightAverage(plan, model, half_life)] if half_life else []
-    module = MaskedLanguageModel(model, precision, training.compile)
-    if device == "gpu":
+    """Build Composer's Trainer.
+
+    For Composer the whole run is one epoch; the phases are up to the callbacks.
+
+    Args:
+        run: the run.
+        model: the encoder, on the CPU.
+        loader: the batches of this rank.
+        signals: where a request to stop is noted.
+        checkpoint: the checkpoint to resume from.
+
+    Returns:
+        The trainer, with the checkpoint loaded.
+
+    """
+    recipe, pad_id = run.recipe, run.inputs.tokenizer.pad_id
+    first_phase = run.schedule.phases[0].config
+    module = MaskedLanguageModel(model, run.precision, recipe.training.compile)
+    if run.device == "gpu":
         module.cuda()
     return Trainer(
         model=module,
-        train_dataloader=data_spec(loader, inputs.tokenizer.pad_id),
-        max_duration=f"{plan.total_steps}ba",
+        train_dataloader=data_spec(loader, pad_id),
+        max_duration=f"{run.schedule.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        # The order matters: what sets the step, what is measured, what may stop the run, what looks at weights and
-        # keeps them.
-        callbacks=[
-            SkipSteps(loader),
-            Schedule(plan, model, recipe.optimizer, recipe.seed),
-            SettleBuckets(inputs.tokenizer.pad_id),
-            gradient,
-            StopOnNonFinite(),
-            *averages,
-            evaluate,
-            metrics,
-            save,
-            StopWhenAsked(plan, signals, save),
-        ],
-        loggers=loggers(recipe, run),
-        device=DeviceGPU(allow_tf32=precision == "bf16") if device == "gpu" else device,
-        precision="fp32",  # of weights and gradients; the forward pass does its own autocast
+        callbacks=build_callbacks(run, model, loader, signals),
+        loggers=loggers(recipe, run.folder),
+        device=DeviceGPU(allow_tf32=run.precision == "bf16") if run.device == "gpu" else run.device,
+        precision="fp32",  # of weights and gradients; the model's forward pass has its own autocast
         device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
         accumulate_train_batch_on_tokens=True,
         seed=recipe.seed,
         run_name=recipe.name,
-        progress_bar=False,  # ours speaks of tokens and phases
-        load_path=checkpoint,
+        progress_bar=False,  # MetricsLogger has one that counts tokens
+        load_path=None if checkpoint is None else str(checkpoint),
         spin_dataloaders=False,
         dist_timeout=TIMEOUT_SECONDS,
         auto_log_hparams=False,
     )
 
 
-def _newest_checkpoint(run: Path) -> tuple[Path, CheckpointInfo] | None:
-    """Path and facts of the newest good checkpoint, if there is one. ValueError: it holds weights alone."""
-    latest = find_latest(run)
+def build_callbacks(
+    run: Run, model: ModernBertForMaskedLM, loader: PlannedLoader, signals: StopSignals
+) -> list[Callback]:
+    """Build the callbacks in the order in which Composer calls them."""
+    evaluate, save = Evaluate(run, model), SaveCheckpoints(run, loader)
+    set_the_step = [SkipSteps(loader), Schedule(run, model), WarmUpDDP(run.inputs.tokenizer.pad_id)]
+    check_and_measure = [
+        GradientNorm(run),
+        StopOnNonFinite(),
+        *([WeightAverage(run, model)] if run.recipe.training.ema_half_life_tokens else []),
+        evaluate,
+        Throughput(run, loader),
+        BatchContents(run, loader),
+        PeakMemory(),
+    ]
+    return [
+        *set_the_step,
+        *check_and_measure,
+        MetricsLogger(run, evaluate),
+        save,
+        StopWhenAsked(run, signals, save),
+    ]
+
+
+def _newest_checkpoint(folder: Path) -> tuple[Path, CheckpointInfo] | None:
+    latest = find_latest(folder)
     if latest is None:
         return None
     info = read_info(latest)
     if info.weights_only:
         raise ValueError(
-            f"run_folder is {run}, in which {latest.name} holds weights without an optimizer's state, as import and "
-            f"average make them: no run can go on from it; name another run_folder, and begin with init.from={run}"
+            f"run_folder is {folder}, in which {latest.name} holds weights without optimizer state, as `import` and "
+            "`average` write them, so no run can resume from it; name another run_folder, and start from these weights "
+            f"with init.from={folder}"
         )
     return latest, info
 

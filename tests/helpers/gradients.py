@@ -13,9 +13,8 @@ from composer.utils import dist
 from modernbert_train.checkpoints.initial import set_first_weights
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.data.inputs import open_inputs
-from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.preemption import StopSignals
-from modernbert_train.training.train import build_loader, build_model, build_trainer
+from modernbert_train.training.train import build_loader, build_model, build_trainer, plan_run
 
 
 class _Stop(Exception):
@@ -35,13 +34,14 @@ class _Catch(Callback):
 def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Name -> gradient of the whole batch, averaged over the masked tokens of all ranks."""
     dist.initialize_dist("cpu")
-    inputs, plan = open_inputs(recipe), build_schedule(recipe)
+    inputs = open_inputs(recipe)
     with closing(inputs.reader):
-        model = build_model(recipe, "cpu")
+        run = plan_run(recipe, inputs, "cpu")
+        model = build_model(run)
         set_first_weights(model, recipe, inputs.tokenizer)
         model = model.double()
-        loader = build_loader(recipe, plan, inputs)
-        trainer = build_trainer(recipe, plan, inputs, model, loader, "cpu", None, StopSignals())
+        loader = build_loader(run)
+        trainer = build_trainer(run, model, loader, StopSignals())
         catch = _Catch()
         trainer.state.callbacks.append(catch)
         with suppress(_Stop):

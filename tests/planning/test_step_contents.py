@@ -14,8 +14,7 @@ from modernbert_train.config import load_recipe
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.planning import step_contents as module
 from modernbert_train.planning.step_contents import step_contents
-from modernbert_train.schedule import build_schedule
-from modernbert_train.training.train import build_loader, train
+from modernbert_train.training.train import build_loader, plan_run, train
 from tests.helpers.external import with_specials, write_mds
 from tests.helpers.recipes import skewed_documents
 from tests.helpers.worlds import texts_of
@@ -40,14 +39,18 @@ def texts_named(found):
 
 def test_every_step_of_a_run(tiny, run):
     recipe = load_recipe(run / "recipe.yaml")
-    plan, inputs = build_schedule(recipe), open_inputs(recipe)
+    inputs = open_inputs(recipe)
     with closing(inputs.reader):
-        loader = build_loader(recipe, plan, inputs)
+        planned = plan_run(recipe, inputs, "cpu")
+        loader = build_loader(planned)
         for batch in loader:
             step = loader.dataset.step
             found = step_contents(recipe, step, with_text=True)
             assert texts_named(found) == list(texts_of(batch, inputs.tokenizer)), step
-            assert (found.phase, found.rows) == (plan.phase_of(step - 1).name, len(batch["input_ids"]))
+            assert (found.phase, found.rows) == (
+                planned.schedule.phase_of(step - 1).name,
+                len(batch["input_ids"]),
+            )
             assert not found.skipped
     assert step == 22
     assert step_contents(recipe, 7).skipped

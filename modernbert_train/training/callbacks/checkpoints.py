@@ -1,4 +1,4 @@
-"""Saving checkpoints."""
+"""Saving of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,63 +16,59 @@ from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, 
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.schedule import RunSchedule
-from modernbert_train.training.callbacks.schedule import step_of
+from modernbert_train.training.callbacks.base import step_of
 from modernbert_train.training.distributed.ranks import on_rank_zero
+from modernbert_train.training.run import Run
 
 
 class SaveCheckpoints(Callback):
-    """Write a checkpoint every so many tokens and at the end of each phase, whole or not at all; remove old ones."""
+    """Writes a checkpoint at intervals and at the end of each phase, atomically, and removes old ones."""
 
-    def __init__(
-        self,
-        plan: RunSchedule,
-        run: Path,
-        loader: PlannedLoader,
-        every_tokens: int,
-        keep: int,
-        model: ModelConfig,
-        tokenizer_fingerprint: str,
-    ) -> None:
-        self._plan = plan
+    def __init__(self, run: Run, loader: PlannedLoader) -> None:
         self._run = run
         self._rows = loader.dataset
-        self._every_tokens = every_tokens
-        self._keep = keep
-        self._model = model
-        self._tokenizer_fingerprint = tokenizer_fingerprint
-        self._saved = -1  # steps at the last save
+        self._saved_step = -1
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
-            drop_after(self._run / POSITIONS_FILE, step_of(state))
+            drop_after(self._run.folder / POSITIONS_FILE, step_of(state))
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        if self._plan.is_due(step_of(state) - 1, self._every_tokens):
+        every_tokens = self._run.recipe.training.save_every_tokens
+        if self._run.schedule.is_due(step_of(state) - 1, every_tokens):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now, on all ranks together; nothing to do where this step was saved already."""
+        """Save now, unless this step has been saved already. Collective.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+
+        """
         step = step_of(state)
-        if step == self._saved:
+        if step == self._saved_step:
             return
-        path = checkpoint_path(self._run, step)
+        path = checkpoint_path(self._run.folder, step)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
             raise FloatingPointError(
-                f"weights are no longer finite after step {step}, and not saved. Start again with a "
-                "lower learning_rate or optimizer.gradient_clip_norm"
+                f"weights are not finite after step {step}, so they were not saved; start again with a lower "
+                "learning_rate or optimizer.gradient_clip_norm"
             )
         # Collective: every rank contributes its position in the data; rank 0 writes.
         save_checkpoint(state, str(unfinished_path(path)))
         rows = self._rows.state_dict(num_samples=0, from_beginning=False)
         on_rank_zero(lambda: self._finish(path, step, rows))
-        self._saved = step
+        self._saved_step = step
 
     def _finish(self, path: Path, step: int, rows: dict[str, Any]) -> None:
         positions = [position for _, position in sorted(rows["positions"].items())]
         line = {"step": step, "fingerprint": rows["fingerprint"], "positions": positions}
-        append_line(self._run / POSITIONS_FILE, line)  # first: then every checkpoint has its line
-        finish_checkpoint(path, checkpoint_info(self._plan, step, self._model, self._tokenizer_fingerprint))
-        prune(self._run, self._keep, step)
+        # Before the checkpoint, so that every checkpoint has its line.
+        append_line(self._run.folder / POSITIONS_FILE, line)
+        fingerprint = self._run.inputs.tokenizer.fingerprint
+        info = checkpoint_info(self._run.schedule, step, self._run.recipe.model, fingerprint)
+        finish_checkpoint(path, info)
+        prune(self._run.folder, self._run.recipe.training.keep_checkpoints, step)
 
 
 def checkpoint_info(

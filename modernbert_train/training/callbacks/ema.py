@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights (Polyak and Juditsky, 1992), kept beside those that are trained."""
+"""An exponential moving average of the weights (Polyak and Juditsky, 1992), kept beside the trained weights."""
 
 from __future__ import annotations
 
@@ -8,41 +8,50 @@ import torch
 from composer import Callback, Logger, State
 
 from modernbert_train.model import ModernBertForMaskedLM
-from modernbert_train.schedule import RunSchedule
-from modernbert_train.training.callbacks.schedule import step_of
+from modernbert_train.training.callbacks.base import step_of
+from modernbert_train.training.run import Run
 
 
 def averaging_rate(batch_tokens: int, half_life_tokens: int, num_steps: int) -> float:
-    """By how much the average moves to the weights of a step of `batch_tokens` tokens, `num_steps` steps after its
-    start.
+    """Return the share of the new weights in the average.
 
-    What a step contributes halves every `half_life_tokens`. While there are fewer steps than that takes in, the
-    average is the plain mean of them all, so that the first weights do not linger.
+    The contribution of a step halves every `half_life_tokens`. During the first steps the average is the plain mean of
+    all weights so far, so that the first ones do not dominate.
+
+    Args:
+        batch_tokens: tokens of the step.
+        half_life_tokens: tokens after which the contribution of a step has halved.
+        num_steps: steps averaged before this one.
+
+    Returns:
+        A number from 0 to 1.
+
     """
     return max(1 - 0.5 ** (batch_tokens / half_life_tokens), 1 / (num_steps + 1))
 
 
 class WeightAverage(Callback):
-    """Keeps the average, in float32 on the device of the weights; checkpoints carry it, under `callbacks`.
+    """Keeps the average in float32 on the device of the weights.
 
-    Nothing that is trained or measured reads it: `modernbert average --ema` makes a checkpoint of it.
+    Composer saves it in checkpoints under `callbacks`, with the name of this class as key; `checkpoints.read_average`
+    reads it. Training and evaluation do not use it: `modernbert average --ema` makes a checkpoint of it.
     """
 
-    def __init__(self, plan: RunSchedule, model: ModernBertForMaskedLM, half_life_tokens: int) -> None:
-        self._plan = plan
+    def __init__(self, run: Run, model: ModernBertForMaskedLM) -> None:
+        self._schedule = run.schedule
         self._model = model
-        self._half_life_tokens = half_life_tokens
+        self._half_life_tokens = run.recipe.training.ema_half_life_tokens
         self._num_steps = 0
         self._average: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def batch_end(self, state: State, logger: Logger) -> None:
-        weights = dict(self._model.named_parameters())  # the tied one comes once
+        weights = dict(self._model.named_parameters())  # tied weights once
         if not self._average:
             self._average = {
                 name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()
             }
-        tokens = self._plan.batch_tokens(step_of(state) - 1)
+        tokens = self._schedule.batch_tokens(step_of(state) - 1)
         rate = averaging_rate(tokens, self._half_life_tokens, self._num_steps)
         torch._foreach_lerp_(
             list(self._average.values()), [weights[name].float() for name in self._average], rate

@@ -1,4 +1,4 @@
-"""Held-out loss during training."""
+"""Evaluation on held-out text during training."""
 
 from __future__ import annotations
 
@@ -8,48 +8,42 @@ import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 
-from modernbert_train.config import EvaluationConfig
-from modernbert_train.config.schema import Precision
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.objectives import build_objective
-from modernbert_train.schedule import PhaseSchedule, RunSchedule
-from modernbert_train.training.callbacks.schedule import step_of
+from modernbert_train.schedule import PhaseSchedule
+from modernbert_train.training.callbacks.base import step_of
 from modernbert_train.training.composer_model import autocast, model_inputs
+from modernbert_train.training.run import Run
 
 
 class Evaluate(Callback):
-    """Held-out loss and accuracy of each source, on the same rows and masks for a context length and objective."""
+    """Measures held-out loss and accuracy of each source.
 
-    def __init__(
-        self,
-        plan: RunSchedule,
-        model: ModernBertForMaskedLM,
-        inputs: Inputs,
-        config: EvaluationConfig,
-        precision: Precision,
-    ) -> None:
-        self._plan = plan
+    Rows and masks are the same each time for a context length and an objective.
+    """
+
+    def __init__(self, run: Run, model: ModernBertForMaskedLM) -> None:
+        self._schedule = run.schedule
         self._model = model
-        self._inputs = inputs
-        self._config = config
-        self._precision = precision
-        # Number of the phase, source -> its batches.
-        self._batches: tuple[int, dict[str, list[MicroBatch]]] | None = None
-        self.results: dict[str, dict[str, float]] = {}  # source -> loss, accuracy of the last evaluation
-        self.step = -1  # after which it was made
+        self._inputs = run.inputs
+        self._config = run.recipe.evaluation
+        self._precision = run.precision
+        self._phase: int | None = None  # index of the phase of `_batches`
+        self._batches: dict[str, list[MicroBatch]] = {}  # source -> batches
+        self.results: dict[str, dict[str, float]] = {}  # source -> loss and accuracy of the last evaluation
+        self.step = -1  # number of steps finished before the last evaluation
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         step = step_of(state)
-        if not self._inputs.valid or not self._plan.is_due(step - 1, self._config.every_tokens):
+        if not self._inputs.valid or not self._schedule.is_due(step - 1, self._config.every_tokens):
             return
-        phase = self._plan.phase_of(step - 1)
+        phase = self._schedule.phase_of(step - 1)
         self._model.eval()
         device = next(self._model.parameters()).device
         with torch.no_grad(), autocast(device, self._precision):
-            for source, batches in self._of_phase(phase).items():
+            for source, batches in self._phase_batches(phase).items():
                 self.results[source] = self._evaluate(state, batches)
         self._model.train()
         self.step = step
@@ -57,7 +51,7 @@ class Evaluate(Callback):
             logger.log_metrics({f"eval/{source}/{name}": value for name, value in result.items()})
 
     def _evaluate(self, state: State, batches: list[MicroBatch]) -> dict[str, float]:
-        sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, targets
+        sums = torch.zeros(3, dtype=torch.float64)  # loss, correct predictions, targets
         for batch in batches:
             loss, correct = self._model.loss_and_correct(**model_inputs(state.device.batch_to_device(batch)))
             sums += torch.tensor([float(loss), float(correct), batch["num_targets"]], dtype=torch.float64)
@@ -66,14 +60,12 @@ class Evaluate(Callback):
         loss_sum, num_correct, num_targets = sums.tolist()
         return {"loss": loss_sum / num_targets, "accuracy": num_correct / num_targets}
 
-    def _of_phase(self, phase: PhaseSchedule) -> dict[str, list[MicroBatch]]:
-        """Rows are made once for a phase: reading them again would give the same."""
-        if self._batches is None or self._batches[0] != phase.index:
-            self._batches = (
-                phase.index,
-                {source: list(self._read(source, phase)) for source in self._inputs.valid},
-            )
-        return self._batches[1]
+    def _phase_batches(self, phase: PhaseSchedule) -> dict[str, list[MicroBatch]]:
+        """Return the batches of a phase, which are read once: reading them again would give the same."""
+        if self._phase != phase.index:
+            self._batches = {source: list(self._read(source, phase)) for source in self._inputs.valid}
+            self._phase = phase.index
+        return self._batches
 
     def _read(self, source: str, phase: PhaseSchedule) -> Iterator[MicroBatch]:
         return evaluation_batches(

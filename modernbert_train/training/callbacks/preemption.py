@@ -1,7 +1,7 @@
-"""Ending in good order when a cluster takes its machine back: finish the step, save, and ask to be started again.
+"""Preemption: on a signal, finish the step, save, and exit with the code that asks for a restart.
 
-Slurm sends SIGUSR1 ahead of the end where it is asked to (`--signal`); Kubernetes and torchrun send SIGTERM. Not every
-rank need be told: those that were tell the others at the end of each step, so that all stop after the same one.
+Slurm sends SIGUSR1 before the end of a job if asked to (`--signal`); Kubernetes and torchrun send SIGTERM. It is enough
+that one rank receives a signal: the ranks exchange it at the end of each step, so that all stop after the same step.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS, end_with_parent
-from modernbert_train.schedule import RunSchedule
+from modernbert_train.training.callbacks.base import step_of
 from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints
-from modernbert_train.training.callbacks.schedule import step_of
+from modernbert_train.training.run import Run
 
 log = logging.getLogger(__name__)
 
-
-# A scheduler signals every process of a job, and a launcher among them hands on to its ranks what they have had.
+# Signals within this time are one request: a scheduler signals all processes of a job, and the launcher among them
+# forwards the signal to its ranks.
 SAME_REQUEST_SECONDS = 5.0
 
 
 class Preempted(Exception):
-    """The run was asked to end, and has saved; started again, it goes on."""
+    """A signal asked the run to stop, and it has saved; the same command resumes it."""
 
 
 class StopSignals:
-    """Listens for SIGTERM and SIGUSR1 while it is entered.
+    """A context in which SIGTERM and SIGUSR1 are recorded instead of ending the process.
 
-    Before the first step there is nothing to save, and a signal ends the process at once; so does a second one, when
-    somebody is in a hurry. Both leave the last checkpoint as it was.
+    Before the first step there is nothing to save, so a signal ends the process at once; so does a second signal. Both
+    leave the last checkpoint intact.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None  # name of the signal
         self.training = False  # whether a step has begun
-        self.stopped_after: int | None = None  # steps; the run has ended early, and saved
-        self._at = 0.0
+        self.stopped_after: int | None = None  # number of steps, if a signal has stopped the run
+        self._received_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -55,28 +55,28 @@ class StopSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Give the signals back; not so a preempted run: as soon as one rank has ended, launchers end the others."""
+        """Restore the handlers, or ignore signals if preempted: launchers signal the other ranks once one has ended."""
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_IGN if kind is Preempted else handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.received is None and self.training:
-            self.received, self._at = name, time.monotonic()
-        elif self.received is None or time.monotonic() - self._at > SAME_REQUEST_SECONDS:
+            self.received, self._received_at = name, time.monotonic()
+        elif self.received is None or time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
             what = "before the first step" if self.received is None else "again"
-            os.write(2, f"{name} {what}: ended at once; the last checkpoint stands\n".encode())
+            os.write(2, f"{name} {what}: ended at once; the last checkpoint is intact\n".encode())
             os._exit(REQUEUE_EXIT_CODE)
 
 
 class StopWhenAsked(Callback):
-    """Ends the fit on all ranks after the same step, saved, as soon as one of them has been told to. Stands last.
+    """Saves and ends training on all ranks after the same step, once one rank has received a signal. Comes last.
 
-    One number is reduced a step, where Composer itself reduces and reads the loss and the counts.
+    This costs a reduction of one number per step, at a point where Composer synchronizes anyway, for the loss.
     """
 
-    def __init__(self, plan: RunSchedule, signals: StopSignals, save: SaveCheckpoints) -> None:
-        self._plan = plan
+    def __init__(self, run: Run, signals: StopSignals, save: SaveCheckpoints) -> None:
+        self._total_steps = run.schedule.total_steps
         self._signals = signals
         self._save = save
 
@@ -87,7 +87,7 @@ class StopWhenAsked(Callback):
         asked = state.device.tensor_to_device(torch.tensor([int(self._signals.received is not None)]))
         dist.all_reduce(asked, reduce_operation="MAX")
         step = step_of(state)
-        if not asked.item() or step == self._plan.total_steps:
+        if not asked.item() or step == self._total_steps:
             return
         if self._signals.received is not None:
             log.warning("%s: stopping after step %d", self._signals.received, step)
@@ -97,7 +97,7 @@ class StopWhenAsked(Callback):
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Let the loader's processes leave the signals to the rank they read for, which needs them to finish its step."""
+    """Make the loader's workers ignore the signals: their rank needs them to finish its step."""
     loader.worker_init_fn = functools.partial(_start_shielded, loader.worker_init_fn)
 
 
@@ -109,6 +109,6 @@ def _start_shielded(start: Callable[[int], None] | None, worker_id: int) -> None
 
 
 def end_with_launcher() -> None:
-    """Ask for SIGTERM when the launcher dies: composer, killed, would leave its ranks training for nobody."""
+    """Request SIGTERM when the launcher dies: otherwise ranks keep training after `composer` has been killed."""
     if "LOCAL_WORLD_SIZE" in os.environ:
         end_with_parent(signal.SIGTERM)

@@ -56,13 +56,13 @@ def test_a_preempted_process_hears_no_more_signals():
 def test_before_the_first_step_it_ends_at_once():
     done = ends(training=False, numbers=[signal.SIGTERM])
     assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
-    assert done.stderr == "SIGTERM before the first step: ended at once; the last checkpoint stands\n"
+    assert done.stderr == "SIGTERM before the first step: ended at once; the last checkpoint is intact\n"
 
 
 def test_a_second_signal_ends_at_once():
     done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM], same=-1.0)
     assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
-    assert done.stderr == "SIGTERM again: ended at once; the last checkpoint stands\n"
+    assert done.stderr == "SIGTERM again: ended at once; the last checkpoint is intact\n"
     done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM])
     assert (done.returncode, done.stdout) == (0, "went on: SIGUSR1\n")
 
