@@ -1,18 +1,19 @@
-"""Signals and exit codes of the processes of a run, and their ties to the process that started them."""
+"""Signals and the exit code of preemption, and the end of a process with its parent."""
 
 import ctypes
 import signal
 import sys
 
-# 128 + SIGUSR1. Kubeflow's restartPolicy ExitCode starts a pod again for 128 and more, and for nothing below; a shell
-# says the same of a process that SIGUSR1 has killed before it could listen, which wants the same answer; and neither
-# Python nor torch nor a crash ends with it.
+# 128 + SIGUSR1. Kubeflow's restartPolicy ExitCode restarts a pod for codes from 128 only. A shell reports the same code
+# for a process that SIGUSR1 has killed before it installed its handler, which needs a restart as well. Python, torch
+# and crashes do not use it.
 REQUEUE_EXIT_CODE = 138
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
 
 def end_with_parent(number: int) -> None:
-    """Ask the kernel to send this process a signal when its parent dies (Linux only: PR_SET_PDEATHSIG of prctl(2))."""
+    """Ask the kernel to send this process signal `number` when its parent dies. Does nothing except on Linux."""
     if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, number)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -1,4 +1,4 @@
-"""Where metrics go beside the run folder."""
+"""Destinations of the metrics besides the run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modernbert_train.training.distributed.ranks import on_rank_zero
 
 
 def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
-    """W&B, if the recipe names a project."""
+    """Return the W&B logger if the recipe names a project, and nothing else."""
     wandb = recipe.wandb
     if wandb.project is None:
         return []
@@ -37,7 +37,7 @@ def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
 
 
 def fix_wandb() -> None:
-    """Composer asks a W&B run for `get_url()`, which wandb has dropped for the property `url`."""
+    """Restore `Run.get_url()`, which Composer calls and wandb has replaced by the property `url`."""
     import wandb
 
     if not hasattr(wandb.Run, "get_url"):

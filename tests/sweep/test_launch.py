@@ -38,7 +38,7 @@ def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
     with held(Path(broken)):
         assert main(["sweep", str(path), "--parallel", "2"]) == 1
     assert "FAILED: broken/seed-1 with exit status 2" in caplog.text
-    assert f"error: run_folder is {broken}, in which another run is at work" in caplog.text  # its last words
+    assert f"error: run_folder is {broken}, in which another run is active" in caplog.text  # its last words
     assert "finished gated/seed-1" in caplog.text
     assert "So far 1 of 2 runs are finished." in capsys.readouterr().out
     before = (Path(finished) / "log.txt").read_text()

@@ -1,4 +1,4 @@
-"""What one rank does for all, so that a failure there is a failure everywhere, and nobody waits for ever."""
+"""Work that one rank does for all, so that an error of that rank is an error on all ranks and none waits forever."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Result = TypeVar("Result")
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the rank that speaks and writes for all."""
+    """Check whether this is the rank that prints and writes for all."""
     return dist.get_global_rank() == 0
 
 
 def on_rank_zero(function: Callable[[], Result]) -> Result:
-    """Call `function` on rank 0; every rank returns what it returned there, or raises what it raised."""
+    """Call `function` on rank 0, and return its result or raise its exception on every rank. Collective."""
     outcome: list[Any] = [None, None]
     if is_rank_zero():
         try:
@@ -31,11 +31,11 @@ def on_rank_zero(function: Callable[[], Result]) -> Result:
 
 
 def numbers(ranks: Iterable[int]) -> str:
-    """Numbers of ranks for a message, runs of them as one: 0, 2-5."""
-    runs: list[list[int]] = []
+    """Format ranks for a message, with consecutive ones as a range: `0, 2-5`."""
+    ranges: list[list[int]] = []
     for rank in sorted(ranks):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
+        if ranges and rank == ranges[-1][1] + 1:
+            ranges[-1][1] = rank
         else:
-            runs.append([rank, rank])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            ranges.append([rank, rank])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

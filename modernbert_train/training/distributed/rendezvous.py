@@ -1,7 +1,7 @@
-"""How the ranks of a run find one another, before torch joins them.
+"""The rendezvous of the ranks, before torch joins them into a process group.
 
-torch by itself waits half an hour for a rank that never comes and does not name it, and hangs where launchers were told
-different world sizes. So the ranks meet first, at the store torch will use as well.
+torch waits 30 minutes for a missing rank without naming it, and hangs when launchers disagree on the world size. So the
+ranks first find each other through a store at the address that torch will use as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from composer.utils import dist
@@ -18,19 +19,26 @@ from modernbert_train.training.distributed.ranks import numbers
 
 TIMEOUT_SECONDS = 1_800.0  # Composer's 300 s end a run whose first compilation or checkpoint is slow
 _POLL_SECONDS = 0.2
-_LINGER_SECONDS = 3.0  # for which a rank that stops all others stays: rank 0 holds what they read
+_LINGER_SECONDS = (
+    3.0  # how long a failing rank stays alive: rank 0 holds the store from which others read the reason
+)
 
 
 def join(device: str) -> None:
-    """Make this process one of the ranks. ValueError if the launchers do not agree on who they are."""
+    """Make this process one of the ranks. Collective.
+
+    Raises:
+        ValueError: the launchers disagree on ranks or world size, or a rank is missing.
+
+    """
     if "GROUP_RANK" in os.environ:
-        os.environ.setdefault(
-            "NODE_RANK", os.environ["GROUP_RANK"]
-        )  # torchrun's name of what Composer asks for
+        # Composer needs the node rank under this name; torchrun sets GROUP_RANK.
+        os.environ.setdefault("NODE_RANK", os.environ["GROUP_RANK"])
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun's agents have met already
+    # torchrun's agents have had a rendezvous of their own.
+    if world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         rank = int(os.environ["RANK"])
-        # Kept until torch has one of its own at this address; on rank 0 the two share the port.
+        # Kept until torch has its own store at this address; on rank 0 the two share the port.
         store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
@@ -39,61 +47,72 @@ def join(device: str) -> None:
             wait_for_workers=False,
             multi_tenant=True,
         )
-        meet(PrefixStore("meeting", store), rank, world_size, TIMEOUT_SECONDS)
+        await_ranks(PrefixStore("rendezvous", store), rank, world_size, TIMEOUT_SECONDS)
     dist.initialize_dist(device, timeout=TIMEOUT_SECONDS)
 
 
-def meet(store: Store, rank: int, world_size: int, seconds: float) -> None:
-    """Wait until all ranks are there, and are as many as each of them was told.
+def await_ranks(store: Store, rank: int, world_size: int, seconds: float) -> None:
+    """Wait until all ranks are present, and check that they agree on the world size.
 
-    ValueError, on every rank that is there: two ranks of one number, another world size than that of rank 0, or ranks
-    that have not come after so many seconds.
+    Args:
+        store: shared by all ranks, and used for nothing else.
+        rank: rank of this process.
+        world_size: number of ranks according to the launcher of this process.
+        seconds: how long to wait for missing ranks.
+
+    Raises:
+        ValueError: on every rank that is present: two processes have the same rank, the world sizes differ, or ranks
+            are still missing after `seconds`.
+
     """
     host = socket.gethostname()
-    if store.add(f"number {rank}", 1) > 1:
-        other = store.get(f"host {rank}").decode()
-        _stop(
+    if store.add(f"starts of rank {rank}", 1) > 1:
+        other = store.get(f"host of rank {rank}").decode()
+        _fail(
             store,
             f"rank {rank} was started on {other} and on {host}; give every node a --node_rank of its own",
         )
-    store.set(f"host {rank}", host)
+    store.set(f"host of rank {rank}", host)
     if rank == 0:
         store.set("world size", str(world_size))
-    _wait(store, ["world size"], seconds, lambda: "rank 0 has not come; see its log")
+    _wait_for(store, ["world size"], seconds, lambda: "rank 0 did not start; see its log")
     if (expected := int(store.get("world size"))) != world_size:
-        first = store.get("host 0").decode()
-        _stop(
+        first = store.get("host of rank 0").decode()
+        _fail(
             store,
             f"world size is {expected} on rank 0 ({first}) and {world_size} on rank {rank} ({host}); "
             "start every node with the same --world_size",
         )
-    store.set(f"here {rank}", "")  # said by those alone that agree with rank 0
+    # Only ranks that agree with rank 0 are counted as present.
+    present = [f"rank {other} is present" for other in range(world_size)]
+    store.set(present[rank], "")
 
-    def missing() -> str:
-        absent = [other for other in range(world_size) if not store.check([f"here {other}"])]
+    def missing_ranks() -> str:
+        missing = [other for other, key in enumerate(present) if not store.check([key])]
         return (
-            f"of {world_size} ranks, {numbers(absent)} have not come after {seconds:g} seconds; see the logs of their "
-            "nodes, and that these reach MASTER_ADDR"
+            f"of {world_size} ranks, {numbers(missing)} did not start within {seconds:g} seconds; see the logs of "
+            "their nodes, and check that these nodes reach MASTER_ADDR"
         )
 
-    _wait(store, [f"here {other}" for other in range(world_size)], seconds, missing)
+    _wait_for(store, present, seconds, missing_ranks)
 
 
-def _wait(store: Store, keys: list[str], seconds: float, complaint) -> None:  # type: ignore[no-untyped-def]
+def _wait_for(store: Store, keys: list[str], seconds: float, describe_problem: Callable[[], str]) -> None:
+    """Wait until all keys are set, some rank has failed, or the time is up."""
     deadline = time.monotonic() + seconds
     while not store.check(keys):
-        if store.check(["stop"]):
-            _end(store.get("stop").decode())
+        if store.check(["failure"]):
+            _raise(store.get("failure").decode())
         if time.monotonic() > deadline:
-            _stop(store, complaint())
+            _fail(store, describe_problem())
         time.sleep(_POLL_SECONDS)
 
 
-def _stop(store: Store, reason: str) -> None:
-    store.set("stop", reason)
-    _end(reason)
+def _fail(store: Store, reason: str) -> None:
+    store.set("failure", reason)
+    _raise(reason)
 
 
-def _end(reason: str) -> None:
+def _raise(reason: str) -> None:
     time.sleep(_LINGER_SECONDS)
     raise ValueError(reason)

@@ -1,7 +1,7 @@
-"""One run at a time in a run folder: two of them, by a job submitted twice, would write over each other's checkpoints.
+"""A lock on the run folder: two runs in it, say by a job submitted twice, would overwrite each other's checkpoints.
 
-A POSIX record lock, which the kernel takes back when the process ends in whatever way, so that none is ever stale. Not
-flock's: those are inherited by forks, and the loader's workers outlive a killed rank by seconds.
+It is a POSIX record lock, which the kernel releases however the process ends, so it is never stale. flock does not
+serve: forks inherit its locks, and the loader's workers outlive a killed rank by seconds.
 """
 
 from __future__ import annotations
@@ -24,83 +24,89 @@ from modernbert_train.training.distributed.ranks import on_rank_zero
 
 log = logging.getLogger(__name__)
 
-# How long a holder may take to go. A killed process of this machine gives its memory back first; of a machine that was
-# switched off, a file server learns by its silence (NFS 4: 90 seconds).
-_PATIENCE_SECONDS = 5.0
-_PATIENCE_WITH_OTHER_HOSTS_SECONDS = 120.0
+# How long to wait for a holder that is ending. A killed process on this machine frees its memory first; a file server
+# notices only by a timeout that another machine was switched off (NFS 4: 90 seconds).
+_WAIT_SECONDS = 5.0
+_WAIT_FOR_OTHER_HOST_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 
-_HELD = (errno.EACCES, errno.EAGAIN)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_LOCKED = (errno.EACCES, errno.EAGAIN)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
 def only_run_in(run: Path) -> Iterator[None]:
-    """Hold the run folder while this is entered; collective, rank 0 does it.
+    """Lock the run folder within this context. Collective; rank 0 holds the lock.
 
-    ValueError, on every rank: another run holds it, or it cannot be written to. A folder that was made for it, and into
-    which nothing was written, is removed again.
+    The folder is created if needed, and removed at the end if it is empty.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: on every rank: another run holds the lock, or the folder cannot be written to.
+
     """
-    held: list[int] = []  # the descriptor, on rank 0
-    on_rank_zero(lambda: held.append(_acquire(run)))
+    descriptors: list[int] = []  # one on rank 0, none on the others
+    on_rank_zero(lambda: descriptors.append(_acquire(run)))
     try:
         yield
     finally:
-        for descriptor in held:
-            (run / LOCK_FILE).unlink(missing_ok=True)  # while it is held: nobody else's
+        for descriptor in descriptors:
+            # Removed before it is unlocked, so that it cannot be the file of another run.
+            (run / LOCK_FILE).unlink(missing_ok=True)
             os.close(descriptor)
-            with suppress(OSError):
-                run.rmdir()  # of an empty one only
+            with suppress(OSError):  # not empty
+                run.rmdir()
 
 
 def _acquire(run: Path) -> int:
-    """The descriptor of the locked file."""
-    file, waited_since, told = run / LOCK_FILE, time.monotonic(), False
+    """Wait for the lock, and return the descriptor of the locked file."""
+    file, started, warned = run / LOCK_FILE, time.monotonic(), False
     while True:
         make_run_folder(run)
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
-            continue  # a run that ended just now has taken the folder with it
+            continue  # a run that just ended has removed the folder
         except OSError as error:
             raise ValueError(
-                f"run_folder is {run}, which cannot be written to ({error.strerror}); name a folder that you may "
-                "write to"
+                f"run_folder is {run}, which is not writable ({error.strerror}); name a folder that you may write to"
             ) from None
         if _lock(descriptor, run):
             if _is_still(file, descriptor):
                 _write_holder(descriptor)
                 return descriptor
-            os.close(descriptor)  # the one before removed it between our opening and our locking
+            os.close(descriptor)  # the previous holder removed the file after this process had opened it
             continue
         holder = _read_holder(descriptor)
         os.close(descriptor)
-        is_elsewhere = holder.get("host") != socket.gethostname()
-        patience = _PATIENCE_WITH_OTHER_HOSTS_SECONDS if is_elsewhere else _PATIENCE_SECONDS
-        if time.monotonic() - waited_since >= patience:
+        same_host = holder.get("host") == socket.gethostname()
+        wait_seconds = _WAIT_SECONDS if same_host else _WAIT_FOR_OTHER_HOST_SECONDS
+        if time.monotonic() - started >= wait_seconds:
             raise ValueError(
-                f"run_folder is {run}, in which another run is at work: {_who(holder)}; wait for it, end it (SIGTERM: "
+                f"run_folder is {run}, in which another run is active: {_who(holder)}; wait for it, stop it (SIGTERM: "
                 "it saves first), or name another run_folder"
             )
-        if not told:
+        if not warned:
             log.warning(
-                "%s is held by %s; waiting up to %g seconds for it to end", run, _who(holder), patience
+                "%s is held by %s; waiting up to %g seconds for it to end", run, _who(holder), wait_seconds
             )
-            told = True
+            warned = True
         time.sleep(_POLL_SECONDS)
 
 
 def _lock(descriptor: int, run: Path) -> bool:
-    """Whether it could be locked, or the file system knows no locks, which is said."""
+    """Try to lock the file; return True with a warning if the file system does not support locks."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _HELD:
+        if error.errno in _LOCKED:
             return False
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _UNSUPPORTED:
             raise
         log.warning(
-            "the file system of %s has no locks (%s): nothing keeps a second run from starting in it",
+            "the file system of %s does not support locks (%s), so a second run in it would not be noticed",
             run,
             error.strerror,
         )
@@ -129,12 +135,12 @@ def _read_holder(descriptor: int) -> dict[str, object]:
     try:
         holder = json.loads(os.pread(descriptor, 4_096, 0))
     except ValueError:
-        return {}  # it has locked, and not written yet
+        return {}  # the holder has not written yet
     return holder if isinstance(holder, dict) else {}
 
 
 def _who(holder: dict[str, object]) -> str:
     if not holder:
-        return "a process that has just begun"
+        return "a process that has just started"
     job = f", Slurm job {holder['slurm_job']}" if holder.get("slurm_job") else ""
     return f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}{job}"

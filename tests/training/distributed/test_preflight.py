@@ -12,10 +12,9 @@ import torch.distributed
 from modernbert_train.checkpoints.provenance import make_run_folder
 from modernbert_train.config import load_recipe
 from modernbert_train.store import manifest, tokenizer
-from modernbert_train.training.distributed import preflight
-from modernbert_train.training.distributed import rendezvous as meeting
+from modernbert_train.training.distributed import preflight, rendezvous
 from modernbert_train.training.distributed.preflight import check_run_folder, disagreements
-from modernbert_train.training.distributed.rendezvous import join, meet
+from modernbert_train.training.distributed.rendezvous import await_ranks, join
 from modernbert_train.training.train import train
 from tests.helpers.recipes import TINY, make_tiny, skewed_documents
 from tests.helpers.spawned import on_ranks
@@ -163,14 +162,14 @@ def test_two_nodes_of_one_number():
 
 
 def test_ranks_that_do_not_come(monkeypatch):
-    monkeypatch.setattr(meeting, "_LINGER_SECONDS", 0)
+    monkeypatch.setattr(rendezvous, "_LINGER_SECONDS", 0)
     store = torch.distributed.HashStore()
     with pytest.raises(
-        ValueError, match=r"^of 4 ranks, 1-3 have not come after 0\.1 seconds; see the logs of"
+        ValueError, match=r"^of 4 ranks, 1-3 did not start within 0\.1 seconds; see the logs of"
     ):
-        meet(store, rank=0, world_size=4, seconds=0.1)
-    with pytest.raises(ValueError, match=r"^rank 0 has not come; see its log$"):
-        meet(torch.distributed.HashStore(), rank=3, world_size=4, seconds=0.1)
+        await_ranks(store, rank=0, world_size=4, seconds=0.1)
+    with pytest.raises(ValueError, match=r"^rank 0 did not start; see its log$"):
+        await_ranks(torch.distributed.HashStore(), rank=3, world_size=4, seconds=0.1)
 
 
 def facts(**changes):

@@ -26,13 +26,13 @@ HOST = socket.gethostname()
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(run_lock, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(run_lock, "_WAIT_SECONDS", 1.0)
 
 
 def refused(run, pid):
     return (
-        rf"run_folder is {run}, in which another run is at work: process {pid} on {HOST}, since "
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait for it, end it \(SIGTERM: it saves first\), or name another "
+        rf"run_folder is {run}, in which another run is active: process {pid} on {HOST}, since "
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait for it, stop it \(SIGTERM: it saves first\), or name another "
         "run_folder"
     )
 
@@ -60,7 +60,7 @@ def test_waits_for_one_that_is_about_to_end(tmp_path, caplog):
 def test_more_patience_with_another_host(tmp_path, impatient, monkeypatch):
     """A machine that was switched off holds its lock until the file server misses it."""
     run = tmp_path / "run"
-    monkeypatch.setattr(run_lock, "_PATIENCE_WITH_OTHER_HOSTS_SECONDS", 1.5)
+    monkeypatch.setattr(run_lock, "_WAIT_FOR_OTHER_HOST_SECONDS", 1.5)
     with held(run):
         holder = json.loads((run / "run.lock").read_text())
         (run / "run.lock").write_text(json.dumps({**holder, "host": "node7", "slurm_job": "55"}))
@@ -95,7 +95,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
         pass
     (record,) = caplog.records
     assert re.match(
-        r"the file system of .*/run has no locks \(No locks available\): nothing keeps", record.getMessage()
+        r"the file system of .*/run does not support locks \(No locks available\), so", record.getMessage()
     )
 
 
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "run/run.lock").mkdir(parents=True)  # root may write anywhere else
     with (
         pytest.raises(
-            ValueError, match=r"^run_folder is .*/run, which cannot be written to \(Is a directory\); name"
+            ValueError, match=r"^run_folder is .*/run, which is not writable \(Is a directory\); name"
         ),
         only_run_in(tmp_path / "run"),
     ):
