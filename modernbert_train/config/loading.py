@@ -125,10 +125,14 @@ def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[P
             try:
                 value = _parse(value, expected, (*path, key), parser)
             except ValueError as error:
-                problems.append(((*path, key), f"is {value!r}, {error}"))
+                problems.append(((*path, key), f"is {_yaml_text(value)}, {error}"))
                 continue
         cleaned[key if has_named_entries else python_name(key)] = value
     return cleaned
+
+
+def _yaml_text(value: Any) -> str:
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
 
 
 def _null_removes(section: Any, key: str) -> bool:
@@ -194,7 +198,7 @@ def _to_structured(values: dict[str, Any], problems: list[Problem]) -> Any:
             OmegaConf.merge(empty, nested)
         except OmegaConfBaseException:
             if yaml_path not in known:
-                problems.append((yaml_path, f"is {value!r}, expected {expected_text(yaml_path)}"))
+                problems.append((yaml_path, f"is {_yaml_text(value)}, expected {expected_text(yaml_path)}"))
     assert problems
     return None
 
