@@ -1,13 +1,13 @@
-"""Tokens/s of the loader in one process, from a store on disk to masked batches, beside the same done the obvious way.
+"""Tokens/s of the loader in one process, from a store on disk to masked batches, compared with a simple loader.
 
     python -m benchmarks.loader quickstart/store
     python -m benchmarks.loader my/store --contexts 1024 8192 --seconds 10
 
-The obvious way: documents in store order, a buffer of open rows of which each document takes the best-fitting one,
-and masking by a coin for each token. Both run for the same CPU time, in turn; tokens count no padding. `fill` is the
-share of the slots that hold a token. `share of a GPU step` is what making the batch takes, of a step at 600,000
-tokens/s with four workers on cores of their own: below 1, the step waits for nothing. `step waits` is how much of its
-time a stand-in for such a GPU, which sleeps through its steps, was seen to wait for the four workers on this machine.
+The simple loader reads documents in store order, packs each into the best-fitting row of a buffer, and masks every
+token independently. Both run in turn for the same CPU time; tokens exclude padding. `fill` is the share of slots that
+hold a token. `share of a GPU step` is the time to make a batch divided by the time of a step at 600,000 tokens/s with
+four workers on their own cores: below 1, the step never waits. `step waits` is the measured share of time that a
+simulated GPU, which sleeps through its steps, waits for four workers on this machine.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from modernbert_train.store.manifest import Split, TokenizerInfo, load_manifest,
 from modernbert_train.store.reading import BlockReader
 
 GPU_TOKENS_PER_S, WORKERS = 600_000, 4
-GPU_BATCH_ROWS = 64  # of a rank's batch for the stand-in, at 8,192 tokens a row
+GPU_BATCH_ROWS = 64  # rows per rank and step of the simulated GPU, at 8,192 tokens a row
 
 
 def planned(
@@ -35,7 +35,7 @@ def planned(
     context: int,
     row: int,
 ) -> Iterator[tuple[int, int]]:
-    """Tokens and slots of batch after batch of the loader."""
+    """Yield the tokens and slots of each batch of the loader."""
     rows = _planned_rows(splits, reader, tokenizer, masking, context, row, batch_rows=16)
     for batch in PlannedLoader(rows, num_workers=0):
         yield int(batch["num_tokens"].sum()), batch["input_ids"].numel()
@@ -67,7 +67,7 @@ def _planned_rows(
 
 
 def step_waits(rows: PlannedRows, seconds: float) -> float:
-    """Share of its time that a consumer of GPU_TOKENS_PER_S slots a second waits, after its first batch."""
+    """Measure the share of time that a consumer of GPU_TOKENS_PER_S slots per second waits after its first batch."""
     loader = PlannedLoader(rows, num_workers=WORKERS)
     batches = iter(loader)
     next(batches)
@@ -77,7 +77,7 @@ def step_waits(rows: PlannedRows, seconds: float) -> float:
     return loader.wait_seconds / (time.perf_counter() - started)
 
 
-def obvious(
+def simple(
     splits: dict[str, Split],
     reader: BlockReader,
     tokenizer: TokenizerInfo,
@@ -85,7 +85,7 @@ def obvious(
     context: int,
     row: int,
 ) -> Iterator[tuple[int, int]]:
-    """Tokens and slots of row after row of a best-fit packer with a buffer of open rows."""
+    """Yield the tokens and slots of each row of a best-fit packer with a buffer of open rows."""
     random = np.random.default_rng(0)
     open_rows: list[list[np.ndarray]] = []
     free: list[int] = []
@@ -129,7 +129,7 @@ def _masked(pieces: list[np.ndarray], masking: Masking, random: np.random.Genera
 
 
 def measure(batches: Iterator[tuple[int, int]], seconds: float) -> tuple[int, int, float]:
-    """Tokens, slots and CPU seconds of about `seconds` of work."""
+    """Return tokens, slots and CPU seconds of about `seconds` of work."""
     started, tokens, slots = time.process_time(), 0, 0
     while time.process_time() - started < seconds:
         more_tokens, more_slots = next(batches)
@@ -138,6 +138,7 @@ def measure(batches: Iterator[tuple[int, int]], seconds: float) -> tuple[int, in
 
 
 def main() -> None:
+    """Print a table with a row per context and loader."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -156,7 +157,7 @@ def main() -> None:
         f"{'context':>8}{'':2}{'way':<8}{'tokens/s':>14}{'fill':>10}{'ratio':>8}{'share of a GPU step':>22}"
         f"{'step waits':>12}"
     )
-    ways: dict[str, Callable[..., Iterator[tuple[int, int]]]] = {"obvious": obvious, "planned": planned}
+    ways: dict[str, Callable[..., Iterator[tuple[int, int]]]] = {"simple": simple, "planned": planned}
     for context in options.contexts:
         running = {
             name: way(splits, reader, tokenizer, masking, context, options.row_tokens)
@@ -170,7 +171,7 @@ def main() -> None:
         for name, measured in figures.items():
             fill = sum(tokens for tokens, _, _ in measured) / sum(slots for _, slots, _ in measured)
             share = GPU_TOKENS_PER_S / (WORKERS * speeds[name])
-            ratio = speeds[name] / speeds["obvious"]
+            ratio = speeds[name] / speeds["simple"]
             waits = ""
             if name == "planned":
                 rows = _planned_rows(

@@ -1,14 +1,13 @@
-"""The plan at full size, without the text: 3.3 billion documents of 12 sources, 2T tokens.
+"""Planning at full size, without text: 3.3 billion documents of 12 sources, 2T tokens.
 
     python -m benchmarks.plan /tmp/plan --documents 3.3e9
     python -m benchmarks.plan /tmp/plan --documents 3.3e9 --contexts 1024 8192 --steps 1000
 
-Writes the sidecars of such a store once (13 GB, and 6 GB of memory; the lengths are lognormal, tuned so that the tokens
-come out), then goes, each in a process of its own, through the planning that one loader worker of a rank of 64 GPUs
-does: from the first step, and again from the last step of a run over all the tokens. Blocks are read as zeros; all
-else is the loader's own path, masking and batches included. It shows the time to the first batch, the largest memory of
-the process, the fill of the rows, and how far the tokens of the sources are from their shares over 1,000 steps in the
-middle of the run: for these, all streams are planned (not read), as one GPU would see them.
+Writes the sidecars of such a store once (13 GB on disk, 6 GB of memory; the lengths are lognormal with the right mean).
+Then measures, each in its own process, one loader worker of one rank of 64 GPUs: at the first step, and at the last
+step of a run over all tokens. Blocks are read as zeros; everything else is the real loader, including masking and
+batches. Prints the time to the first batch, the peak memory of the process, the fill of the rows, and the deviation of
+the sources' tokens from their shares over 1,000 steps in the middle of the run (all streams planned, nothing read).
 """
 
 import argparse
@@ -29,7 +28,7 @@ from modernbert_train.store.manifest import TokenizerInfo
 from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import Split, write_sidecars
 
-# Source -> share of the tokens, share of the documents: long science and books, short web and questions.
+# Source -> (share of the tokens, share of the documents): science and books are long, web and questions short
 SOURCES = {
     "dclm": (0.40, 0.43), "fineweb": (0.20, 0.24), "code": (0.12, 0.09), "stack-edu": (0.06, 0.05),
     "papers": (0.06, 0.02), "arxiv": (0.04, 0.005), "math": (0.04, 0.04), "pdf": (0.03, 0.005),
@@ -37,13 +36,13 @@ SOURCES = {
 }  # fmt: skip
 TOKENS_PER_DOCUMENT = 2e12 / 3.3e9
 SHARD_TOKENS = 1 << 25  # 64 MiB of uint16
-SIGMA = 1.0  # of the logarithm of a length
-STREAMS, NODES, BATCH_ROWS, ROW_TOKENS, WINDOW_ROWS = 192, 8, 576, 8_192, 2_048
-WORLD, WORKERS = 64, 1  # three streams to the worker that is measured
+SIGMA = 1.0  # standard deviation of the logarithm of a length
+STREAMS, NODES, BATCH_ROWS, ROW_TOKENS, SHUFFLE_ROWS = 192, 8, 576, 8_192, 2_048
+WORLD_SIZE = 64  # one worker per rank: the measured one reads three streams
 
 
 def write_store(folder: Path, num_documents: float) -> dict[str, Split]:
-    """Sidecars alone; those that are there are kept."""
+    """Write the sidecars of all sources, unless they exist; return the splits."""
     splits = {}
     for number, (name, (token_share, document_share)) in enumerate(SOURCES.items()):
         path = folder / f"{num_documents:.0f}" / name
@@ -58,7 +57,7 @@ def write_store(folder: Path, num_documents: float) -> dict[str, Split]:
 
 
 def _write_split(path: Path, documents: int, mean: float, random: np.random.Generator) -> None:
-    """Lengths are drawn for a million documents and repeated: that is quicker, and the plan does not notice."""
+    """Write sidecars whose lengths are drawn for a million documents and repeated, which is faster."""
     drawn = random.lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA, min(documents, 1 << 20))
     pattern = np.clip(drawn, 1, 5e6).astype(np.uint32)
     repeats, rest = divmod(documents, len(pattern))
@@ -69,22 +68,22 @@ def _write_split(path: Path, documents: int, mean: float, random: np.random.Gene
 
 
 class Zeros(BlockReader):
-    """Stands in for the reader of the blocks: the right number of tokens, all the same."""
+    """A reader whose blocks hold the right number of equal tokens."""
 
     def read(self, split: Split, block: int) -> np.ndarray:
-        """Zeros, uint16 [tokens]."""
+        """Return constant ids: uint16 [tokens]."""
         return np.full(int(split.blocks(block, 1)[0, 1]), 5, dtype=np.uint16)
 
 
 def make_plan(splits: dict[str, Split], context: int) -> Plan:
-    """The plan of a phase over all sources."""
+    """Build the plan of a phase over all sources."""
     mixture = {name: tokens for name, (tokens, _) in SOURCES.items()}
     return Plan(
         splits,
         mixture,
         num_streams=STREAMS,
         num_nodes=NODES,
-        shuffle_rows=WINDOW_ROWS,
+        shuffle_rows=SHUFFLE_ROWS,
         context_tokens=context,
         row_tokens=ROW_TOKENS,
         key=(17, 0),
@@ -92,7 +91,7 @@ def make_plan(splits: dict[str, Split], context: int) -> Plan:
 
 
 def measure_worker(folder: Path, num_documents: float, context: int, at_end: bool) -> dict[str, float]:
-    """Seconds to the first batch and on to the next ten, and the largest memory, of one worker of one rank."""
+    """Measure the seconds to the first batch and for the next ten, and the peak memory, of one loader worker."""
     started = time.perf_counter()
     splits = write_store(folder, num_documents)
     steps = int(num_documents * TOKENS_PER_DOCUMENT / (BATCH_ROWS * ROW_TOKENS))
@@ -100,10 +99,10 @@ def measure_worker(folder: Path, num_documents: float, context: int, at_end: boo
     plan = make_plan(splits, context)
     phase = PhaseRows(plan, MaskedLM(0.3), ((steps, BATCH_ROWS),))
     inputs = Inputs(tokenizer, Masking.of(tokenizer, 0.8, 0.1), splits, Zeros(()))
-    rows = PlannedRows([phase], inputs, rank=0, world_size=WORLD)
-    if at_end:  # what a checkpoint of the last step holds: the position of every stream, to within a row
-        rows_of_stream = (steps - 11) * BATCH_ROWS // STREAMS
-        window, row = divmod(rows_of_stream, WINDOW_ROWS)
+    rows = PlannedRows([phase], inputs, rank=0, world_size=WORLD_SIZE)
+    if at_end:  # as in a checkpoint of one of the last steps: the position of every stream, to within a row
+        rows_per_stream = (steps - 11) * BATCH_ROWS // STREAMS
+        window, row = divmod(rows_per_stream, SHUFFLE_ROWS)
         rows.step, rows.positions = steps - 11, dict.fromkeys(range(STREAMS), (window, min(row, 1_000)))
     batches = iter(PlannedLoader(rows, num_workers=0))
     next(batches)
@@ -118,24 +117,32 @@ def measure_worker(folder: Path, num_documents: float, context: int, at_end: boo
 
 
 def _peak_gb() -> float:
-    """Most memory this process has had, the pages of mapped files included. (getrusage would count the parent's.)"""
+    """Read the peak memory of this process, including pages of mapped files (getrusage would add the parent's)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1e6
 
 
 def measure_shares(folder: Path, num_documents: float, context: int, steps: int) -> dict[str, float]:
-    """Fill, and the largest distance of a source's tokens from its share, over the rows of `steps` steps.
+    """Measure the fill and the largest deviation of a source's tokens from its share.
 
-    A stretch of steps from the middle of the run on: of every stream, the rows from the middle of one window on.
+    Args:
+        folder: of the sidecars.
+        num_documents: of the store.
+        context: longest piece of a document, in tokens.
+        steps: number of steps, starting in the middle of the run and of a shuffle block.
+
+    Returns:
+        "fill" and "largest_share_error".
+
     """
     plan = make_plan(write_store(folder, num_documents), context)
-    middle = int(num_documents * TOKENS_PER_DOCUMENT / ROW_TOKENS / WINDOW_ROWS / STREAMS / 2)
+    middle = int(num_documents * TOKENS_PER_DOCUMENT / ROW_TOKENS / SHUFFLE_ROWS / STREAMS / 2)
     names = list(plan.sources)
     tokens = np.zeros(len(names))
     slots = num_rows = 0
-    rows_of_stream = steps * BATCH_ROWS // STREAMS
+    rows_per_stream = steps * BATCH_ROWS // STREAMS
     for stream in range(STREAMS):
-        index, first, left = middle, WINDOW_ROWS // 2, rows_of_stream
+        index, first, left = middle, SHUFFLE_ROWS // 2, rows_per_stream
         while left:
             window = plan.window(stream, index)
             last = min(window.num_rows, first + left)
@@ -154,15 +161,17 @@ def measure_shares(folder: Path, num_documents: float, context: int, steps: int)
 
 
 def main() -> None:
-    """Print the figures as a table."""
+    """Print a line of figures per context and measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--documents", type=float, default=3.3e9)
     parser.add_argument("--contexts", type=int, nargs="+", default=[1_024, 8_192])
-    parser.add_argument("--steps", type=int, default=1_000, help="of the stretch whose shares are counted")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what a process of its own is to do
+    parser.add_argument(
+        "--steps", type=int, default=1_000, help="steps over which shares are measured (default: 1000)"
+    )
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # the measurement of a child process
     options = parser.parse_args()
     if options.measure:
         context, what = options.contexts[0], options.measure

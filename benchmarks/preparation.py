@@ -1,11 +1,11 @@
-"""Speed of the whole preparation against bare tokenizing, on the same text, in one run.
+"""Speed of the whole preparation compared with bare tokenizing, on the same text.
 
     python benchmarks/preparation.py --tokenizer TOKENIZER 'web=/data/web/*.jsonl.gz' code=/data/code.parquet
 
-"bare" is `tokenizers.encode_batch` over lists of texts that are in memory already, nothing read, nothing written.
-"prepared" is `python -m data_prep tokenize`, from its start to its end: imports, reading, hashing, shards, merging.
-Every measurement is a process of its own. "cpu" divides by CPU seconds of all its processes (for a machine that is
-busy with other things), "wall" by seconds. Compare: prepared by 1 worker with bare on 1 core, 2 workers with 1.
+"bare" is `tokenizers.encode_batch` on texts in memory, on one core, without reading or writing. "prepared by N" is
+`python -m data_prep tokenize --workers N` from start to end: imports, reading, hashing, shards, merging. Every
+measurement runs in its own process. "cpu" divides by the CPU seconds of all its processes (robust on a busy machine),
+"wall" by elapsed seconds.
 """
 
 import argparse
@@ -40,7 +40,7 @@ print(json.dumps([tokens, time.process_time() - cpu, time.perf_counter() - start
 
 
 def measure_bare(tokenizer: Path, inputs: list[str]) -> tuple[int, float, float]:
-    """Tokens, CPU seconds and seconds of encode_batch alone."""
+    """Return tokens, CPU seconds and elapsed seconds of encode_batch alone."""
     patterns = [pattern for entry in inputs for pattern in entry.partition("=")[2].split(",")]
     arguments = json.dumps([str(tokenizer / "tokenizer.json"), patterns])
     done = subprocess.run([sys.executable, "-c", BARE, arguments], check=True, capture_output=True, text=True)
@@ -51,7 +51,7 @@ def measure_bare(tokenizer: Path, inputs: list[str]) -> tuple[int, float, float]
 def measure_prepared(
     tokenizer: Path, inputs: list[str], workers: int, store: Path
 ) -> tuple[int, float, float]:
-    """Tokens, CPU seconds of all processes and seconds of a preparation."""
+    """Return tokens, CPU seconds of all processes and elapsed seconds of a preparation."""
     shutil.rmtree(store, ignore_errors=True)
     command = [sys.executable, "-m", "data_prep", "tokenize", str(store), "--tokenizer", str(tokenizer)]
     command += ["--workers", str(workers), "--input", *inputs]
@@ -69,13 +69,14 @@ def _children_cpu_s() -> float:
 
 
 def main() -> None:
+    """Print a row per measurement, relative to bare tokenizing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", nargs="+", metavar="SOURCE=GLOB[,GLOB]")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=2, help="the best of each is shown (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="repetitions; the best is shown (default: 2)")
     options = parser.parse_args()
     figures: dict[str, list[tuple[int, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
