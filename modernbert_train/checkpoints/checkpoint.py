@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
-from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER
+from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, list_checkpoints
 from modernbert_train.common.files import flush, sha256, write_atomically
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
@@ -47,11 +47,6 @@ def finish_checkpoint(path: Path, info: CheckpointInfo) -> None:
     write_atomically(info_file(path), info.to_json())
     os.replace(unfinished, path)
     flush(path.parent)
-
-
-def list_checkpoints(run: str | Path) -> list[Path]:
-    """The `.pt` files of a run folder, oldest first; not verified."""
-    return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))
 
 
 def verify(path: Path) -> CheckpointInfo:

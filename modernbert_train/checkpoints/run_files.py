@@ -16,6 +16,11 @@ CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = "run.lock"  # held by the run that is at work
 
 
+def list_checkpoints(run: str | Path) -> list[Path]:
+    """Return the `.pt` files of a run folder, oldest first, without verifying them."""
+    return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))
+
+
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Write a line and wait until it is on the disk."""
     with path.open("a", encoding="utf-8") as file:

@@ -7,10 +7,10 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
-from modernbert_train.config import Recipe
+from modernbert_train.config import Recipe, format_bytes
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.doctor.findings import Finding
-from modernbert_train.planning.dry_run import bytes_text, checkpoints_on_disk_bytes
+from modernbert_train.planning.cost import checkpoints_on_disk_bytes
 from modernbert_train.schedule import build_schedule
 
 
@@ -52,7 +52,7 @@ def disk(recipe: Recipe) -> Finding:
     needed = checkpoints_on_disk_bytes(recipe, build_schedule(recipe))
     there = sum(path.stat().st_size for path in Path(recipe.run_folder).glob("checkpoints/*.pt"))
     free = shutil.disk_usage(folder).free
-    text = f"{bytes_text(free)} free in {folder}, checkpoints take up to {bytes_text(needed)}"
+    text = f"{format_bytes(free)} free in {folder}, checkpoints take up to {format_bytes(needed)}"
     remedy = "name another run_folder, or lower training.keep_checkpoints"
     if free + there < needed:
         return Finding("disk", "problem", text, remedy)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.config import ModelConfig
-from modernbert_train.config.architecture import num_global_layers, num_hidden_weights
+from modernbert_train.config import ModelConfig, Recipe
+from modernbert_train.config.architecture import num_global_layers, num_hidden_weights, num_parameters
 from modernbert_train.objectives import Objective
 from modernbert_train.schedule import PhaseSchedule, RunSchedule
 
@@ -61,6 +61,7 @@ def peak_flops() -> float | None:
 # What ModernBERT-base and -large, at 26% and 33%, were trained with on H100s (published hours, FLOPs as counted here).
 ASSUMED_UTILIZATION = 0.3
 GPUS_SHOWN = (8, 32)
+_BYTES_PER_NUMBER = 4  # fp32
 
 
 def estimate_tokens_per_s(model: ModelConfig, phase: PhaseSchedule) -> float:
@@ -91,3 +92,20 @@ def describe_hours(model: ModelConfig, schedule: RunSchedule, tokens_per_s: floa
 def format_hours(hours: float) -> str:
     """Format hours with one decimal."""
     return f"{hours:,.1f}" if hours >= 0.05 else "<0.1"
+
+
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """Return the size of a checkpoint: weights, two moments (one for a matrix that Muon steps) and moving average."""
+    numbers = 3 * num_parameters(recipe.model)
+    if recipe.optimizer.name == "muon":
+        numbers -= num_hidden_weights(recipe.model)
+    if recipe.training.ema_half_life_tokens:
+        numbers += num_parameters(recipe.model)
+    return numbers * _BYTES_PER_NUMBER
+
+
+def checkpoints_on_disk_bytes(recipe: Recipe, schedule: RunSchedule) -> int:
+    """Return the most space that checkpoints take: the newest, the last of each phase, and one being written."""
+    saves = schedule.estimate_num_due(recipe.training.save_every_tokens)
+    on_disk = min(saves, recipe.training.keep_checkpoints + len(schedule.phases)) + 1
+    return on_disk * checkpoint_bytes(recipe)

@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
-from modernbert_train.config.architecture import describe_model, num_hidden_weights, num_parameters
+from modernbert_train.config.architecture import describe_model
 from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
 from modernbert_train.objectives import build_objective
-from modernbert_train.planning.cost import describe_hours, estimate_tokens_per_s, format_hours, gpu_hours
+from modernbert_train.planning.cost import (
+    checkpoint_bytes,
+    checkpoints_on_disk_bytes,
+    describe_hours,
+    estimate_tokens_per_s,
+    format_hours,
+    gpu_hours,
+)
 from modernbert_train.planning.source_stats import Contribution, PhaseData, phase_data, repetitions, whole_run
 from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
 from modernbert_train.schedule import PhaseSchedule, RunSchedule, build_schedule
@@ -19,7 +26,6 @@ from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.store.opening import open_tokenizer
 
 PHASES_IN_A_TABLE = 4
-BYTES_PER_NUMBER = 4  # fp32
 OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 
 
@@ -59,18 +65,11 @@ def describe(
     return "\n".join(line.rstrip() for line in lines)
 
 
-def checkpoints_on_disk_bytes(recipe: Recipe, plan: RunSchedule) -> int:
-    """Returns the most that checkpoints take: the newest, the end of each phase, and one that is being written."""
-    saves = plan.estimate_num_due(recipe.training.save_every_tokens)
-    on_disk = min(saves, recipe.training.keep_checkpoints + len(plan.phases)) + 1
-    return on_disk * _checkpoint_bytes(recipe)
-
-
 def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
     saves = plan.estimate_num_due(training.save_every_tokens)
-    checkpoint_bytes = _checkpoint_bytes(recipe)
+    each_bytes = checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
         "start": _start(recipe.init),
@@ -84,7 +83,7 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
         f"{max(0, 1 - recipe.masking.mask_fraction - recipe.masking.random_fraction):.0%} kept",
         "evaluation": f"about {_count(plan.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{_held_out(recipe)}, about {_count(recipe.evaluation.max_rows, 'row')} of each source",
-        "checkpoints": f"about {saves:,} written, {bytes_text(checkpoint_bytes)} each; the newest "
+        "checkpoints": f"about {saves:,} written, {bytes_text(each_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
         f"{bytes_text(checkpoints_on_disk_bytes(recipe, plan))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
@@ -107,16 +106,6 @@ def _start(init: InitConfig) -> str:
     if init.method != "copy":
         steps.append(f"made larger by {init.method}" + (", rescaled" if init.rescale else ""))
     return ", ".join(steps)
-
-
-def _checkpoint_bytes(recipe: Recipe) -> int:
-    """Weights and the optimizer's two moments; of a matrix that Muon steps only one. And the moving average."""
-    numbers = 3 * num_parameters(recipe.model)
-    if recipe.optimizer.name == "muon":
-        numbers -= num_hidden_weights(recipe.model)
-    if recipe.training.ema_half_life_tokens:
-        numbers += num_parameters(recipe.model)
-    return numbers * BYTES_PER_NUMBER
 
 
 def _skipped(recipe: Recipe, plan: RunSchedule) -> dict[str, str]:

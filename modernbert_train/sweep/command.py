@@ -8,17 +8,15 @@ import statistics
 from contextlib import closing
 from pathlib import Path
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.checkpoints.initial import plan_start
-from modernbert_train.checkpoints.run_files import METRICS_FILE
+from modernbert_train.checkpoints.run_files import METRICS_FILE, list_checkpoints
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS
 from modernbert_train.common.text import format_table, list_problems
-from modernbert_train.config import format_tokens
+from modernbert_train.config import format_bytes, format_tokens
 from modernbert_train.config.architecture import num_parameters
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.evaluation.report import read_metrics
-from modernbert_train.planning.cost import training_flops_per_token
-from modernbert_train.planning.dry_run import bytes_text, checkpoints_on_disk_bytes
+from modernbert_train.planning.cost import checkpoints_on_disk_bytes, training_flops_per_token
 from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.sweep.definition import Cell, Run, Sweep, read_sweep
 from modernbert_train.sweep.launch import Outcome, command_of, fill_template, launch
@@ -193,7 +191,7 @@ def _totals(sweep: Sweep) -> list[str]:
     disk = sum(
         checkpoints_on_disk_bytes(run.recipe, plan) for run, plan in zip(sweep.runs, plans, strict=True)
     )
-    return [*lines, f"folder     {sweep.folder}, up to {bytes_text(disk)} of checkpoints"]
+    return [*lines, f"folder     {sweep.folder}, up to {format_bytes(disk)} of checkpoints"]
 
 
 def _most_flops(run: Run, plan: RunSchedule) -> float:

@@ -7,9 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.checkpoints.info import read_info
-from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
+from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE, list_checkpoints
 from modernbert_train.common.text import list_problems
 from modernbert_train.config import Recipe, TrainingConfig, comparison, load_recipe
 from modernbert_train.schedule import build_schedule

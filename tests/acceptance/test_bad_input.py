@@ -19,7 +19,7 @@ import pytest
 from data_prep.cli import main as prepare
 from data_prep.tokenize.encoding import load_tokenizer
 from data_prep.tokenizer import save_tokenizer, train_tokenizer
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.data.inputs import open_inputs, plan_rows

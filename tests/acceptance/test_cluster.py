@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE
 from tests.acceptance.test_launch import OVERRIDES, assert_same_steps

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from tests.helpers.launching import launch, read_steps
 

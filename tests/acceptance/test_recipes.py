@@ -11,8 +11,8 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.checkpoints.info import read_info
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.schedule import build_schedule

@@ -8,6 +8,7 @@ import torch
 
 from modernbert_train.checkpoints import checkpoint
 from modernbert_train.checkpoints.checkpoint import find_latest, prune, save_weights, verify
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from tests.helpers.weights import load_weights, make_info
 
 WEIGHTS = {"decoder.bias": torch.arange(4.0)}
@@ -91,7 +92,7 @@ def test_prune_keeps_the_newest_and_the_ends_of_phases(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step, keep=step == 2)
     prune(tmp_path, keep=2, newest_step=6)
-    left = [int(path.stem.split("-")[1]) for path in checkpoint.list_checkpoints(tmp_path)]
+    left = [int(path.stem.split("-")[1]) for path in list_checkpoints(tmp_path)]
     assert left == [2, 5, 6]
     assert len(list(tmp_path.glob("checkpoints/*.json"))) == 3
 
@@ -124,6 +125,6 @@ def test_prune_leaves_alone_what_was_passed_over(tmp_path, caplog):
     checkpoint.checkpoint_path(tmp_path, 2).with_suffix(".json").unlink()
     checkpoint.checkpoint_path(tmp_path, 9).write_bytes(b"damaged")
     prune(tmp_path, keep=1, newest_step=4)
-    left = [int(path.stem.split("-")[1]) for path in checkpoint.list_checkpoints(tmp_path)]
+    left = [int(path.stem.split("-")[1]) for path in list_checkpoints(tmp_path)]
     assert left == [2, 4, 9]
     assert find_latest(tmp_path).name == "step-00000004.pt"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints, save_weights
+from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.checkpoints.initial import first_weights, plan_start
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.checkpoints.tiling import tile
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.folders import build_our_model

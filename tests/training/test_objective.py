@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.checkpoints.info import read_info
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.evaluation.masked_lm import evaluate_masked_lm, format_scores

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.config import load_recipe
 from modernbert_train.planning.dry_run import describe
 from modernbert_train.schedule import build_schedule

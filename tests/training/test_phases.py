@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modernbert_train.checkpoints.checkpoint import list_checkpoints
 from modernbert_train.checkpoints.info import read_info
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import ModelConfig, load_recipe
 from modernbert_train.schedule import build_schedule
