@@ -1,4 +1,4 @@
-"""ModernBERT in plain PyTorch, on packed documents."""
+"""ModernBERT in plain PyTorch, over packed documents."""
 
 from modernbert_train.model.backends import resolve_backend
 from modernbert_train.model.encoder import ModernBertForMaskedLM

@@ -1,11 +1,10 @@
-"""Attention of packed documents to themselves: one signature, several backends.
+"""Attention over packed documents: one signature, several backends.
 
-    qkv [T, 3, H, D]     documents end to end: tokens 0..3 of the first, 0..1 of the second, ...
-    cu_seqlens [0, 4, 6] where they start, and the number of tokens last; int32
+    qkv [T, 3, H, D]       concatenated documents: here 4 tokens of the first, then 2 of the second
+    cu_seqlens [0, 4, 6]   where each document starts, and T; int32
 
-No token sees another document, and no padding is computed. Every backend but torch's `varlen_attn`, which is
-one itself, stands behind one custom operator, so that `torch.compile` sees a single node and never looks
-inside.
+Tokens attend within their own document, and nothing is computed for padding. torch's `varlen_attn` is a custom operator
+already; all other backends are wrapped in one, so that `torch.compile` sees a single node and does not trace into it.
 """
 
 import torch
@@ -22,12 +21,22 @@ def attention(
     backend: str,
     causal: bool = False,
 ) -> torch.Tensor:
-    """Softmax attention, scores scaled by D ** -0.5, each document to itself: [T, 3, H, D] -> [T, H, D].
+    """Compute softmax attention within each document, with scores scaled by D ** -0.5.
 
-    `cu_seqlens` [N + 1] int32 runs from 0 to T without empty documents, none longer than `max_seqlen`. A
-    token sees those at most `window` tokens to either side (inclusive: a window of 64 is 129 tokens wide), or
-    with None the whole document; if `causal`, none of those after itself. `backend` is one of
-    `resolve_backend`'s answers. Raises ValueError for a dtype or device that the backend lacks.
+    Args:
+        qkv: [T, 3, H, D], queries, keys and values.
+        cu_seqlens: [N + 1] int32, from 0 to T; no document is empty.
+        max_seqlen: upper bound of the documents' lengths in tokens.
+        window: how many tokens a token sees to either side (64: 129 tokens in all); None: the whole document.
+        backend: a result of `resolve_backend`.
+        causal: whether a token sees only itself and earlier tokens.
+
+    Returns:
+        [T, H, D], in the dtype of `qkv`.
+
+    Raises:
+        ValueError: if the backend does not support the device or the dtype of `qkv`.
+
     """
     assert qkv.ndim == 4, f"qkv must be [T, 3, H, D], has {qkv.ndim} dimensions"
     assert qkv.shape[1] == 3, "qkv must be [T, 3, H, D]"
@@ -55,7 +64,7 @@ def packed_attention(
     backend: str,
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `attention` calls: the output, and log-sum-exp [H, T] if the backward pass wants it."""
+    """Return the output, and the log-sum-exp [H, T] if the backward pass needs it; called by `attention`."""
     if backend == "torch":
         _check_segments(cu_seqlens, len(qkv), max_seqlen)
         return attention_torch.forward(qkv, cu_seqlens, window, causal)
@@ -90,7 +99,7 @@ def packed_attention_backward(
     backend: str,
     causal: bool,
 ) -> torch.Tensor:
-    """Gradient to qkv, [T, 3, H, D]."""
+    """Return the gradient of the loss with respect to qkv, [T, 3, H, D]."""
     if backend == "torch":
         return attention_torch.backward(grad_out, qkv, out, lse, cu_seqlens, window, causal)
     return attention_flash.backward(grad_out, qkv, out, lse, cu_seqlens, max_seqlen, window, backend, causal)
@@ -118,7 +127,7 @@ def _setup_context(
 ) -> None:
     qkv, cu_seqlens, *options = inputs
     out, lse = output
-    # Without log-sum-exp the backward pass starts from the input alone.
+    # Without the log-sum-exp, the backward pass recomputes everything from the input: there is no output to save.
     ctx.save_for_backward(qkv, out if lse.ndim == 2 else lse, lse, cu_seqlens)
     ctx.options = options
 
@@ -137,13 +146,13 @@ packed_attention.register_autograd(_backward, setup_context=_setup_context)
 def _require_flash_input(qkv: torch.Tensor, backend: str) -> None:
     if qkv.device.type != "cuda":
         raise ValueError(
-            f"training.attention_backend is {backend!r}, which runs on CUDA; the tensors are on"
-            f" {qkv.device}: use auto or torch"
+            f"training.attention_backend is {backend!r}, which needs CUDA, but the tensors are on"
+            f" {qkv.device}; use auto or torch"
         )
     if qkv.dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
-            f"training.attention_backend is {backend!r}, which computes in bfloat16 or float16; the tensors"
-            f" are {qkv.dtype}: set training.precision to bf16, or attention_backend to torch (slow on a GPU)"
+            f"training.attention_backend is {backend!r}, which computes in bfloat16 or float16, but the tensors"
+            f" are {qkv.dtype}; set training.precision to bf16, or attention_backend to torch (slow on a GPU)"
         )
 
 

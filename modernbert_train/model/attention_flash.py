@@ -1,9 +1,8 @@
-"""The kernels of the flash-attention packages 2, 3 and 4, brought to one form. Imported when first called.
+"""One interface to the kernels of flash-attention 2, 3 and 4, whose packages are imported on first use.
 
-Called are the functions below the packages' autograd classes, by keyword, so that our operator is the only
-thing that autograd and the compiler see. Signatures from github.com/Dao-AILab/flash-attention:
-flash_attn/flash_attn_interface.py (2.7, 2.8), hopper/flash_attn_interface.py and
-flash_attn/cute/interface.py.
+Calls the packages' low-level functions, below their autograd classes, so that autograd and `torch.compile` see only our
+operator. Signatures from github.com/Dao-AILab/flash-attention: flash_attn/flash_attn_interface.py (2.7, 2.8),
+hopper/flash_attn_interface.py and flash_attn/cute/interface.py.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ def forward(
     backend: str,
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output [T, H, D] and log-sum-exp [H, T] of every row of scores."""
+    """Return the output [T, H, D] and the log-sum-exp [H, T] of the scores."""
     query, key, value = qkv.unbind(1)
     options = _options(qkv, cu_seqlens, max_seqlen, window, backend, causal)
     if backend == "flash2":
@@ -50,7 +49,7 @@ def backward(
     backend: str,
     causal: bool,
 ) -> torch.Tensor:
-    """Gradient to qkv, [T, 3, H, D]."""
+    """Return the gradient of the loss with respect to qkv, [T, 3, H, D]."""
     query, key, value = qkv.unbind(1)
     options = _options(qkv, cu_seqlens, max_seqlen, window, backend, causal)
     grad_out = grad_out.contiguous()
@@ -58,7 +57,7 @@ def backward(
         from flash_attn.cute.interface import _flash_attn_bwd
 
         return torch.stack(_flash_attn_bwd(query, key, value, out, grad_out, lse, **options)[:3], dim=1)
-    grad = qkv.new_empty(qkv.shape)  # the kernels write every element of it: cu_seqlens ends at T
+    grad = qkv.new_empty(qkv.shape)  # cu_seqlens ends at T, so the kernels write every element
     options |= dict(zip(("dq", "dk", "dv"), grad.unbind(1), strict=True))
     if backend == "flash2":
         from flash_attn.flash_attn_interface import _flash_attn_varlen_backward
@@ -82,8 +81,9 @@ def _options(
     backend: str,
     causal: bool,
 ) -> dict[str, Any]:
-    """The arguments that all versions share. All take an open window to the left and 0 to the right as causal."""
+    """Return the arguments that all versions share; a right window of 0 makes attention causal in all of them."""
     reach = window
+    # Versions 2 and 3 write an unlimited window as -1, version 4 as None.
     if reach is None and backend != "flash4":
         reach = -1
     return {

@@ -1,11 +1,14 @@
-"""Attention over packed documents in plain PyTorch: for the CPU, and any device without a flash kernel.
+"""Attention over packed documents in plain PyTorch, for the CPU and for devices without flash kernels.
 
-The forward pass is PyTorch's own fused `scaled_dot_product_attention`: document by document in global layers;
-in local ones by blocks of 64 queries, each with the keys of its neighbours, for all documents at once. The
-backward pass of global layers in float32 is the fused one too. Else it is written here, because the fused one
-hardly uses a CPU's matrix units in bfloat16, and knows no blocks: the probabilities are computed again, tile
-by tile. So what is saved grows with the tokens, however long the documents. `benchmarks/attention.py` compares
-other ways.
+Forward: PyTorch's fused `scaled_dot_product_attention`. Global layers call it for each document. Local layers call it
+once per head, over blocks of 64 queries and the keys of the neighbouring blocks, for all documents together.
+
+Backward: global layers in float32 on a CPU use PyTorch's fused kernel as well. In all other cases the backward pass is
+written here, since the fused kernel hardly uses a CPU's matrix units in bfloat16 and does not support blocks. It
+recomputes the probabilities tile by tile, so that saved memory is linear in the number of tokens, however long the
+documents are.
+
+`benchmarks/attention.py` compares this with alternatives.
 """
 
 from functools import lru_cache
@@ -15,18 +18,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-BLOCK_TOKENS = 64  # queries of a local block; 32 and 128 were slower (benchmarks/attention.py)
-# Attention probabilities in work at a time, for each core. float32 is fastest while they stay in its cache,
-# bfloat16 while the matrix units are well fed.
-_TILE_ELEMENTS, _WIDE_TILE_ELEMENTS = 2**20, 2**18
+# Queries of a block in local layers; 32 and 128 were slower (benchmarks/attention.py).
+BLOCK_TOKENS = 64
+
+# Attention probabilities that a core computes at once. float32 is fastest while they fit into the core's cache;
+# bfloat16 needs larger tiles to keep the matrix units busy.
+_TILE_ELEMENTS_16_BIT, _TILE_ELEMENTS_32_BIT = 2**20, 2**18
 
 
 def forward(
     qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of every document to itself, [T, 3, H, D] -> [T, H, D]; see `attention.attention`.
+    """Compute `attention.attention`.
 
-    With it comes the log-sum-exp of the scores where the backward pass uses it, see `saves_lse`.
+    Returns:
+        Output [T, H, D], and the log-sum-exp of the scores [H, T], or an empty tensor where `saves_lse` is false.
+
     """
     with torch.autocast(qkv.device.type, enabled=False):
         if saves_lse(qkv, window):
@@ -46,7 +53,7 @@ def backward(
     window: int | None,
     causal: bool,
 ) -> torch.Tensor:
-    """Gradient of the loss to qkv [T, 3, H, D], given that to the output; `out` counts if `lse` is there."""
+    """Return the gradient with respect to qkv, [T, 3, H, D]; `out` and `lse` are read only if `saves_lse`."""
     with torch.autocast(qkv.device.type, enabled=False):
         if saves_lse(qkv, window):
             return _fused_backward(grad_out, qkv, out, lse, cu_seqlens, causal)
@@ -56,7 +63,7 @@ def backward(
 
 
 def saves_lse(qkv: torch.Tensor, window: int | None) -> bool:
-    """Whether the fused backward pass is the fast one, which wants the output and log-sum-exp [H, T] saved."""
+    """Check whether the backward pass is the fused one, which needs the output and the log-sum-exp [H, T]."""
     return window is None and qkv.device.type == "cpu" and qkv.dtype.itemsize >= 4
 
 
@@ -116,16 +123,17 @@ def _global_backward(
 
 
 def _document_backward(grad_out: torch.Tensor, qkv: torch.Tensor, grad: torch.Tensor, causal: bool) -> None:
-    """Write the gradient of one document [L, 3, H, D]; tiles are some heads, some queries, all keys."""
+    """Write the gradient of one document into `grad` [L, 3, H, D], in tiles of some heads, some queries, all keys."""
     length, _, num_heads, head_dim = qkv.shape
     scale = head_dim**-0.5
     tile = _tile_elements(qkv.dtype)
     num_rows = min(length, max(BLOCK_TOKENS, tile // length))
     tile_heads = max(1, min(num_heads, tile // (num_rows * length)))
-    query, key, value = qkv.permute(1, 2, 0, 3).contiguous()  # each [H, L, D]; strided ones multiply slowly
+    # Each [H, L, D], and contiguous because products of strided matrices are slow.
+    query, key, value = qkv.permute(1, 2, 0, 3).contiguous()
     query = query * scale
     grad_o = grad_out.transpose(0, 1).contiguous()
-    # Sums over many tiles would lose bits in bfloat16.
+    # In bfloat16, sums over many tiles would lose precision.
     sum_dtype = qkv.dtype if num_rows == length else torch.promote_types(qkv.dtype, torch.float32)
     for head in range(0, num_heads, tile_heads):
         heads = slice(head, head + tile_heads)
@@ -152,11 +160,11 @@ def _local_forward(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int, cau
     reach = -(-window // BLOCK_TOKENS)
     bias = band_bias(cu_seqlens, num_tokens, window, causal, qkv.dtype)  # [B, C, W]
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
-    for head in range(num_heads):  # one at a time: what is laid out anew stays small, and in the cache
+    for head in range(num_heads):  # one at a time, so that the padded copies stay small and in the cache
         padded = _padded_blocks(qkv[:, :, head], reach)
         query = padded[0, reach : reach + len(bias)]
         key, value = (_neighbourhoods(x, reach) for x in padded[1:])
-        # As [B, 1, .., D]: blocks stand where the batch is expected, with one head each.
+        # As [B, 1, .., D]: blocks take the place of the batch, with one head each.
         attended = F.scaled_dot_product_attention(*(x.unsqueeze(1) for x in (query, key, value, bias)))
         out[:, head] = attended.flatten(0, 2)[:num_tokens]
     return out
@@ -194,15 +202,15 @@ def _head_backward(grad_out: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor
         probs = torch.softmax(torch.baddbmm(bias[first:last], query, key.mT), dim=-1)
         grad_scores = _softmax_backward(torch.bmm(do, value.mT), probs)
         grad[0, own] = torch.bmm(grad_scores, key)
-        parts = torch.bmm(grad_scores.mT, query), torch.bmm(probs.mT, do)  # to key and value, each [b, W, D]
-        for offset in range(2 * reach + 1):  # a key has its share from every block that sees it
+        parts = torch.bmm(grad_scores.mT, query), torch.bmm(probs.mT, do)  # of key and value, each [b, W, D]
+        for offset in range(2 * reach + 1):  # sum over the blocks that see a key
             seen = slice(offset * block, (offset + 1) * block)
             for kind, part in enumerate(parts, start=1):
                 grad[kind, first + offset : last + offset] += part[:, seen]
 
 
 def _padded_blocks(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """[T, K, D] -> [K, reach + B + reach, C, D]: whole blocks, and `reach` blocks of zeros at both ends."""
+    """Cut [T, K, D] into blocks, with `reach` blocks of zeros at both ends: [K, reach + B + reach, C, D]."""
     num_tokens, num_kinds, head_dim = x.shape
     num_blocks = -(-num_tokens // BLOCK_TOKENS)
     start = reach * BLOCK_TOKENS
@@ -214,7 +222,7 @@ def _padded_blocks(x: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def _neighbourhoods(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """View of the keys each block may see: [reach + B + reach, C, D] -> [B, W = (2 reach + 1) C, D]."""
+    """View the keys that each block may see: [reach + B + reach, C, D] -> [B, W = (2 reach + 1) C, D]."""
     num_blocks, block, head_dim = x.shape
     size = (num_blocks - 2 * reach, (2 * reach + 1) * block, head_dim)
     return x.as_strided(size, (block * head_dim, head_dim, 1), x.storage_offset())
@@ -223,17 +231,21 @@ def _neighbourhoods(x: torch.Tensor, reach: int) -> torch.Tensor:
 def band_bias(
     cu_seqlens: torch.Tensor, num_tokens: int, window: int, causal: bool, dtype: torch.dtype
 ) -> torch.Tensor:
-    """What is added to the scores of each block, [B, C, W]: 0 where a query sees a key, else -inf.
+    """Build the mask of local layers, to be added to the scores of each block.
 
-    A query sees the keys of its document that are at most `window` tokens away, itself included; if
-    `causal`, none after itself. The slots
-    after the last token count as a document of their own, so that no row is empty.
+    A query sees the keys of its document that are at most `window` tokens away, itself included, and no later ones if
+    `causal`. The slots after the last token count as one more document, so that no row is empty.
+
+    Returns:
+        [B, C, W]: 0 where a query sees a key, else -inf.
+
     """
     bounds = cu_seqlens.cpu().numpy().tobytes()
     return _cached_band_bias(bounds, num_tokens, window, causal, dtype, cu_seqlens.device)
 
 
-@lru_cache(maxsize=2)  # every local layer of a micro-batch asks for the same one, forward and backward
+# All local layers of a micro-batch use the same mask, forward and backward.
+@lru_cache(maxsize=2)
 def _cached_band_bias(
     cu_seqlens: bytes, num_tokens: int, window: int, causal: bool, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
@@ -254,9 +266,10 @@ def _cached_band_bias(
 
 
 def _softmax_backward(grad_probs: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
-    """Gradient to the scores: P * (dP - sum(P * dP)) in one pass."""
+    """Return the gradient with respect to the scores, P * (dP - sum(P * dP)), in one pass."""
     return torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
 
 
 def _tile_elements(dtype: torch.dtype) -> int:
-    return torch.get_num_threads() * (_TILE_ELEMENTS if dtype.itemsize == 2 else _WIDE_TILE_ELEMENTS)
+    elements = _TILE_ELEMENTS_16_BIT if dtype.itemsize == 2 else _TILE_ELEMENTS_32_BIT
+    return torch.get_num_threads() * elements

@@ -1,18 +1,21 @@
-"""Initialization: full-megatron, the one ModernBERT was pretrained with, and BERT's where the norm comes last.
+"""Initialization: ModernBERT's ("full-megatron") for pre-norm encoders, BERT's for post-norm encoders.
 
-Truncated normal, sigma = initializer_range, cut off at initializer_cutoff_factor * sigma to either side:
+Matrices are drawn from a normal distribution with standard deviation sigma = initializer_range, truncated at
+initializer_cutoff_factor standard deviations:
+
     token embedding (= decoder), learned positions, attn.Wqkv, mlp.Wi, head.dense     sigma
-    attn.Wo, mlp.Wo (what is added to the residual stream), norm_placement pre        sigma / sqrt(2 * layers)
-    attn.Wo, mlp.Wo, norm_placement post                                              sigma
-Norms are 1, biases 0.
+    attn.Wo, mlp.Wo, pre-norm                                                         sigma / sqrt(2 * layers)
+    attn.Wo, mlp.Wo, post-norm                                                        sigma
 
-Sources: `init_weights` in src/bert_layers/initialization.py and `FlexBertPredictionHead._init_weights` in
-model.py of the ModernBERT research code (github.com/AnswerDotAI/ModernBERT). Transformers differs in one
-place: it scales head.dense down as well. The research code, which the published weights come from, does not;
-and head.dense adds to no residual stream that deepens with the layers. So neither do we. Nor does such a
-stream deepen where every sum is normed: there it is `create_initializer` in modeling.py of
-github.com/google-research/bert, a normal of 0.02 cut off at two sigma for every matrix (Transformers' BERT
-does not cut it off).
+Norm weights are 1, biases 0.
+
+Pre-norm: attn.Wo and mlp.Wo add to the residual stream, whose variance would grow with the number of layers. Sources:
+`init_weights` in src/bert_layers/initialization.py and `FlexBertPredictionHead._init_weights` in model.py of the
+ModernBERT research code (github.com/AnswerDotAI/ModernBERT). Transformers also scales head.dense down; the research
+code, which the published weights come from, does not, and neither do we: head.dense adds to no residual stream.
+
+Post-norm: every sum is normed, so nothing grows. Source: `create_initializer` in modeling.py of
+github.com/google-research/bert. Transformers' BERT does not truncate.
 """
 
 import math
@@ -26,16 +29,20 @@ from modernbert_train.model.encoder import ModernBertForMaskedLM
 
 @torch.no_grad()
 def initialize_weights(model: ModernBertForMaskedLM, config: ModelConfig, generator: torch.Generator) -> None:
-    """Fill the model's weights in place, in the order of their names: the same generator, the same weights.
+    """Initialize the model's weights in place.
 
-    The generator must live on the device of the weights.
+    Args:
+        model: whose weights are drawn one after the other, so that a generator's state determines all of them.
+        config: the model's.
+        generator: on the device of the weights.
+
     """
     in_std = config.initializer_range
     out_std = in_std / math.sqrt(2 * config.num_hidden_layers) if config.norm_placement == "pre" else in_std
-    for name, weight in model.named_parameters():  # a tied weight comes once
+    for name, weight in model.named_parameters():  # a tied weight is listed once
         if name.endswith(".bias"):
             weight.zero_()
-        elif weight.ndim == 1:  # of a norm; nothing else has one dimension
+        elif weight.ndim == 1:  # only norms have weights with one dimension
             weight.fill_(1.0)
         else:
             std = out_std if name.endswith(".Wo.weight") else in_std

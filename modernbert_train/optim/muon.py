@@ -1,15 +1,16 @@
 """Muon for the matrices between embedding and decoder, AdamW for everything else, in one optimizer.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) gives every singular value of a matrix's momentum
-about the same size: five steps of a Newton-Schulz iteration in bfloat16, as in torch.optim.Muon, whose function does
-the work here. An update is scaled by 0.2 sqrt(max(rows, columns)), to the root mean square of AdamW's, so both parts
-take the same learning rate and weight decay (Liu et al. 2025, 2502.16982, section 2.2).
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) orthogonalizes a matrix's momentum, approximately:
+five Newton-Schulz iterations in bfloat16 bring all its singular values close to 1. The function behind torch.optim.Muon
+does that here. The update is scaled by 0.2 sqrt(max(rows, columns)), which gives it the root mean square of AdamW's, so
+that both parts use the same learning rate and weight decay (Liu et al. 2025, 2502.16982, section 2.2).
 
-Wqkv holds three matrices, and Wi of a gated MLP two, one below the other; each is a linear map of its own and is
-orthogonalized by itself. Jordan's post (section "Empirical considerations") finds that better for Q, K and V;
-Megatron-LM, which had orthogonalized fused gates whole, calls that a bug (NVIDIA/Megatron-LM, issue 7077).
+Wqkv stacks three matrices, and Wi of a gated MLP two. Each is a linear map of its own and is orthogonalized separately.
+Jordan's post (section "Empirical considerations") finds that better for Q, K and V; Megatron-LM, which orthogonalized
+fused gates as a whole, treats that as a bug (NVIDIA/Megatron-LM, issue 7077).
 
-torch.optim.Muon takes whole parameters, and Composer takes one optimizer: hence this class.
+A class of our own is needed because torch.optim.Muon orthogonalizes whole parameters, and Composer needs to see a
+single optimizer.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from torch import nn
 from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, DEFAULT_NS_STEPS, EPS, muon
 from torch.optim.adamw import adamw
 
-NUM_PARTS = "num_parts"  # of a group: how many matrices lie in each of its parameters; 0: AdamW's
+# Key of a parameter group: how many matrices each of its parameters stacks; 0 marks a group of AdamW.
+NUM_PARTS = "num_parts"
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Groups with `num_parts` above 0 are Muon's and have `momentum`; the others are AdamW's: `betas`, `eps`."""
+    """Muon, with `momentum`, for groups with `num_parts` above 0; AdamW, with `betas` and `eps`, for the others."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "fused": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take a step with the gradients there are, or those that `closure` makes."""
+        """Update the parameters and return the loss of `closure`, which computes the gradients if it is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -53,7 +55,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
         def parts(whole: torch.Tensor | None) -> list[torch.Tensor]:
             assert whole is not None
-            return list(whole.chunk(group[NUM_PARTS]))  # views: what is done to them is done to the whole
+            return list(whole.chunk(group[NUM_PARTS]))  # views, which muon() updates in place
 
         muon(
             [part for parameter in parameters for part in parts(parameter)],

@@ -1,15 +1,15 @@
-"""The optimizers and their groups: decoupled weight decay, none on biases and norms.
+"""The optimizers and their parameter groups, with decoupled weight decay for matrices only.
 
     stableadamw   torch-optimi's: AdamW whose learning rate is divided, tensor by tensor, by max(1, RMS(g / sqrt(v)))
                   (Wortsman et al., "Stable and low-precision training for large-scale vision-language models",
                   2304.13013, algorithm 2)
-    adamw         torch's (Loshchilov and Hutter, 1711.05101), which clips nothing by itself
+    adamw         torch's (Loshchilov and Hutter, 1711.05101), without clipping
     muon          see `muon.py`
 
-The decay is fully decoupled in all of them: a step multiplies a weight by 1 - weight_decay * (rate / peak rate of the
-phase), so its strength follows the schedule and not the size of the learning rate, and one value of weight_decay means
-the same to each. (In torch's own convention the factor is 1 - weight_decay * rate: our 1e-5 at a peak of 8e-4 is its
-0.0125.) `rate` is the rate of the step; StableAdamW's is the one it has lowered, as in the paper.
+Weight decay is fully decoupled in all of them: a step multiplies a weight by 1 - weight_decay * (rate / peak rate of
+the phase). The decay follows the schedule but not the size of the learning rate, and a value of weight_decay means the
+same to all. (In torch's convention the factor is 1 - weight_decay * rate, so our 1e-5 at a peak of 8e-4 is its 0.0125.)
+`rate` is the step's learning rate; for StableAdamW the divided one, as in the paper.
 """
 
 from __future__ import annotations
@@ -23,47 +23,53 @@ from torch import nn
 from modernbert_train.config import OptimizerConfig
 from modernbert_train.optim.muon import NUM_PARTS, MuonAndAdamW
 
-MUON_MOMENTUM = 0.95  # where the recipe gives none: that of Jordan's post
-_PEAK_DECAY = (
-    "peak_decay"  # of a group whose optimizer is torch's: what a weight loses in a step at the peak rate
-)
+# Default of Jordan's post.
+MUON_MOMENTUM = 0.95
+
+# Key of a parameter group of torch's optimizers: the share of a weight that a step at the peak rate removes.
+_PEAK_DECAY = "peak_decay"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices with weight decay; biases and norm weights (vectors) without. Tied tensors count once."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    spared = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    """Return two groups: matrices with weight decay, vectors (biases and norm weights) without."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def muon_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Muon's matrices by how many lie in one parameter; for AdamW embeddings (and the decoder, which is tied to one),
-    then vectors. The last group alone is spared weight decay.
+    """Return the groups of `MuonAndAdamW`, the last of which has no weight decay.
+
+    Returns:
+        Muon's matrices, a group for each number of stacked matrices; then AdamW's embeddings, which include the tied
+        decoder; then AdamW's vectors.
+
     """
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    fused = _fused_parts(model)
+    stacked = _num_parts(model)
     hidden = [p for p in model.parameters() if p.ndim == 2 and p not in embeddings]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in hidden if fused.get(p, 1) == num_parts], NUM_PARTS: num_parts}
-        for num_parts in sorted({fused.get(p, 1) for p in hidden})
+        {"params": [p for p in hidden if stacked.get(p, 1) == num_parts], NUM_PARTS: num_parts}
+        for num_parts in sorted({stacked.get(p, 1) for p in hidden})
     ]
     for group in groups:
         group["momentum"] = _momentum(config)
-    others = (
-        [p for p in model.parameters() if p in embeddings],
-        [p for p in model.parameters() if p.ndim < 2],
-    )
+    tables = [p for p in model.parameters() if p in embeddings]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
     adamw = {NUM_PARTS: 0, "betas": config.betas, "eps": config.eps}
-    return groups + [{"params": parameters, **adamw} for parameters in others]
+    return [*groups, {"params": tables, **adamw}, {"params": vectors, **adamw}]
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer that the recipe names, over all parameters.
+    """Build the recipe's optimizer over all parameters.
 
     Args:
-        model: already on the device it trains on.
-        config: name, betas, eps, weight decay (see above), momentum.
-        learning_rate: the peak of the current phase; `set_learning_rate` moves it with the schedule.
+        model: the model, on the device it trains on.
+        config: the recipe's section; see the top of this module for the weight decay.
+        learning_rate: the peak of the current phase; `set_learning_rate` sets that of each step.
+
+    Returns:
+        An optimizer without state.
 
     """
     if config.name == "stableadamw":
@@ -75,7 +81,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
             eps=config.eps,
             decouple_lr=True,
             max_lr=learning_rate,
-            # optimi would pick its Triton kernel by the build of torch, not by where the weights are.
+            # By default, optimi would choose its Triton kernel by the build of torch, not by the weights' device.
             triton=on_gpu,
             foreach=False,
         )
@@ -96,7 +102,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, learning_rate: float, peak_learning_rate: float
 ) -> None:
-    """Set the learning rate of a step, and the peak that the decoupled weight decay refers to."""
+    """Set the learning rate of a step, and the peak that the weight decay is relative to."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
         if isinstance(optimizer, StableAdamW):
@@ -106,10 +112,10 @@ def set_learning_rate(
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
-    """Give an optimizer that was loaded from a checkpoint the recipe's settings, and the kernels of its device."""
-    spared = optimizer.param_groups[-1]
+    """Apply the recipe's settings, and its device's kernels, to an optimizer loaded from a checkpoint."""
+    vectors = optimizer.param_groups[-1]
     for group in optimizer.param_groups:
-        weight_decay = 0.0 if group is spared else config.weight_decay
+        weight_decay = 0.0 if group is vectors else config.weight_decay
         if isinstance(optimizer, StableAdamW):
             group["beta1"], group["beta2"] = config.betas
             group["eps"] = config.eps
@@ -122,7 +128,7 @@ def apply_settings(optimizer: torch.optim.Optimizer, config: OptimizerConfig) ->
             else:
                 group["betas"], group["eps"] = config.betas, config.eps
     for state in optimizer.state.values():
-        if "eps_sq" in state:  # optimi's own copy
+        if "eps_sq" in state:  # optimi keeps its own copy
             state["eps_sq"].fill_(config.eps**2)
 
 
@@ -130,8 +136,8 @@ def _momentum(config: OptimizerConfig) -> float:
     return MUON_MOMENTUM if config.momentum is None else config.momentum
 
 
-def _fused_parts(model: nn.Module) -> dict[nn.Parameter, int]:
-    """How many matrices lie in each Wqkv and Wi: as often as what the Wo behind it takes in fits into its rows."""
+def _num_parts(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Return the number of stacked matrices in each Wqkv and Wi: its rows divided by the input size of its Wo."""
     parts = {}
     for module in model.modules():
         for name in ("Wqkv", "Wi"):

@@ -1,4 +1,4 @@
-"""Packed documents for tests of the model."""
+"""Packed documents and small models for tests of the model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ import torch
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
 
-# Around the edges of a block of 64 and of a window of 64 to either side.
+# Lengths around the edges of a block of 64 tokens and of a window of 64 to either side.
 RAGGED = [1, 2, 63, 64, 65, 66, 127, 128, 129, 130]
 
 SMALL = ModelConfig(
     vocab_size=512, hidden_size=128, num_hidden_layers=4, num_attention_heads=2, intermediate_size=192
 )
 
-# BERT of 2018 in the switches; GPU kernels and exports are tried on it beside SMALL.
+# The switches of BERT of 2018.
 BERT = ModelConfig(
     vocab_size=512, hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=192,
     norm_placement="post", mlp="gelu", positions="learned", bias=True, global_attn_every_n_layers=1,
@@ -25,6 +25,8 @@ BERT = ModelConfig(
 
 @dataclass(frozen=True)
 class Packed:
+    """Documents, and the model's inputs for them."""
+
     documents: list[torch.Tensor]
 
     def inputs(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def cu_seqlens(lengths: list[int]) -> torch.Tensor:
 
 
 def perturbed_model(config: ModelConfig, seed: int = 0) -> ModernBertForMaskedLM:
-    """Random weights far enough from the initial ones that every weight, norms and bias too, makes a difference."""
+    """Build a model whose weights, norms and biases included, all affect the output: far from their initial values."""
     model = ModernBertForMaskedLM(config, attention_backend="torch").eval()
     generator = torch.Generator().manual_seed(seed)
     initialize_weights(model, config, generator)
@@ -58,5 +60,5 @@ def perturbed_model(config: ModelConfig, seed: int = 0) -> ModernBertForMaskedLM
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """Return the norm of the difference divided by the norm of the expected value."""
     return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()

@@ -23,7 +23,7 @@ def make_qkv(num_tokens, num_heads=2, head_dim=16, dtype=torch.float64, seed=0):
 
 
 def assert_equals_reference(ours, qkv, cu, window, tolerance, causal=False):
-    """`ours` is a function of qkv; forward and backward."""
+    """Compare output and gradient of `ours`, a function of qkv, with the reference's."""
     exact = qkv.detach().double().requires_grad_()
     expected = reference(exact, cu, window, causal)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -37,7 +37,7 @@ def assert_equals_reference(ours, qkv, cu, window, tolerance, causal=False):
     assert relative_error(qkv.grad, exact.grad) < tolerance
 
 
-def assert_cpu_equals_reference(qkv, lengths, window, tolerance, causal):
+def assert_torch_equals_reference(qkv, lengths, window, tolerance, causal):
     cu = cu_seqlens(lengths)
     assert_equals_reference(
         lambda qkv: attention(qkv, cu, max(lengths), window, "torch", causal),
@@ -52,19 +52,21 @@ def assert_cpu_equals_reference(qkv, lengths, window, tolerance, causal):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("window", [None, 64, 16, 1, 100, 200])
 @pytest.mark.parametrize("causal", [False, True])
-def test_cpu_backend_equals_reference(window, dtype, causal):
+def test_torch_backend_equals_reference(window, dtype, causal):
     qkv = make_qkv(sum(RAGGED), dtype=dtype)
-    assert_cpu_equals_reference(qkv, RAGGED, window, TOLERANCE[dtype], causal)
+    assert_torch_equals_reference(qkv, RAGGED, window, TOLERANCE[dtype], causal)
 
 
 @pytest.mark.parametrize("lengths", [[1], [64], [65], [5, 700, 3]])
 @pytest.mark.parametrize("window", [None, 64])
 @pytest.mark.parametrize("causal", [False, True])
-def test_cpu_backend_on_few_documents(lengths, window, causal):
-    assert_cpu_equals_reference(make_qkv(sum(lengths)), lengths, window, 1e-13, causal)
+def test_torch_backend_on_few_documents(lengths, window, causal):
+    assert_torch_equals_reference(make_qkv(sum(lengths)), lengths, window, 1e-13, causal)
 
 
-@pytest.mark.parametrize("tile", [1, 300 * 70, 2**20])  # some queries of one head, more, all heads at once
+@pytest.mark.parametrize(
+    "tile", [1, 300 * 70, 2**20]
+)  # some queries of one head, more of them, all heads at once
 @pytest.mark.parametrize("causal", [False, True])
 def test_global_layers_in_tiles(tile, causal, monkeypatch):
     monkeypatch.setattr(attention_torch, "_tile_elements", lambda dtype: tile)
@@ -81,7 +83,7 @@ def test_global_layers_in_tiles(tile, causal, monkeypatch):
 @pytest.mark.parametrize("causal", [False, True])
 def test_local_layers_in_tiles(causal, monkeypatch):
     monkeypatch.setattr(attention_torch, "_tile_elements", lambda dtype: 2 * 64 * 192)  # two blocks at a time
-    assert_cpu_equals_reference(make_qkv(sum(RAGGED)), RAGGED, 64, 1e-13, causal)
+    assert_torch_equals_reference(make_qkv(sum(RAGGED)), RAGGED, 64, 1e-13, causal)
 
 
 def test_gradcheck():
@@ -140,7 +142,7 @@ def test_autocast_does_not_reach_inside():
 @pytest.mark.parametrize("window", [None, 64])
 @pytest.mark.parametrize("causal", [False, True])
 def test_operator_is_registered_as_it_behaves(window, dtype, causal):
-    """Its schema, shapes without computing (for the compiler) and gradient, checked by PyTorch."""
+    """PyTorch checks its schema, its fake implementation (for the compiler) and its gradient."""
     arguments = (make_qkv(73, dtype=dtype), cu_seqlens([70, 3]), 70, window, "torch", causal)
     torch.library.opcheck(packed_attention, arguments, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
@@ -186,4 +188,4 @@ def test_varlen_attn_has_the_arguments_we_call_it_with():
     tensor = torch.zeros(1)
     inspect.signature(varlen_attn).bind(tensor, tensor, tensor, tensor, tensor, 8, 8, window_size=(64, 64))
     window = inspect.signature(varlen_attn).parameters["window_size"]
-    assert window.default == (-1, -1)  # what stands for the whole document
+    assert window.default == (-1, -1)  # means the whole document

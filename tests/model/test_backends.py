@@ -1,6 +1,6 @@
-"""Which attention backend is picked, and how the flash-attention packages are called.
+"""The choice of the attention backend, and the calls of the flash-attention packages.
 
-The packages are not here: functions with their signatures stand in for them, and compute the reference.
+The packages are not installed: fakes with their signatures replace them and compute the reference.
 """
 
 import sys
@@ -49,11 +49,11 @@ def test_auto_with_a_gpu_that_is_too_old(a_gpu):
     a_gpu((7, 5))
     backend, reason = resolve_backend("auto", "cuda")
     assert backend == "torch"
-    assert "slow on a GPU: it needs compute capability from (8, 0), pretended has (7, 5)" in reason
+    assert "slow on a GPU: it needs compute capability 8.0 or newer, but pretended has 7.5" in reason
 
 
 def test_an_unknown_backend():
-    with pytest.raises(ValueError, match="attention_backend is 'flash'; allowed are auto, varlen, flash2"):
+    with pytest.raises(ValueError, match="attention_backend is 'flash'; allowed are auto, flash2"):
         resolve_backend("flash", "cpu")
     with pytest.raises(ValueError, match="allowed are auto"):
         ModernBertForMaskedLM(ModelConfig(num_hidden_layers=1), attention_backend="flash")
@@ -61,9 +61,9 @@ def test_an_unknown_backend():
 
 @pytest.mark.parametrize("backend", ["varlen", "flash2", "flash3", "flash4"])
 def test_a_gpu_backend_without_a_gpu(backend):
-    with pytest.raises(ValueError, match=f"'{backend}': it needs a CUDA device.*use auto or torch"):
+    with pytest.raises(ValueError, match=f"'{backend}': it needs a CUDA device, but.*use auto or torch"):
         resolve_backend(backend, "cpu")
-    with pytest.raises(ValueError, match="the tensors are on cpu: use auto or torch"):
+    with pytest.raises(ValueError, match="but the tensors are on cpu; use auto or torch"):
         attention(make_qkv(6), cu_seqlens([6]), 6, None, backend)
 
 
@@ -71,17 +71,17 @@ def test_a_gpu_backend_without_a_gpu(backend):
 def test_a_package_that_is_not_installed(backend, a_gpu, monkeypatch):
     a_gpu((9, 0))
     monkeypatch.setattr(backends, "_is_installed", lambda module: False)
-    with pytest.raises(ValueError, match=r"is not installed \(.*\); or use auto"):
+    with pytest.raises(ValueError, match=r"is not installed; .*, or use auto"):
         resolve_backend(backend, "cuda")
 
 
 def test_a_package_that_is_installed(a_gpu, monkeypatch):
     monkeypatch.setattr(backends, "_is_installed", lambda module: True)
     a_gpu((9, 0))
-    assert resolve_backend("flash3", "cuda") == ("flash3", "asked for")
+    assert resolve_backend("flash3", "cuda") == ("flash3", "requested")
     a_gpu((10, 0))
     with pytest.raises(
-        ValueError, match=r"from \(9, 0\) to below \(10, 0\), pretended has \(10, 0\); use auto"
+        ValueError, match=r"9\.0 or newer and older than 10\.0, but pretended has 10\.0; use auto"
     ):
         resolve_backend("flash3", "cuda")
 
@@ -89,7 +89,9 @@ def test_a_package_that_is_installed(a_gpu, monkeypatch):
 def test_a_torch_without_windows(a_gpu, monkeypatch):
     a_gpu((9, 0))
     monkeypatch.setattr(backends.varlen, "varlen_attn", lambda query: query)
-    with pytest.raises(ValueError, match=r"no windows in varlen_attn; install torch 2\.11 or newer"):
+    with pytest.raises(
+        ValueError, match=r"varlen_attn of torch .* has no windows; install torch 2\.11 or newer"
+    ):
         resolve_backend("varlen", "cuda")
 
 
@@ -104,13 +106,13 @@ def test_flash_kernels_compute_in_half_precision():
         dtype = torch.float32
 
     with pytest.raises(
-        ValueError, match=r"computes in bfloat16 or float16.*are torch.float32.*set training.precis"
+        ValueError, match=r"computes in bfloat16 or float16, but.*are torch.float32; set training.precis"
     ):
         attention_module._require_flash_input(OnGpu(), "varlen")
 
 
 def reference_window(left, right):
-    """Window and causality, as the reference knows them."""
+    """Translate a package's two window sizes into the reference's window and causality."""
     assert right in (left, 0)
     return None if left in (-1, None) else left, right == 0
 
@@ -124,7 +126,7 @@ def forward_by_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_
 
 
 def backward_by_hand(dout, q, k, v, lse, cu_seqlens_q, left, right):
-    """Autograd does not reach inside of an operator."""
+    """Call our backward pass, since autograd does not trace into an operator."""
     assert lse.shape == (q.shape[1], q.shape[0])
     window, causal = reference_window(left, right)
     qkv = torch.stack((q, k, v), dim=1)
@@ -133,7 +135,7 @@ def backward_by_hand(dout, q, k, v, lse, cu_seqlens_q, left, right):
     return attention_torch._local_backward(dout, qkv, cu_seqlens_q, window, causal).unbind(1)
 
 
-def flash2_stand_in():
+def flash2_fake():
     # flash_attn/flash_attn_interface.py of 2.8.3
     def _flash_attn_varlen_forward(
         q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal,
@@ -165,7 +167,7 @@ def flash2_stand_in():
     }
 
 
-def flash3_stand_in():
+def flash3_fake():
     # hopper/flash_attn_interface.py, 2026; the parameters between those named here are left at their defaults
     def _flash_attn_forward(
         q, k, v, *, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None,
@@ -190,7 +192,7 @@ def flash3_stand_in():
     return {"flash_attn_interface": functions}
 
 
-def flash4_stand_in():
+def flash4_fake():
     # flash_attn/cute/interface.py of 4.0 beta; the parameters between those named here are left at their defaults
     def _flash_attn_fwd(
         q, k, v, cu_seqlens_q=None, cu_seqlens_k=None, seqused_q=None, seqused_k=None, max_seqlen_q=None,
@@ -211,14 +213,14 @@ def flash4_stand_in():
     return {"flash_attn": {}, "flash_attn.cute": {}, "flash_attn.cute.interface": functions}
 
 
-STAND_INS = {"flash2": flash2_stand_in, "flash3": flash3_stand_in, "flash4": flash4_stand_in}
+FAKES = {"flash2": flash2_fake, "flash3": flash3_fake, "flash4": flash4_fake}
 
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("backend", STAND_INS)
+@pytest.mark.parametrize("backend", FAKES)
 def test_flash_packages_are_called_by_their_signatures(backend, window, causal, monkeypatch):
-    for name, functions in STAND_INS[backend]().items():
+    for name, functions in FAKES[backend]().items():
         module = types.ModuleType(name)
         vars(module).update(functions)
         monkeypatch.setitem(sys.modules, name, module)

@@ -22,7 +22,7 @@ TINY = replace(SMALL, vocab_size=64, hidden_size=32, num_hidden_layers=2, interm
 
 
 def masked(packed, num_targets, seed=0):
-    """Inputs of `loss_and_correct`, the last label ignored."""
+    """Return inputs of `loss_and_correct`; the last label is ignored."""
     inputs = packed.inputs()
     generator = torch.Generator().manual_seed(seed)
     positions = torch.randperm(len(inputs["input_ids"]), generator=generator)[:num_targets].sort().values
@@ -61,7 +61,7 @@ def test_logits_at_masked_positions_only():
     torch.testing.assert_close(some, model(**packed.inputs())[positions], rtol=1e-5, atol=1e-5)
 
 
-def test_loss_sums():
+def test_loss_and_correct():
     inputs = masked(random_documents([20, 13], TINY.vocab_size), 10)
     model = perturbed_model(TINY)
     loss, num_correct = model.loss_and_correct(**inputs)
@@ -91,7 +91,7 @@ def test_no_masked_token_in_a_batch():
 
 
 def test_bf16_autocast_is_near_float32():
-    # Two layers of bfloat16 products under a float32 residual stream: half a percent of the logits' norm is seen.
+    # bfloat16 products under a float32 residual stream: the error is about half a percent of the logits' norm.
     inputs = random_documents(RAGGED, SMALL.vocab_size).inputs()
     model = perturbed_model(SMALL)
     expected = model(**inputs)
@@ -133,9 +133,9 @@ def test_set_rope_theta_equals_building_with_it():
     model.set_rope_theta(500.0, 70.0)
     assert all(
         new is old for new, old in zip(model.buffers(), buffers, strict=True)
-    )  # in place: none compiled anew
+    )  # in place, so nothing is recompiled
     built = ModernBertForMaskedLM(replace(TINY, global_rope_theta=500.0, local_rope_theta=70.0)).eval()
-    built.load_state_dict(model.state_dict())  # theta is not in it: a checkpoint's phase says what it is
+    built.load_state_dict(model.state_dict())  # without the thetas, which are not part of it
     assert torch.equal(model(**inputs), built(**inputs))
     assert not torch.equal(model(**inputs), before)
 
@@ -145,13 +145,13 @@ def test_rotation_by_hand():
     # and (1, 3) by 0.2.
     tables, _ = RotaryEmbedding(4, 100.0, 1.0)(torch.tensor([0, 2]))
     qkv = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(2, 3, 1, 4)
-    turned = apply_rotary(qkv, tables)
+    rotated = apply_rotary(qkv, tables)
     angles = torch.tensor([2.0, 0.2])
     expected = torch.cat((angles.cos(), angles.sin()))
-    assert torch.equal(turned[0], qkv[0])
-    torch.testing.assert_close(turned[1, 0, 0], expected)
-    torch.testing.assert_close(turned[1, 1, 0], expected)
-    assert torch.equal(turned[1, 2], qkv[1, 2])  # values are not turned
+    assert torch.equal(rotated[0], qkv[0])
+    torch.testing.assert_close(rotated[1, 0, 0], expected)
+    torch.testing.assert_close(rotated[1, 1, 0], expected)
+    assert torch.equal(rotated[1, 2], qkv[1, 2])  # values are not rotated
 
 
 def test_gradient_of_the_rotation():
@@ -161,7 +161,7 @@ def test_gradient_of_the_rotation():
 
 
 def run_compiled(backend, config=TINY):
-    """Five batches of 256 tokens with another number of documents each, two thetas; returns the number of compiles."""
+    """Run five batches of 256 tokens with different numbers of documents and thetas; return the number of graphs."""
     torch._dynamo.reset()
     model = perturbed_model(config)
     eager = copy.deepcopy(model)
@@ -188,7 +188,7 @@ def run_compiled(backend, config=TINY):
 
 
 def test_one_graph_for_any_number_of_documents():
-    # Traced and differentiated as for any compiler, then run as it is: what the compiler makes of it takes long.
+    # aot_eager traces and differentiates but does not generate code, which would take long.
     assert run_compiled("aot_eager") == 1
 
 

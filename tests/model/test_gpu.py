@@ -1,4 +1,4 @@
-"""Every attention backend of this GPU against the reference, and the whole model in bfloat16 and compiled."""
+"""Every attention backend that this GPU supports against the reference; the whole model in bfloat16, compiled too."""
 
 import copy
 
@@ -86,7 +86,7 @@ def test_max_seqlen_may_be_larger_than_the_longest_document(backend):
 @pytest.mark.parametrize("backend", FLASH)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_model_in_bf16(backend, compiled):
-    """The loss and the gradient of the whole model against float32 on the CPU; compiled at most twice."""
+    """Compare loss and gradient of the whole model with float32 on the CPU; it is compiled at most twice."""
     require(backend)
     torch._dynamo.reset()
     on_cpu = perturbed_model(SMALL)

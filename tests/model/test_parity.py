@@ -1,4 +1,4 @@
-"""Against Transformers' ModernBERT, on weights of which every one makes a difference, in float32."""
+"""Parity with Transformers' ModernBERT in float32, on weights that all affect the output."""
 
 from dataclasses import asdict, replace
 
@@ -17,12 +17,12 @@ from tests.helpers.packed_documents import (
     relative_error,
 )
 
-NO_FIELDS_OF_THEIRS = (*MODEL_SWITCHES, "embedding_dropout", "attn_out_dropout", "mlp_out_dropout")
+OUR_OWN_FIELDS = (*MODEL_SWITCHES, "embedding_dropout", "attn_out_dropout", "mlp_out_dropout")
 
 
 def transformers_model(config, state_dict):
-    """Its own attention (SDPA); special ids are 0, padding, which no document holds."""
-    fields = {name: value for name, value in asdict(config).items() if name not in NO_FIELDS_OF_THEIRS}
+    """Build Transformers' model with SDPA; special ids are 0, which is padding and occurs in no document."""
+    fields = {name: value for name, value in asdict(config).items() if name not in OUR_OWN_FIELDS}
     fields |= dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), config.bias)
     fields["hidden_activation"] = {"geglu": "gelu", "swiglu": "silu"}[config.mlp]
     specials = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -34,7 +34,7 @@ def transformers_model(config, state_dict):
 
 
 def padded_logits(model, documents):
-    """Logits of a padded batch, without those of the padding: [T, vocabulary]."""
+    """Compute the logits of a padded batch, without those of the padding: [T, vocabulary]."""
     pad = torch.nn.utils.rnn.pad_sequence
     mask = pad([torch.ones_like(document) for document in documents], batch_first=True)
     logits = model(input_ids=pad(documents, batch_first=True), attention_mask=mask).logits
@@ -42,11 +42,11 @@ def padded_logits(model, documents):
 
 
 def assert_logits(ours, theirs, groups):
-    """Documents of a group are padded together by Transformers, and all are packed by us."""
+    """Compare logits; Transformers pads the documents of each group together, we pack all of them."""
     packed = Packed([document for group in groups for document in group.documents])
     expected = torch.cat([padded_logits(theirs, group.documents) for group in groups])
     logits = ours(**packed.inputs())
-    assert expected.abs().max() > 1  # the weights are far from those at the start, where logits are near 0
+    assert expected.abs().max() > 1  # initial weights would give logits near 0, and prove little
     assert (logits - expected).abs().max() < 1e-4
     return logits, expected
 

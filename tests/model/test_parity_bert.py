@@ -1,4 +1,4 @@
-"""With BERT's switches against Transformers' BERT, on weights of which every one makes a difference, in float32."""
+"""Parity with Transformers' BERT under BERT's switches in float32, on weights that all affect the output."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ BASE = ModelConfig(
 
 
 def transformers_model(config, weights):
-    """Its own attention (SDPA); padding is 0, which no document holds."""
+    """Build Transformers' model with SDPA; padding is 0, which occurs in no document."""
     hf_config = transformers.BertConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -97,4 +97,4 @@ def test_transformers_4_wrote_what_is_tied_twice():
     assert torch.equal(from_bert_weights(twice, BERT)["decoder.weight"], embedding)
     assert not any("cls" in name for name in from_bert_weights(twice, BERT))
     other = from_bert_weights(twice | {"cls.predictions.decoder.bias": bias + 1}, BERT)
-    assert "cls.predictions.decoder.bias" in other  # has no place; the import refuses it
+    assert "cls.predictions.decoder.bias" in other  # an unknown weight, which the import rejects

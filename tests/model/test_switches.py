@@ -1,4 +1,4 @@
-"""Every setting of the switches that the validation admits: against the encoder written out, and alone."""
+"""Every combination of the switches that validation allows: against the reference encoder, and one by one."""
 
 from dataclasses import replace
 from itertools import product
@@ -41,7 +41,7 @@ def name(config):
     return "-".join(str(getattr(config, switch)) for switch in MODEL_SWITCHES)
 
 
-def test_all_are_tried():
+def test_all_combinations_are_tested():
     num_blocks = 3  # pre-norm, post-norm, parallel
     assert len(ALL) == 2 * num_blocks * len(get_args(Mlp)) * len(get_args(Positions)) * 2
 
@@ -69,7 +69,7 @@ def test_logits_and_gradients_are_those_of_the_formulas(config, causal):
     model.set_causal(causal)
     weights = {key: weight.detach().clone().requires_grad_() for key, weight in model.named_parameters()}
     logits, expected = model(**packed.inputs()), reference.logits(config, weights, packed.documents, causal)
-    # The tables of angles are computed in float32 here.
+    # Our rotary tables are computed in float32.
     tolerance = 1e-5 if config.positions == "rope" else 1e-11
     assert relative_error(logits.detach(), expected.detach()) < tolerance
     grad = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_causal_means_that_a_later_token_changes_no_earlier_output(config):
     assert torch.equal(logits[:at], others[:at])
     assert not torch.equal(logits[at], others[at])
     end = sum(LENGTHS[:3])
-    assert torch.equal(logits[end:], others[end:])  # nor anything of another document
+    assert torch.equal(logits[end:], others[end:])  # other documents do not change either
 
 
 @pytest.mark.parametrize("config", ALL, ids=name)
@@ -134,7 +134,7 @@ def test_initial_weights_and_groups_of_the_optimizer(config):
     assert sum(weight.numel() for group in groups for weight in group["params"]) == num_parameters(config)
 
 
-def test_the_table_of_learned_positions_starts_again_in_every_document():
+def test_learned_positions_restart_in_every_document():
     config = replace(TINY, positions="learned", num_hidden_layers=1)
     model = perturbed_model(config)
     model(**random_documents([3, 5], config.vocab_size).inputs()).sum().backward()

@@ -1,8 +1,11 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from modernbert_train.config import OptimizerConfig
+from modernbert_train.config.schema import OptimizerName
 from modernbert_train.optim.optimizer import apply_settings, build_optimizer, set_learning_rate
 from tests.optim.test_optimizer import PEAK, gradient_of, learning_rate, make_module
 from tests.reference import adamw as reference
@@ -45,9 +48,9 @@ def test_fifty_steps_follow_the_reference(dtype, rtol):
             optimizer.load_state_dict(state)
 
 
-@pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_the_recipe_wins_over_a_checkpoint(name):
-    """What was saved with other settings goes on with those of the recipe: as if built with them."""
+    """An optimizer saved with other settings continues with those of the recipe."""
     saved = OptimizerConfig(name=name, betas=(0.5, 0.6), eps=1e-3, weight_decay=1e-4)
     wanted = OptimizerConfig(name=name, betas=(0.9, 0.95), eps=1e-8, weight_decay=5e-4)
     module = make_module()
@@ -66,9 +69,9 @@ def _settings(group):
     return {key: value for key, value in group.items() if key not in ("params", "step", "setup")}
 
 
-@pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_one_weight_decay_means_the_same_to_all(name):
-    """At a quarter of the peak rate a matrix loses a quarter of the decay, whatever the peak; a bias nothing."""
+    """At a quarter of the peak rate, a matrix loses a quarter of weight_decay, whatever the peak; a bias nothing."""
     for peak in (1e-4, 1e-2):
         module = make_module()
         before = {key: p.detach().clone() for key, p in module.named_parameters()}
@@ -82,9 +85,9 @@ def test_one_weight_decay_means_the_same_to_all(name):
             torch.testing.assert_close(parameter.detach(), factor * before[key], rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_the_closure_is_called_once_with_gradients(name):
-    """Composer computes loss and gradients in it: an optimizer that left it out would never train."""
+    """Composer computes loss and gradients in the closure: an optimizer that ignored it would never train."""
     module = make_module()
     optimizer = build_optimizer(module, OptimizerConfig(name=name), PEAK)
     before = [parameter.detach().clone() for parameter in module.parameters()]

@@ -15,7 +15,7 @@ CONFIG = OptimizerConfig(name="muon", betas=(0.9, 0.98), eps=1e-6, weight_decay=
 MODEL = ModelConfig(
     vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
 )
-# Newton-Schulz is computed in bfloat16 (8 bits): of what a matrix has moved in 50 steps, so much may be another way.
+# Tolerance, as a share of how far a matrix moves in 50 steps: Newton-Schulz is computed in bfloat16 (8 bits).
 MOVED = 0.02
 
 
@@ -66,12 +66,13 @@ def test_orthogonalizing_by_hand():
 
 
 def run_fifty_steps(split: bool, momentum: float | None) -> tuple[dict, dict]:
-    """Weights after 50 steps with a schedule, a new peak after 25 and a restart after 20, and how far each matrix is
-    from the reference's, as a share of how far that has moved.
+    """Train 50 steps with a schedule, a new peak after 25 and a restart after 20.
+
+    Returns the weights, and how far each is from the reference's, as a share of how far that has moved.
     """
     model = make_model()
     for parameter in model.parameters():
-        parameter.data *= 0.01  # so that what a matrix has moved is not for the most part its decay
+        parameter.data *= 0.01  # so that decay is a small part of how far a matrix moves
     start = {name: p.detach().double().numpy().copy() for name, p in model.named_parameters()}
     config = OptimizerConfig(**{**CONFIG.__dict__, "momentum": momentum})
     optimizer = build_optimizer(model, config, PEAK)
@@ -111,11 +112,11 @@ def _start(name: str, weight: np.ndarray, split: bool) -> list:
 def _step(name: str, parts: list, gradient: np.ndarray, rate: float, peak: float, momentum: float) -> None:
     decay = CONFIG.weight_decay if gradient.ndim == 2 else 0.0
     settings = {"learning_rate": rate, "peak": peak, "weight_decay": decay}
-    for part, of_part in zip(parts, np.split(gradient, len(parts)), strict=True):
+    for part, part_gradient in zip(parts, np.split(gradient, len(parts)), strict=True):
         if is_muons(name):
-            muon.step(part, of_part, momentum=momentum, **settings)
+            muon.step(part, part_gradient, momentum=momentum, **settings)
         else:
-            adamw.step(part, of_part, betas=CONFIG.betas, eps=CONFIG.eps, **settings)
+            adamw.step(part, part_gradient, betas=CONFIG.betas, eps=CONFIG.eps, **settings)
 
 
 @pytest.mark.parametrize("momentum", [0.9, None])
@@ -126,14 +127,14 @@ def test_fifty_steps_follow_the_reference(momentum):
 
 
 def test_fused_matrices_are_orthogonalized_part_by_part():
-    """The reference that takes them whole is far away, for those and for no others: the tolerance above tells."""
+    """A reference without the split is far off for these matrices, and only for these."""
     _, away = run_fifty_steps(split=False, momentum=0.9)
     for name, value in away.items():
         assert (value > 5 * MOVED) == (is_muons(name) and parts_of(name) > 1), name
 
 
 def test_the_size_of_an_update_is_that_of_adamw():
-    """Root mean square 0.2 of the learning rate, whatever the shape: so one rate serves both (2502.16982)."""
+    """Its root mean square is 0.2 of the learning rate, whatever the shape, so both use one rate (2502.16982)."""
     for rows, columns in ((64, 64), (64, 256), (256, 64)):
         module = nn.Linear(columns, rows, bias=False)
         before = module.weight.detach().clone()

@@ -14,7 +14,7 @@ SPIKE_STEP = 30
 
 
 def make_module(dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Two matrices and two biases; nothing that would take a spike out of the input."""
+    """Two matrices and two biases, with no activation that could damp a spike of the input."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).to(dtype)
 
@@ -25,7 +25,7 @@ def gradient_of(module: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) 
 
 
 def learning_rate(step: int) -> float:
-    """Warmup of 10 steps, then the peak, then down to nearly nothing."""
+    """Warmup of 10 steps, the peak, and decay to nearly 0."""
     return PEAK * min((step + 1) / 10, 1.0, (50 - step) / 10)
 
 
@@ -44,14 +44,14 @@ def test_matrices_decay_and_vectors_do_not():
     assert {name for name in spared if "norm" not in name} == {"decoder.bias"}
     assert decayed | spared == set(names.values())
     assert [group["weight_decay"] for group in parameter_groups(model, 1e-5)] == [1e-5, 0.0]
-    # The decoder's matrix is the embedding's: it is in the groups once.
+    # The decoder's matrix is tied to the embedding, so the groups contain it once.
     assert model.decoder.weight is model.model.embeddings.tok_embeddings.weight
     sizes = [p.numel() for group in parameter_groups(model, 1e-5) for p in group["params"]]
     assert sum(sizes) == num_parameters(config)
 
 
 def assert_follows_the_reference(module: nn.Module, rtol: float) -> None:
-    """50 steps with a schedule, an input 1,000 times too large at one of them, and a restart at another."""
+    """Train 50 steps with a schedule, an input 1,000 times too large in one step, and a restart."""
     config = OptimizerConfig(betas=(0.9, 0.98), eps=1e-6, weight_decay=5e-4)
     optimizer = build_optimizer(module, config, PEAK)
     expected = {name: adamw.start(p.detach().cpu().numpy()) for name, p in module.named_parameters()}
@@ -97,7 +97,7 @@ def test_fifty_steps_in_float32_follow_the_reference():
 
 @pytest.mark.gpu
 def test_fifty_steps_on_a_gpu_follow_the_reference():
-    """Where the weights are on a GPU the update is another one, a Triton kernel."""
+    """With weights on a GPU, a Triton kernel computes the update."""
     module = make_module(torch.float32).cuda()
     assert build_optimizer(module, OptimizerConfig(), PEAK).defaults["triton"]
     assert_follows_the_reference(module, rtol=1e-4)
