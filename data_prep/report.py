@@ -41,7 +41,7 @@ def print_store(manifest: Manifest, seconds: float) -> None:
         if counts:
             print(f"  {source}: left out {left_out_words(counts)}")
         source_splits = manifest.sources[source]
-        if "valid" not in source_splits and source_splits["train"].samples is None:
+        if "valid" not in source_splits and source_splits["train"].sample_layout is None:
             print(
                 f"  {source}: no document is held out; for evaluation raise --valid-fraction or add documents"
             )

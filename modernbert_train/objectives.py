@@ -22,13 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.randomness import philox
+from modernbert_train.common.types import Float64, Int32, Int64
 from modernbert_train.config import EvaluationConfig, PhaseConfig
 from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.store.manifest import TokenizerInfo
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 # Shifts the upper half of a 64-bit draw down.
 _HALF = np.uint64(32)

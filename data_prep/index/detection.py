@@ -1,4 +1,4 @@
-"""What the documents of a foreign store hold besides content, found by reading some of them."""
+"""What the documents of an external store hold besides content, found by reading some of them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,10 +7,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_prep.index.external_store import ExternalSplit, ShardInfo
-from modernbert_train.store.external import SPECIALS, Layout, Samples, layout_of, sample_offsets, spans_of
+from data_prep.index.external_store import ExternalSplit
+from modernbert_train.store.external import (
+    SPECIALS,
+    SampleLayout,
+    ShardLayout,
+    sample_offsets,
+    shard_layout,
+    spans_of,
+)
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import TokenizerInfo
+from modernbert_train.store.mds import Shard
 
 SAMPLED_SHARDS = 4
 SAMPLED_DOCUMENTS = 64  # of each
@@ -25,55 +33,46 @@ def detect_samples(
     column: str,
     bytes_dtype: str | None,
     strip: tuple[str, ...] | None,
-) -> Samples:
+) -> SampleLayout:
     """How a split holds its documents; says on stdout what it found. `strip` overrides what some documents show.
 
     ValueError: a column that holds no ids, ids beyond the tokenizer's, no document that can be read.
     """
-    samples = Samples(column, bytes_dtype, strip or (), tokenizer.vocab_size)
+    samples = SampleLayout(column, bytes_dtype, strip or (), tokenizer.vocab_size)
     found: Counter[str] = Counter()
     whole = fixed_length = False
     problem: Exception | None = None
-    for info in _spread(split.shards, SAMPLED_SHARDS):
+    for shard in _spread(split.shards, SAMPLED_SHARDS):
         try:
-            layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
+            layout = shard_layout(shard, samples)
         except ValueError as error:
-            raise ValueError(f"store: {_path(files, split, info)}: {error}") from error
+            raise ValueError(f"store: {_path(files, split, shard)}: {error}") from error
         fixed_length |= layout.ids_bytes is not None
-        whole |= reads_whole(files, info, layout)
+        whole |= reads_whole(files, shard, layout)
         try:
-            documents = _some_documents(files, in_folder(info, split.folder), layout)
+            documents = _some_documents(files, shard.below(split.folder), layout)
         except (ValueError, FileNotFoundError) as error:  # indexing reads it again, and names it
             problem = error
             continue
         for ids in documents:
-            _count(ids, tokenizer, found, _path(files, split, info))
+            _count(ids, tokenizer, found, _path(files, split, shard))
     if not found["documents"]:
         raise ValueError(f"store: {files.root}: no document of {name} can be read ({problem})")
     if strip is None:
         samples = replace(samples, strip=_to_strip(found, whole, fixed_length))
-    encoding = split.shards[0]["column_encodings"][split.shards[0]["column_names"].index(column)]
+    encoding = split.shards[0].column_encodings[split.shards[0].column_names.index(column)]
     print(f"{name}: {column} is {encoding}; {_words(found, samples)}")
     return samples
 
 
-def reads_whole(files: ShardFiles, info: ShardInfo, layout: Layout) -> bool:
+def reads_whole(files: ShardFiles, shard: Shard, layout: ShardLayout) -> bool:
     """Whether the shard must be read to know the lengths of its documents; else its header tells them."""
     return (
         not layout.in_header
         or layout.ids_bytes is not None
-        or bool(info["zip_data"])
+        or shard.compressed is not None
         or not files.reads_parts
     )
-
-
-def in_folder(info: ShardInfo, folder: str) -> ShardInfo:
-    """An entry of index.json with names that count from the store, not from the folder of the index."""
-    prefix = f"{folder}/" if folder else ""
-    files = ("raw_data", "zip_data")
-    return info | {
-        key: info[key] and info[key] | {"basename": prefix + info[key]["basename"]} for key in files
-    }
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -82,9 +81,9 @@ def _spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[number] for number in chosen]
 
 
-def _some_documents(files: ShardFiles, info: ShardInfo, layout: Layout) -> list[np.ndarray]:
-    data = files.read_shard(info)
-    starts, ends = sample_offsets(data, info["samples"], len(data))
+def _some_documents(files: ShardFiles, shard: Shard, layout: ShardLayout) -> list[np.ndarray]:
+    data = files.read_shard(shard)
+    starts, ends = sample_offsets(data, shard.num_samples, len(data))
     chosen = np.array(_spread(range(len(starts)), SAMPLED_DOCUMENTS))
     spans = spans_of(layout, data, starts[chosen], ends[chosen])
     stops = spans.first + spans.count * spans.dtype.itemsize
@@ -94,12 +93,12 @@ def _some_documents(files: ShardFiles, info: ShardInfo, layout: Layout) -> list[
     ]
 
 
-def _count(ids: np.ndarray, tokenizer: TokenizerInfo, found: Counter[str], shard: str) -> None:
+def _count(ids: np.ndarray, tokenizer: TokenizerInfo, found: Counter[str], path: str) -> None:
     if not len(ids):
         return
     if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
         raise ValueError(
-            f"store: {shard} has ids from {ids.min()} to {ids.max()}, the tokenizer {tokenizer.path} has "
+            f"store: {path} has ids from {ids.min()} to {ids.max()}, the tokenizer {tokenizer.path} has "
             f"0 to {tokenizer.vocab_size - 1}; name the tokenizer the store was made with, or check --column "
             "and --dtype"
         )
@@ -121,7 +120,7 @@ def _to_strip(found: Counter[str], whole: bool, fixed_length: bool) -> tuple[str
     return tuple(special for special in SPECIALS if strip[special])
 
 
-def _words(found: Counter[str], samples: Samples) -> str:
+def _words(found: Counter[str], samples: SampleLayout) -> str:
     every = found["documents"]
     shares = (
         f"[{special.upper()}] in {found[special]} ({'not counted' if special in samples.strip else 'kept'})"
@@ -131,5 +130,5 @@ def _words(found: Counter[str], samples: Samples) -> str:
     return f"of {every} documents sampled: {', '.join(shares) or 'no [CLS], [SEP] or [PAD]'}"
 
 
-def _path(files: ShardFiles, split: ExternalSplit, info: ShardInfo) -> str:
-    return f"{files.root}/{in_folder(info, split.folder)['raw_data']['basename']}"
+def _path(files: ShardFiles, split: ExternalSplit, shard: Shard) -> str:
+    return f"{files.root}/{shard.below(split.folder).raw.basename}"

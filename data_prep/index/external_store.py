@@ -10,15 +10,13 @@ none, all index.json below it are joined.
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
-from modernbert_train.store.files import INDEX_NAME, ShardFiles
+from modernbert_train.store.files import ShardFiles
+from modernbert_train.store.mds import INDEX_NAME, Shard
 from modernbert_train.store.split import SIDECARS
 
 # Our splits, and the folders that are taken for them
 SPLIT_FOLDERS = {"train": ("train", "training"), "valid": ("valid", "validation", "val", "eval", "dev")}
-
-ShardInfo = dict[str, Any]  # an entry of index.json
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class ExternalSplit:
     """Shards of one split of one source."""
 
     folder: str  # below the store; names of the shards count from here
-    shards: list[ShardInfo]
+    shards: list[Shard]
 
 
 def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, ExternalSplit]]:
@@ -55,12 +53,12 @@ def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, Ex
     return found
 
 
-def _shards_of(files: ShardFiles, folder: str) -> list[ShardInfo]:
+def _shards_of(files: ShardFiles, folder: str) -> list[Shard]:
     """The shards of a folder, as its index.json names them; joined from those below it where it has none."""
     prefix = f"{folder}/" if folder else ""
     if files.exists(prefix + INDEX_NAME):
         return _read_index(files, prefix + INDEX_NAME, "")
-    shards: list[ShardInfo] = []
+    shards: list[Shard] = []
     read: list[str] = []
     for name in sorted(files.indexes(folder), key=lambda name: (name.count("/"), name)):
         below = name.removesuffix(INDEX_NAME)
@@ -69,38 +67,27 @@ def _shards_of(files: ShardFiles, folder: str) -> list[ShardInfo]:
             below + SIDECARS[0]
         ):  # what `index` itself wrote is no source
             read.append(below)
-            shards += _read_index(files, name, below.removeprefix(prefix))
+            shards += _read_index(files, name, below.removeprefix(prefix).rstrip("/"))
     return shards
 
 
-def _read_index(files: ShardFiles, name: str, prefix: str) -> list[ShardInfo]:
+def _read_index(files: ShardFiles, name: str, folder: str) -> list[Shard]:
     content = files.json(name)
     try:
-        shards = [_relative(shard, prefix) for shard in content["shards"] if shard["samples"]]
-        formats = {(content["version"], shard["format"], shard["version"]) for shard in shards}
+        shards = [Shard.from_json(entry).below(folder) for entry in content["shards"] if entry["samples"]]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{files.root}/{name}: not the index of an MDS store ({error!r} is missing)"
         ) from error
-    if formats - {(2, "mds", 2)}:
-        raise ValueError(
-            f"{files.root}/{name}: has shards of {sorted(formats)}, allowed: format mds, version 2"
-        )
+    except ValueError as error:
+        raise ValueError(f"{files.root}/{name}: {error}") from error
     return shards
 
 
-def _relative(shard: ShardInfo, prefix: str) -> ShardInfo:
-    files = {
-        key: {**shard[key], "basename": prefix + shard[key]["basename"]} if shard[key] else None
-        for key in ("raw_data", "zip_data")
-    }
-    return {**shard, **files}
-
-
-def _by_source(shards: list[ShardInfo], name: str, *, group: bool) -> dict[str, list[ShardInfo]]:
+def _by_source(shards: list[Shard], name: str, *, group: bool) -> dict[str, list[Shard]]:
     """Shards by the first folder of their names, which is their source; shards without one are source `name`."""
-    sources: dict[str, list[ShardInfo]] = {}
+    sources: dict[str, list[Shard]] = {}
     for shard in shards:
-        first, *rest = PurePosixPath(shard["raw_data"]["basename"]).parts
+        first, *rest = PurePosixPath(shard.raw.basename).parts
         sources.setdefault(first if group and rest else name, []).append(shard)
     return sources

@@ -20,21 +20,21 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.index.detection import detect_samples, in_folder, reads_whole
-from data_prep.index.external_store import ExternalSplit, ShardInfo, find_splits
+from data_prep.index.detection import detect_samples, reads_whole
+from data_prep.index.external_store import ExternalSplit, find_splits
 from data_prep.index.parts import IndexParts
 from data_prep.sources import check_known_sources, check_source_name
 from data_prep.tokenizer import copy_tokenizer
+from modernbert_train.common.types import Int64
 from modernbert_train.store.external import (
-    Int64,
-    Samples,
+    SampleLayout,
     content_lengths,
     counts_in_header,
-    layout_of,
     sample_offsets,
+    shard_layout,
     spans_of,
 )
-from modernbert_train.store.files import INDEX_NAME, ShardFiles
+from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -45,6 +45,7 @@ from modernbert_train.store.manifest import (
     load_tokenizer_info,
     write_manifest,
 )
+from modernbert_train.store.mds import INDEX_NAME, Shard
 from modernbert_train.store.split import SIDECARS, load_split
 
 MARKER_NAME = "INDEXING"  # holds the settings of an index that is not finished
@@ -61,7 +62,7 @@ class IndexSettings:
     source: str | None  # name of all there is, as one source; None: folders are sources
     column: str  # of the ids
     bytes_dtype: str | None  # of the ids in a column of bytes
-    strip: tuple[str, ...] | None  # see Samples; None: found by reading some documents
+    strip: tuple[str, ...] | None  # see SampleLayout; None: found by reading some documents
     skip_unreadable: bool
 
 
@@ -101,7 +102,9 @@ def index_store(
             indexed = _index_split(
                 files, split, out / source / name, samples, tokenizer, workers, settings.skip_unreadable
             )
-            sources[source][name] = replace(indexed, remote=_address(files, split, out), samples=samples)
+            sources[source][name] = replace(
+                indexed, remote=_address(files, split, out), sample_layout=samples
+            )
         num_empty = sum(_num_empty(split) for split in sources[source].values())
         left_out[source] = {"empty": num_empty} if num_empty else {}
     write_manifest(out, tokenizer, sources, licences, left_out, command)
@@ -151,7 +154,7 @@ def _index_split(
     files: ShardFiles,
     split: ExternalSplit,
     folder: Path,
-    samples: Samples,
+    samples: SampleLayout,
     tokenizer: TokenizerInfo,
     workers: int,
     skip_unreadable: bool,
@@ -167,7 +170,7 @@ def _index_split(
         try:
             return shard_lengths(files, split.folder, split.shards[number], samples, tokenizer)
         except (ValueError, FileNotFoundError) as error:
-            name = split.shards[number]["raw_data"]["basename"]
+            name = split.shards[number].raw.basename
             return ValueError(f"store: {files.root}/{split.folder}/{name}: {error}")
 
     todo = range(parts.next_shard, len(split.shards))
@@ -205,19 +208,18 @@ def _in_order(
 
 
 def shard_lengths(
-    files: ShardFiles, folder: str, info: ShardInfo, samples: Samples, tokenizer: TokenizerInfo
+    files: ShardFiles, folder: str, shard: Shard, samples: SampleLayout, tokenizer: TokenizerInfo
 ) -> Int64:
     """Content tokens of every document of a shard. ValueError, FileNotFoundError: it cannot be read."""
-    layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
-    info = in_folder(info, folder)
-    raw, num_samples = info["raw_data"], info["samples"]
-    if "pad" not in samples.strip and not reads_whole(files, info, layout):
-        header = files.read(raw["basename"], 0, 4 * (num_samples + 2))
-        starts, ends = sample_offsets(header, num_samples, raw["bytes"])
+    layout, shard = shard_layout(shard, samples), shard.below(folder)
+    raw, num_samples = shard.raw, shard.num_samples
+    if "pad" not in samples.strip and not reads_whole(files, shard, layout):
+        header = files.read(raw.basename, 0, 4 * (num_samples + 2))
+        starts, ends = sample_offsets(header, num_samples, raw.bytes)
         num_specials = sum(special in samples.strip for special in ("cls", "sep"))
         return np.maximum(counts_in_header(layout, starts, ends) - num_specials, 0)
-    data = files.read_shard(info)
-    spans = spans_of(layout, data, *sample_offsets(data, num_samples, raw["bytes"]))
+    data = files.read_shard(shard)
+    spans = spans_of(layout, data, *sample_offsets(data, num_samples, raw.bytes))
     return content_lengths(data, spans, samples, tokenizer)
 
 

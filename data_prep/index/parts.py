@@ -1,15 +1,13 @@
 """The sidecars of a split that is being indexed, and how its documents are cut into blocks."""
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.index.external_store import ShardInfo
+from modernbert_train.common.types import Int64
 from modernbert_train.store.blocks import cut_into_blocks
-from modernbert_train.store.external import Int64
-from modernbert_train.store.files import INDEX_NAME
+from modernbert_train.store.mds import Shard, write_shards
 from modernbert_train.store.split import Split, write_sidecars
 
 
@@ -51,15 +49,14 @@ class IndexParts:
                 values.tofile(part)
         self.num_tokens += int(blocks[:, 1].sum())
 
-    def finish(self, shards: list[ShardInfo]) -> Split:
+    def finish(self, shards: list[Shard]) -> Split:
         """Write index.json and the sidecars. ValueError: there is no token."""
         done = self._read_shards()
         if not self.num_tokens:
             raise ValueError(f"source {'/'.join(self.folder.parts[-2:])}: no document has any content token")
         lengths = np.memmap(self._lengths, np.uint32, "r")
         split = write_sidecars(self.folder, lengths, self._read_blocks(), done[:, 2])
-        index = {"version": 2, "shards": [shards[number] for number in done[:, 0]]}
-        (self.folder / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
+        write_shards(self.folder, [shards[number] for number in done[:, 0]])
         for part in (self._lengths, self._blocks, self._shards):
             part.unlink()
         return split

@@ -1,17 +1,17 @@
 """What a store holds, for a look: its sources, the lengths of its documents, some of them decoded, damaged shards."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.inspect.histogram import draw_histograms, length_histogram, print_histogram
 from data_prep.report import left_out_words, print_table
 from data_prep.tokenize.encoding import load_tokenizer
-from modernbert_train.store.files import INDEX_NAME, ShardFiles
+from modernbert_train.store.external import read_document
+from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import Manifest, Split
-from modernbert_train.store.mds import read_document, shard_header_problem
+from modernbert_train.store.mds import read_block, read_shards
+from modernbert_train.store.verification import shard_header_problem
 
 CONTEXTS_TOKENS = (1_024, 8_192)  # of the recipes: longer documents are read in several pieces
 SAMPLE_TOKENS = 80
@@ -69,8 +69,8 @@ def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> N
         licence = manifest.licences.get(name, "not stated")
         print(f"{name}: licence {licence}; left out {left_out_words(manifest.left_out[name])}")
     for name, split in splits.items():
-        if split.samples is not None:
-            specials = ", ".join(f"[{special.upper()}]" for special in split.samples.strip) or "nothing"
+        if split.sample_layout is not None:
+            specials = ", ".join(f"[{special.upper()}]" for special in split.sample_layout.strip) or "nothing"
             print(f"{name}: one document a sample, in {split.remote}; {specials} is not counted as content")
 
 
@@ -102,28 +102,19 @@ def _spread(num_documents: int, num_samples: int) -> list[int]:
 
 def document_ids(split: Split, number: int) -> np.ndarray:
     """Ids of a document. ValueError, OSError: it cannot be read."""
-    shard = int(np.searchsorted(split.first_of_shards[:, 1], number, side="right")) - 1
-    first_block, first_document = split.first_of_shards[shard].tolist()
-    info = _index(split)[shard]
+    at = int(np.searchsorted(split.first_of_shards[:, 1], number, side="right")) - 1
+    first_block, first_document = split.first_of_shards[at].tolist()
+    shard = read_shards(split.path)[at]
     length = int(split.lengths(number, 1)[0])
-    if split.samples is not None:
+    if split.sample_layout is not None:
         files = ShardFiles(split.remote or str(split.path))
-        return read_document(files, info, split.samples, number - first_document, length)
-    ends = first_document + np.cumsum(split.blocks(first_block, int(split.shards[shard, 0]))[:, 0])
+        return read_document(files, shard, split.sample_layout, number - first_document, length)
+    ends = first_document + np.cumsum(split.blocks(first_block, int(split.shards[at, 0]))[:, 0])
     block = int(np.searchsorted(ends, number, side="right"))
     before = int(ends[block - 1]) if block else first_document
     start = int(split.lengths(before, number - before).sum(dtype=np.int64))
-    return _own_block(split, info, block)[start : start + length]
-
-
-def _own_block(split: Split, info: dict[str, Any], block: int) -> np.ndarray:
-    from streaming.base.format import reader_from_json  # imports torch, which no other command here needs
-
-    return reader_from_json(str(split.path), None, info)[block]["input_ids"]
-
-
-def _index(split: Split) -> list[dict[str, Any]]:
-    return json.loads((split.path / INDEX_NAME).read_text(encoding="utf-8"))["shards"]
+    ids = read_block(split.path / shard.raw.basename, block, shard.ids_dtype)
+    return ids[start : start + length]
 
 
 def _problems(split: Split) -> list[str]:
@@ -132,5 +123,5 @@ def _problems(split: Split) -> list[str]:
     if files.folder is None:
         print(f"\nshards in {files.root} are not checked here; `verify` reads them all")
         return []
-    found = {info["raw_data"]["basename"]: shard_header_problem(files, info) for info in _index(split)}
+    found = {shard.raw.basename: shard_header_problem(files, shard) for shard in read_shards(split.path)}
     return [f"{files.root}/{name}: {problem}" for name, problem in found.items() if problem]

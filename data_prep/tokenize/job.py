@@ -8,11 +8,10 @@ The folder .work makes an unfinished store of STORE: training refuses it, the sa
 stopped, another one is refused. It is deleted when manifest.json is there.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from data_prep.inputs.conditions import Condition
 from data_prep.inputs.parts import Input, Part
 from data_prep.inputs.rows import Span
+from modernbert_train.common.files import locked as file_locked
 from modernbert_train.common.files import write_atomically
 from modernbert_train.store.manifest import MANIFEST_NAME, is_store, read_manifest_json
 
@@ -165,9 +165,9 @@ def locked(store: Path) -> Iterator[None]:
     if store.exists() and any(store.iterdir()) and not work.is_dir() and not is_store(store):
         raise ValueError(f"store: {store} holds files that are no token store's; name a new or empty folder")
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_locked(work / "lock", wait=False))
         except BlockingIOError as error:
             raise ValueError(
                 f"store: another process is preparing {store}; wait for it or stop it"

@@ -5,13 +5,12 @@ what the parts wrote about themselves. Neighbouring shards that are small (the e
 split) are joined, so that many parts do not make many tiny shards.
 """
 
-import hashlib
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -27,11 +26,13 @@ from modernbert_train.store.manifest import (
 )
 from modernbert_train.store.mds import (
     INDEX_NAME,
+    Shard,
     ShardFormat,
-    read_index,
+    digest,
     read_samples,
+    read_shards,
     shard_name,
-    write_index,
+    write_shards,
 )
 from modernbert_train.store.split import Split, write_sidecars
 
@@ -40,15 +41,15 @@ SMALL = (
 )
 
 
-class Shard(NamedTuple):
+class PartShard(NamedTuple):
     """A shard that a part wrote."""
 
     file: Path
-    entry: dict[str, Any]  # in the part's index.json
+    entry: Shard  # in the part's index.json
 
     @property
     def num_bytes(self) -> int:
-        return int(self.entry["raw_data"]["bytes"])
+        return self.entry.raw.bytes
 
 
 def merge(job: Job) -> Manifest:
@@ -109,26 +110,24 @@ def _check_source(source: str, folders: dict[str, list[Path]], left_out: Counter
 def _merge_split(job: Job, source: str, name: str, parts: list[Path]) -> Split:
     folder = job.store / source / name
     folder.mkdir(parents=True, exist_ok=True)
-    shards = [
-        Shard(part / entry["raw_data"]["basename"], entry) for part in parts for entry in read_index(part)
-    ]
+    shards = [PartShard(part / entry.raw.basename, entry) for part in parts for entry in read_shards(part)]
     shard_format = ShardFormat(job.dtype, job.settings.shard_bytes)
     entries = [
         _place_shards(group, folder, number, shard_format)
         for number, group in enumerate(_groups(shards, job.settings.shard_bytes))
     ]
-    write_index(folder, entries)
+    write_shards(folder, entries)
     blocks = np.concatenate([np.load(part / "blocks.npy") for part in parts])
     scratch = job.work / "lengths.npy"
     lengths = _join_lengths(parts, scratch, int(blocks[:, 0].sum()))
-    split = write_sidecars(folder, lengths, blocks, np.array([entry["samples"] for entry in entries]))
+    split = write_sidecars(folder, lengths, blocks, np.array([entry.num_samples for entry in entries]))
     scratch.unlink()
     return split
 
 
-def _groups(shards: Iterable[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
+def _groups(shards: Iterable[PartShard], shard_bytes: int) -> Iterator[list[PartShard]]:
     """Neighbours that become one shard: small ones as long as they fit together, all others by themselves."""
-    group: list[Shard] = []
+    group: list[PartShard] = []
     for shard in shards:
         fits = sum(member.num_bytes for member in (*group, shard)) <= shard_bytes
         if group and not (
@@ -141,19 +140,18 @@ def _groups(shards: Iterable[Shard], shard_bytes: int) -> Iterator[list[Shard]]:
         yield group
 
 
-def _place_shards(group: list[Shard], folder: Path, number: int, shard_format: ShardFormat) -> dict[str, Any]:
+def _place_shards(group: list[PartShard], folder: Path, number: int, shard_format: ShardFormat) -> Shard:
     """Rename or join shards to final shard `number`, unless it is there; its entry in index.json."""
     final = folder / shard_name(number)
     if len(group) == 1:
         file, entry = group[0]
         if not final.exists():
             file.rename(final)
-        sha1 = entry["raw_data"]["hashes"]["sha1"]
-        return shard_format.entry(number, entry["samples"], entry["raw_data"]["bytes"], sha1)
+        return shard_format.shard(number, entry.num_samples, entry.raw.bytes, entry.raw.hashes["sha1"])
     if final.exists():
         data = final.read_bytes()
-        num_samples = sum(shard.entry["samples"] for shard in group)
-        return shard_format.entry(number, num_samples, len(data), hashlib.sha1(data).hexdigest())
+        num_samples = sum(shard.entry.num_samples for shard in group)
+        return shard_format.shard(number, num_samples, len(data), digest("sha1", data))
     samples = [sample for shard in group for sample in read_samples(shard.file)]
     return shard_format.write(folder, number, samples)
 

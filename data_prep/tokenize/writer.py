@@ -2,12 +2,11 @@
 
 from array import array
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from modernbert_train.store.blocks import is_full
-from modernbert_train.store.mds import ShardFormat, encode_block, write_index
+from modernbert_train.store.mds import Shard, ShardFormat, encode_block, write_shards
 from modernbert_train.store.split import Split, write_sidecars
 
 
@@ -19,7 +18,7 @@ class SplitWriter:
         self.format = ShardFormat(dtype, shard_bytes)
         self.lengths = array("I")  # of all documents: 4 bytes each
         self.blocks: list[tuple[int, int]] = []
-        self.shards: list[dict[str, Any]] = []
+        self.shards: list[Shard] = []
         self._samples: list[bytes] = []
         self._shard_bytes = self.format.empty_bytes
         self._pending: list[np.ndarray] = []
@@ -56,7 +55,7 @@ class SplitWriter:
             self._close_shard()
         if not self.shards:
             return None
-        write_index(self.folder, self.shards)
-        shard_blocks = np.array([shard["samples"] for shard in self.shards])
+        write_shards(self.folder, self.shards)
+        shard_blocks = np.array([shard.num_samples for shard in self.shards])
         lengths = np.frombuffer(self.lengths, np.uint32)
         return write_sidecars(self.folder, lengths, np.array(self.blocks, np.int64), shard_blocks)

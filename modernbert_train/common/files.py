@@ -1,22 +1,25 @@
-"""Files that are whole or not there, and their hashes."""
+"""Files: atomic writes, hashes, locks."""
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, hexadecimal."""
+    """Return the hash of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file so that a reader sees the old or the new content, never a part of it."""
+    """Replace a file so that a reader, or a restart, sees the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     flush(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def flush(path: Path) -> None:
@@ -26,3 +29,34 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_same_file(descriptor: int, path: str | Path) -> bool:
+    """Check whether a path still leads to an open file, which may have been deleted or replaced since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is created if missing, against other processes and threads.
+
+    The kernel releases it when the process ends. A flock belongs to the open file, so that threads exclude each other
+    too, but forks inherit it. (A run folder has a POSIX lock instead: see training/distributed/run_lock.py.)
+
+    Args:
+        path: of the file.
+        wait: until the lock is free.
+
+    Yields:
+        Nothing; the lock is released on exit.
+
+    Raises:
+        BlockingIOError: The lock is held by another, and `wait` is False.
+
+    """
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield

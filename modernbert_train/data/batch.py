@@ -13,7 +13,8 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from modernbert_train.objectives import IGNORE_INDEX, Int32, Row
+from modernbert_train.common.types import Int32
+from modernbert_train.objectives import IGNORE_INDEX, Row
 
 
 class PackedBatch(TypedDict):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from modernbert_train.data.plan import Plan, Window, advance
+from modernbert_train.store.mds import read_shards
 from modernbert_train.store.split import Split
 
 
@@ -79,8 +79,7 @@ def _start_in_block(split: Split, block: int, document: int) -> int:
 @cache
 def shard_files(folder: Path, remote: str | None) -> list[str]:
     """Where the shards of a split lie: SOURCE/SPLIT/FILE in the store, or FILE behind the place they are read from."""
-    shards = json.loads((folder / "index.json").read_text(encoding="utf-8"))["shards"]
-    names = [(shard.get("zip_data") or shard["raw_data"])["basename"] for shard in shards]
+    names = [(shard.compressed or shard.raw).basename for shard in read_shards(folder)]
     place = remote or "/".join(folder.parts[-2:])
     return [f"{place}/{name}" for name in names]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modernbert_train.common.text import did_you_mean
 from modernbert_train.config import DataConfig, Recipe
 from modernbert_train.config.skip import format_range
 from modernbert_train.data.mixture import resolve_shares
@@ -81,8 +81,8 @@ def open_cache(data: DataConfig) -> Cache | None:
 
 
 def _new_cache(data: DataConfig) -> Cache:
-    patience = RetryPolicy(data.cache.download_attempts, data.cache.download_timeout_seconds)
-    return Cache(Path(data.cache.folder), data.cache.limit_bytes, patience)
+    policy = RetryPolicy(data.cache.download_attempts, data.cache.download_timeout_seconds)
+    return Cache(Path(data.cache.folder), data.cache.limit_bytes, policy)
 
 
 def _read_of(store: str, data: DataConfig) -> set[str]:
@@ -135,9 +135,7 @@ def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str)
 
 
 def _missing_source(name: str, in_store: str, manifest: Manifest) -> str:
-    close = difflib.get_close_matches(in_store, manifest.sources, n=1)
-    hint = f'; did you mean "{close[0]}"?' if close else ""
     return (
         f'data.sources.{name}: the store {manifest.path} has no source "{in_store}" with a train split; '
-        f"it has {', '.join(manifest.sources)}{hint}"
+        f"it has {', '.join(manifest.sources)}{did_you_mean(in_store, list(manifest.sources))}"
     )

@@ -22,10 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from modernbert_train.common.processes import end_with_parent
 from modernbert_train.data.batch import PackedBatch, collate
 from modernbert_train.data.inputs import Inputs
-from modernbert_train.data.plan import PhaseRows, fingerprint_at
+from modernbert_train.data.plan import PhaseRows, StreamPositions, fingerprint_at
 from modernbert_train.data.reader import StreamReader
-
-StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
 
 
 def streams_of_rank(streams: int, rank: int, world_size: int) -> list[int]:

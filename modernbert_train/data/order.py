@@ -25,9 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.randomness import permutation
+from modernbert_train.common.types import Int64
 from modernbert_train.store.split import Split
-
-Int64 = npt.NDArray[np.int64]
 
 SHARDS_PER_NODE = 8  # from this many on, whole shards are dealt
 SLICE_SHARDS = 8  # blocks of so many consecutive shards of a node are shuffled together

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from modernbert_train.common.types import Int32, Int64
 
 
 def pack(lengths: Sequence[int] | npt.NDArray[np.integer], row_tokens: int) -> Int32:

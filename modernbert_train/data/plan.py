@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.randomness import permutation
+from modernbert_train.common.types import Int64
 from modernbert_train.data.order import (
     BLOCK,
     DOCUMENTS,
@@ -32,9 +33,8 @@ from modernbert_train.data.packing import cut_into_pieces, pack
 from modernbert_train.objectives import Masking, Objective
 from modernbert_train.store.split import Split
 
-Int64 = npt.NDArray[np.int64]
-
 SPECIALS_PER_PIECE = 2  # [CLS] before and [SEP] after the content
+StreamPositions = dict[int, tuple[int, int]]  # stream -> (window, row)
 
 
 @dataclass(frozen=True)

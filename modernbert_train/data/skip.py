@@ -6,22 +6,18 @@ and emptied afterwards.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from modernbert_train.common.text import did_you_mean
+from modernbert_train.common.types import Bool, Int64
 from modernbert_train.config import SkipConfig
 from modernbert_train.config.skip import join_ranges, parse_documents
-from modernbert_train.data.batch import Row
 from modernbert_train.data.plan import Window
-from modernbert_train.objectives import IGNORE_INDEX
+from modernbert_train.objectives import IGNORE_INDEX, Row
 from modernbert_train.store.split import Split
-
-Bool = npt.NDArray[np.bool_]
-Int64 = npt.NDArray[np.int64]
 
 SkippedDocuments = Mapping[
     str, Int64
@@ -41,9 +37,8 @@ def load_skipped_documents(skip: SkipConfig, train: Mapping[str, Split]) -> dict
         except ValueError as error:
             raise ValueError(f"{place} has {text!r}: {error}") from None
         if source not in train:
-            close = difflib.get_close_matches(source, train, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(train)}"
-            raise ValueError(f"{place} has {text!r}: there is no source {source!r} in data.sources; {hint}")
+            hint = did_you_mean(source, list(train)) or f"; there is {', '.join(train)}"
+            raise ValueError(f"{place} has {text!r}: there is no source {source!r} in data.sources{hint}")
         if numbers.stop > train[source].num_documents:
             raise ValueError(
                 f"{place} has {text!r}: {source} has {train[source].num_documents:,} documents for training, "

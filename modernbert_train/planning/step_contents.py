@@ -23,8 +23,7 @@ from modernbert_train.checkpoints.run_files import POSITIONS_FILE, read_lines
 from modernbert_train.config import Recipe
 from modernbert_train.data.contents import Piece, contents
 from modernbert_train.data.inputs import Inputs, open_inputs, plan_rows
-from modernbert_train.data.loader import StreamPositions
-from modernbert_train.data.plan import PhaseRows, Plan, fingerprint_at
+from modernbert_train.data.plan import PhaseRows, Plan, StreamPositions, fingerprint_at
 from modernbert_train.data.skip import is_skipped
 from modernbert_train.schedule import RunSchedule, build_schedule
 

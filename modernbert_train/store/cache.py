@@ -1,16 +1,16 @@
-"""The cache: a folder of this machine in which what was read of stores elsewhere is kept.
+"""The cache: a folder of this machine that keeps what has been read from stores elsewhere.
 
-    CACHE/stores/NAME-HASH/VERSION/     manifest.json, tokenizer and sidecars of a store (remote.py)
+    CACHE/stores/NAME-HASH/VERSION/     manifest.json, tokenizer and sidecars of a store (opening.py)
     CACHE/shards/NAME-HASH/shard.*.mds  of a split
-    CACHE/incoming/                     what is on its way, and the claims of those who fetch it
+    CACHE/incoming/                     downloads in progress, and the claims of those who make them
 
-The files are all there is to it: a file under its own name is whole, for it came there by a rename after its hash was
-checked. So any number of processes, and of runs, share a folder, and one that was killed leaves nothing that another
-would have to understand: its claims end with it (the kernel gives its locks back), and the next one to come by removes
-what it had on its way. Streaming's own dataset keeps the state of its cache in shared memory instead; there a failed
-download leaves a shard that others wait for without end, and a damaged one stays and is read by the next.
+The files are the only state. A file under its final name is complete, for it was renamed to it after its hash was
+checked. So any number of processes and runs share a folder, and a killed one leaves nothing that needs repair: the
+kernel releases the locks on its claims, and the next process removes its partial downloads. (Streaming's own dataset
+keeps the state of its cache in shared memory instead, where a failed download leaves a shard that others wait for
+forever, and a damaged shard stays and is read by the next run.)
 
-Two times of a shard's file tell its story: it was last found to be as written at `mtime`, and last read at `atime`.
+The times of a shard's file record its use: `mtime` is when it was last verified, `atime` when it was last read.
 """
 
 from __future__ import annotations
@@ -23,46 +23,61 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
-from modernbert_train.store.download import Check, Downloads, Progress, RetryPolicy, expect
+from modernbert_train.common.files import is_same_file, locked
+from modernbert_train.store.download import Check, Downloads, Progress, RetryPolicy, expect_file
+from modernbert_train.store.mds import Shard, decompress
 
 log = logging.getLogger(__name__)
 
-_TOUCH_SECONDS = 1.0  # a shard that is read again and again is touched so often
-_FULL_SECONDS = 0.05  # pause when all that is cached is still on its way
+# How often the access time of a shard that is read again and again is updated.
+_TOUCH_SECONDS = 1.0
+# Pause when the cache is full of downloads in progress.
+_FULL_SECONDS = 0.05
+_CLAIM_SUFFIX = ".claim"
 
 
 class Cache:
-    """A folder of shards and sidecars that stay below a limit.
+    """A folder of shards and sidecars, whose shards stay below a size limit.
 
     Args:
-        folder: made where it is missing.
-        limit_bytes: of all shards, those on their way included; None: no limit.
-        patience: with each download.
+        folder: created if missing.
+        limit_bytes: maximum bytes of all shards, downloads in progress included; None: unlimited.
+        policy: retries of each download.
 
-    ValueError: the folder cannot be written to.
+    Raises:
+        ValueError: The folder cannot be written to.
 
     """
 
-    def __init__(self, folder: Path, limit_bytes: int | None, patience: RetryPolicy) -> None:
+    def __init__(self, folder: Path, limit_bytes: int | None, policy: RetryPolicy) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
-        self._downloads = Downloads(patience)
+        self._downloads = Downloads(policy)
         self._incoming = folder / "incoming"
         self._opened = time.time()
         with self._writable():
             self._incoming.mkdir(parents=True, exist_ok=True)
-            with self._lock(self._incoming / "room.lock"):
-                self._bytes_on_their_way()
+            with self._room_lock():
+                self._reserved_bytes()
 
     def path_of(self, kind: str, url: str, version: str = "") -> Path:
-        """The folder for what a URL holds ("stores", "shards"), of a version."""
-        place = urlparse(url)
-        readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{place.netloc}{place.path}").strip("-")[-80:]
+        """Return the folder for what a URL holds.
+
+        Args:
+            kind: "stores" or "shards".
+            url: of a store or a split.
+            version: changes with the content.
+
+        Returns:
+            A path within the cache, which need not exist.
+
+        """
+        parsed = urlparse(url)
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{parsed.netloc}{parsed.path}").strip("-")[-80:]
         digest = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:12]
         return self.folder / kind / f"{readable}-{digest}"
 
@@ -74,37 +89,63 @@ class Cache:
         num_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Bring `url` to `file` unless that is there, of `num_bytes` if they are known; who else wants it waits."""
-        with self._writable(), self._claim(file) as (_, workplace):
+        """Download `url` to `file` unless it exists; concurrent callers share one download.
+
+        Args:
+            url: of the file.
+            file: within the cache.
+            check: of what has arrived.
+            num_bytes: size of the file, if known; a file of another size is replaced.
+            progress: called with the bytes that have arrived.
+
+        Raises:
+            ValueError: The file cannot be downloaded, or the cache cannot be written to.
+
+        """
+        with self._writable(), self._claim(file) as claim:
             if not exists_with_size(file, num_bytes):
-                self._arrive(url, file, check, workplace, progress)
+                self._download(url, file, check, claim.workplace, progress)
 
     def refresh(self, url: str, file: Path, check: Check) -> bytes:
-        """What `url` holds now, or held after this was called: of those who ask at the same time, one fetches it."""
+        """Return the current content of `url`; concurrent callers share one download.
+
+        Args:
+            url: of the file.
+            file: within the cache, replaced unless another caller has just done so.
+            check: of what has arrived.
+
+        Returns:
+            The content.
+
+        Raises:
+            ValueError: The file cannot be downloaded, or the cache cannot be written to.
+
+        """
         asked = time.time()
-        with self._writable(), self._claim(file) as (_, workplace):
+        with self._writable(), self._claim(file) as claim:
             if not (file.exists() and file.stat().st_mtime > asked):
-                self._arrive(url, file, check, workplace, None)
+                self._download(url, file, check, claim.workplace, None)
             return file.read_bytes()
 
-    def keep(self, content: bytes, file: Path) -> None:
-        """Write a file unless it is there."""
-        with self._writable(), self._claim(file) as (_, workplace):
+    def put(self, content: bytes, file: Path) -> None:
+        """Write a file of the cache unless it exists."""
+        with self._writable(), self._claim(file) as claim:
             if not exists_with_size(file, len(content)):
-                for folder in (workplace, file.parent):
+                for folder in (claim.workplace, file.parent):
                     folder.mkdir(parents=True, exist_ok=True)
-                (workplace / file.name).write_bytes(content)
-                (workplace / file.name).replace(file)
+                (claim.workplace / file.name).write_bytes(content)
+                (claim.workplace / file.name).replace(file)
 
-    def hold(self, remote: str, shard: Any, file: Path) -> None:
-        """See to it that a shard is there, as it was written, and not the next to make room.
+    def ensure(self, remote: str, shard: Shard, file: Path) -> None:
+        """Ensure that a shard is present and intact, and mark it as recently used.
 
         Args:
             remote: URL of the folder of the shard.
-            shard: its reader (of streaming.base.format), which says what it must be.
-            file: where it belongs.
+            shard: its entry in index.json.
+            file: where it belongs in the cache.
 
-        ValueError: it cannot be had.
+        Raises:
+            ValueError: The shard cannot be downloaded, or the cache cannot be written to.
 
         """
         with self._writable():
@@ -114,46 +155,48 @@ class Cache:
                 self._fetch_shard(remote, shard, file)
                 return
             if status.st_mtime < self._opened:
-                self._inspect(shard, file)
+                self._verify(shard, file)
             elif time.time() - status.st_atime > _TOUCH_SECONDS:
                 _touch(file, status.st_mtime)
 
-    def _inspect(self, shard: Any, file: Path) -> None:
-        """Check a shard that an earlier run has left, once for this one; what is damaged goes."""
+    def _verify(self, shard: Shard, file: Path) -> None:
+        """Check a shard that an earlier run has left, once in this run, and delete it if it is damaged."""
         with self._claim(file):
             try:
                 if file.stat().st_mtime >= self._opened:
                     return
-                problem = _expected(shard.raw_data)(file)
+                problem = expect_file(shard.raw)(file)
                 if problem is None:
                     _touch(file, time.time())
                 else:
                     log.warning("%s is damaged (%s): it is downloaded again", file, problem)
                     file.unlink()
-            except FileNotFoundError:  # it has made room: whoever reads it next fetches it
+            except FileNotFoundError:  # evicted meanwhile: the next read downloads it
                 return
 
-    def _fetch_shard(self, remote: str, shard: Any, file: Path) -> None:
-        compressed = shard.zip_data
-        with self._claim(file) as (claim, workplace):
+    def _fetch_shard(self, remote: str, shard: Shard, file: Path) -> None:
+        with self._claim(file) as claim:
             if file.exists():
                 return
-            self._make_room(claim, shard.get_max_size(), file)
-            sent = compressed or shard.raw_data
-            arriving = workplace / sent.basename if compressed else file
-            self._arrive(f"{remote}/{sent.basename}", arriving, _expected(sent), workplace / "download", None)
-            if compressed:
+            self._make_room(claim, shard.max_bytes, file)
+            stored = shard.compressed or shard.raw
+            arriving = claim.workplace / stored.basename if shard.compressed else file
+            url, workplace = f"{remote}/{stored.basename}", claim.workplace / "download"
+            self._download(url, arriving, expect_file(stored), workplace, None)
+            if shard.compressed:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                _decompress(shard, arriving, workplace / shard.raw_data.basename)
-                (workplace / shard.raw_data.basename).replace(file)
+                _decompress(shard, arriving, claim.workplace / shard.raw.basename)
+                (claim.workplace / shard.raw.basename).replace(file)
             _touch(file, time.time())
 
-    def _arrive(self, url: str, file: Path, check: Check, workplace: Path, progress: Progress | None) -> None:
+    def _download(
+        self, url: str, file: Path, check: Check, workplace: Path, progress: Progress | None
+    ) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._downloads.fetch(url, file, check, workplace, progress)
 
-    def _make_room(self, claim: int, num_bytes: int, file: Path) -> None:
-        """Reserve room for a shard: the size of its claim is what it will take."""
+    def _make_room(self, claim: _Claim, num_bytes: int, file: Path) -> None:
+        """Reserve bytes for a shard, evicting the least recently read ones."""
         if self.limit_bytes is None:
             return
         if num_bytes > self.limit_bytes:
@@ -161,22 +204,22 @@ class Cache:
                 f"data.cache.limit_bytes is {self.limit_bytes:,}, but {file.name} alone takes {num_bytes:,}; raise it"
             )
         while True:
-            with self._lock(self._incoming / "room.lock"):
+            with self._room_lock():
                 shards = sorted(self._shards())
-                excess = sum(size for _, size, _ in shards) + self._bytes_on_their_way() + num_bytes
-                excess -= self.limit_bytes
+                excess_bytes = sum(size for _, size, _ in shards) + self._reserved_bytes() + num_bytes
+                excess_bytes -= self.limit_bytes
                 for _, size, path in shards:
-                    if excess <= 0:
+                    if excess_bytes <= 0:
                         break
                     Path(path).unlink(missing_ok=True)
-                    excess -= size
-                if excess <= 0:
-                    os.truncate(claim, num_bytes)
+                    excess_bytes -= size
+                if excess_bytes <= 0:
+                    claim.reserve(num_bytes)
                     return
             time.sleep(_FULL_SECONDS)
 
     def _shards(self) -> Iterator[tuple[float, int, str]]:
-        """When last read, bytes and path of every shard that is there."""
+        """Yield the access time, bytes and path of every shard in the cache."""
         for place, _, names in os.walk(self.folder / "shards"):
             for name in names:
                 path = os.path.join(place, name)
@@ -186,49 +229,37 @@ class Cache:
                     continue
                 yield status.st_atime, status.st_size, path
 
-    def _bytes_on_their_way(self) -> int:
-        """Of all claims; those of processes that have ended are removed."""
+    def _reserved_bytes(self) -> int:
+        """Sum up the reservations of all claims, and remove the claims of processes that have ended."""
         total = 0
         for entry in _entries(self._incoming):
-            if not entry.name.endswith(".claim"):
+            if not entry.name.endswith(_CLAIM_SUFFIX):
                 continue
             try:
-                claim = os.open(entry.path, os.O_RDWR)
+                claim = _Claim(entry.path)
             except FileNotFoundError:
                 continue
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                total += os.fstat(claim).st_size
-            else:
-                if _is(claim, entry.path):
-                    shutil.rmtree(entry.path.removesuffix(".claim"), ignore_errors=True)
-                    os.unlink(entry.path)
-            finally:
-                os.close(claim)
+            with claim:
+                if not claim.lock(wait=False):
+                    total += claim.reserved_bytes
+                elif claim.is_current:
+                    claim.remove()
         return total
 
     @contextmanager
-    def _claim(self, file: Path) -> Iterator[tuple[int, Path]]:
-        """The right to make a file, of one thread of one process at a time; yields the claim and a place to work."""
+    def _claim(self, file: Path) -> Iterator[_Claim]:
+        """Claim the right to create a file, which one thread of one process has at a time."""
         name = "--".join(file.relative_to(self.folder).parts)
-        path = self._incoming / f"{name}.claim"
         while True:
-            claim = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX)
-                if _is(claim, path):  # not one that was removed while this waited for it
-                    break
-            except BaseException:
-                os.close(claim)
-                raise
-            os.close(claim)
-        try:
-            yield claim, self._incoming / name
-        finally:
-            shutil.rmtree(self._incoming / name, ignore_errors=True)
-            os.unlink(path)
-            os.close(claim)
+            with _Claim(f"{self._incoming / name}{_CLAIM_SUFFIX}", create=True) as claim:
+                claim.lock()
+                # Otherwise the claim was removed while this thread waited for it.
+                if claim.is_current:
+                    try:
+                        yield claim
+                    finally:
+                        claim.remove()
+                    return
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
@@ -240,26 +271,63 @@ class Cache:
                 "name a folder on a disk of this machine that has room"
             ) from error
 
-    @staticmethod
-    @contextmanager
-    def _lock(path: Path) -> Iterator[None]:
-        with open(path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _room_lock(self) -> AbstractContextManager[None]:
+        """Lock the decision what to evict and what to reserve."""
+        return locked(self._incoming / "room.lock")
+
+
+class _Claim:
+    """The right to create one file of the cache, and the disk space reserved for it.
+
+    A file in `incoming`, locked by its owner (by flock, so also against other threads). The size of this sparse file is
+    the number of bytes reserved: every process can read it, and it can be set on a full disk.
+    """
+
+    def __init__(self, path: str, *, create: bool = False) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        # A folder for the owner's partial downloads.
+        self.workplace = Path(path.removesuffix(_CLAIM_SUFFIX))
+
+    def __enter__(self) -> _Claim:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file, which releases the lock."""
+        os.close(self._descriptor)
+
+    def lock(self, *, wait: bool = True) -> bool:
+        """Lock the claim and return True, or return False where another owns it and `wait` is False."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the claim has not been removed by its former owner."""
+        return is_same_file(self._descriptor, self._path)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Disk space reserved for the file that is being created."""
+        return os.fstat(self._descriptor).st_size
+
+    def reserve(self, num_bytes: int) -> None:
+        """Reserve disk space; the caller holds the room lock."""
+        os.truncate(self._descriptor, num_bytes)
+
+    def remove(self) -> None:
+        """Delete the claim and the partial downloads; the caller holds its lock."""
+        shutil.rmtree(self.workplace, ignore_errors=True)
+        os.unlink(self._path)
 
 
 def exists_with_size(file: Path, num_bytes: int | None) -> bool:
-    """Whether a file exists, with so many bytes if they are known."""
+    """Check whether a file exists, and has this size unless it is None."""
     try:
         return num_bytes in (None, file.stat().st_size)
-    except FileNotFoundError:
-        return False
-
-
-def _is(opened: int, path: str | Path) -> bool:
-    """Whether an open file is the one that is now found by this path."""
-    try:
-        return os.path.samestat(os.fstat(opened), os.stat(path))
     except FileNotFoundError:
         return False
 
@@ -272,22 +340,19 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _touch(file: Path, checked: float) -> None:
-    """Mark as read now, and as checked at a time."""
+def _touch(file: Path, verified: float) -> None:
+    """Mark a shard as read now, and as verified at a time."""
     try:
-        os.utime(file, (time.time(), checked))
-    except FileNotFoundError:  # it has made room meanwhile
+        os.utime(file, (time.time(), verified))
+    except FileNotFoundError:  # evicted meanwhile
         return
 
 
-def _expected(info: Any) -> Check:
-    return expect(info.bytes, info.hashes)
-
-
-def _decompress(shard: Any, compressed: Path, raw: Path) -> None:
-    from streaming.base.compression import decompress
-
-    raw.write_bytes(decompress(shard.compression, compressed.read_bytes()))
-    problem = _expected(shard.raw_data)(raw)
+def _decompress(shard: Shard, compressed: Path, raw: Path) -> None:
+    try:
+        raw.write_bytes(decompress(shard, compressed.read_bytes()))
+        problem = expect_file(shard.raw)(raw)
+    except ValueError as error:
+        problem = str(error)
     if problem:
-        raise ValueError(f"store: {compressed.name} holds something else than its index says ({problem})")
+        raise ValueError(f"store: {compressed.name} does not match its entry in index.json ({problem})")

@@ -12,7 +12,6 @@ does not state it, and the next two only if the column states no shape (streamin
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modernbert_train.common.types import Bytes, Int64
+from modernbert_train.store.files import ShardFiles
+from modernbert_train.store.mds import Shard
 from modernbert_train.store.tokenizer import TokenizerInfo
-
-Int64 = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 SPECIALS = ("cls", "sep", "pad")  # what can be stripped from a document
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -35,7 +34,7 @@ _REMEDY = "write the ids anew with streaming.MDSWriter as ndarray:uint16 or ndar
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleLayout:
     """How the documents of a split lie in the samples of its shards."""
 
     column: str  # of the ids
@@ -52,12 +51,14 @@ class Samples:
         }
 
     @staticmethod
-    def from_json(entry: dict[str, Any]) -> Samples:
-        return Samples(str(entry["column"]), entry["dtype"], tuple(entry["strip"]), int(entry["num_ids"]))
+    def from_json(entry: dict[str, Any]) -> SampleLayout:
+        return SampleLayout(
+            str(entry["column"]), entry["dtype"], tuple(entry["strip"]), int(entry["num_ids"])
+        )
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """Where the ids stand within every sample of a shard."""
 
     dtype: np.dtype[Any] | None  # None: each array tells its own
@@ -88,16 +89,28 @@ class Spans:
         return _gather(data, at, self.dtype.itemsize).view(self.dtype)[:, 0].astype(np.int64)
 
 
-def layout_of(
-    names: Sequence[str], encodings: Sequence[str], sizes: Sequence[int | None], samples: Samples
-) -> Layout:
-    """Where the ids are, by the columns of a shard. ValueError: no such column, or not one of ids."""
-    if samples.column not in names:
-        raise ValueError(f"column {samples.column!r} is not in the shard; it has: {', '.join(names)}")
-    at = list(names).index(samples.column)
-    dtype, has_shape = _encoding(encodings[at], samples)
+def shard_layout(shard: Shard, samples: SampleLayout) -> ShardLayout:
+    """Find the ids in the columns of a shard.
+
+    Args:
+        shard: its entry in index.json.
+        samples: names the column, and the dtype where the column does not.
+
+    Returns:
+        Where the ids are in each sample.
+
+    Raises:
+        ValueError: The shard has no such column, or the column does not hold integers.
+
+    """
+    if samples.column not in shard.column_names:
+        raise ValueError(
+            f"column {samples.column!r} is not in the shard; it has: {', '.join(shard.column_names)}"
+        )
+    at, sizes = shard.column_names.index(samples.column), shard.column_sizes
+    dtype, has_shape = _encoding(shard.column_encodings[at], samples)
     variable = [size is None for size in sizes]
-    return Layout(
+    return ShardLayout(
         dtype=dtype,
         has_shape=has_shape,
         ids_bytes=sizes[at],
@@ -108,7 +121,7 @@ def layout_of(
     )
 
 
-def _encoding(encoding: str, samples: Samples) -> tuple[np.dtype[Any] | None, bool]:
+def _encoding(encoding: str, samples: SampleLayout) -> tuple[np.dtype[Any] | None, bool]:
     """Dtype of the values (None: each array tells) and whether an array tells its length."""
     kind, *parts = encoding.split(":")
     if kind == "bytes" and samples.bytes_dtype in INTEGERS:
@@ -140,7 +153,7 @@ def sample_offsets(data: Bytes, num_samples: int, shard_bytes: int) -> tuple[Int
     return header[1:-1], header[2:]
 
 
-def spans_of(layout: Layout, data: Bytes, starts: Int64, ends: Int64) -> Spans:
+def spans_of(layout: ShardLayout, data: Bytes, starts: Int64, ends: Int64) -> Spans:
     """Find the ids of samples that lie at [starts, ends) in `data`. ValueError: no such samples there."""
     heads_bytes = 4 * layout.num_variable
     sizes = _gather(data, starts, heads_bytes).view("<u4").astype(np.int64)  # [num_samples, num_variable]
@@ -162,7 +175,7 @@ def spans_of(layout: Layout, data: Bytes, starts: Int64, ends: Int64) -> Spans:
     return Spans(column + told + head, count, dtype)
 
 
-def counts_in_header(layout: Layout, starts: Int64, ends: Int64) -> Int64:
+def counts_in_header(layout: ShardLayout, starts: Int64, ends: Int64) -> Int64:
     """How many ids each sample has, by its size alone; for a layout that is `in_header`."""
     assert layout.dtype is not None
     num_bytes = ends - starts - 4 * layout.num_variable - layout.fixed_bytes + (layout.ids_bytes or 0)
@@ -195,7 +208,7 @@ def _gather(data: Bytes, at: Int64, width: int) -> Bytes:
     return np.ascontiguousarray(data[at[:, None] + np.arange(width)])
 
 
-def content_lengths(data: Bytes, spans: Spans, samples: Samples, tokenizer: TokenizerInfo) -> Int64:
+def content_lengths(data: Bytes, spans: Spans, samples: SampleLayout, tokenizer: TokenizerInfo) -> Int64:
     """Content tokens of every document, from the ids themselves: [CLS], a [SEP] and padding are not counted.
 
     ValueError: a document does not start with the [CLS] that is to be stripped, or has padding on the left.
@@ -230,31 +243,63 @@ def _without_padding(data: Bytes, spans: Spans, document: int, pad_id: int) -> i
 
 
 def read_block(
-    file: Path, layout: Layout, samples: Samples, first_sample: int, lengths: npt.NDArray[np.integer]
+    file: Path, shard: Shard, samples: SampleLayout, first_sample: int, lengths: npt.NDArray[np.integer]
 ) -> np.ndarray:
-    """Content ids of consecutive samples, joined: uint16 or uint32 [sum(lengths)]; `lengths` are their content tokens.
+    """Read the content of consecutive documents of a shard, by their byte range alone.
 
-    FileNotFoundError: no such shard. ValueError: it is not the one that was indexed.
+    Args:
+        file: the uncompressed shard.
+        shard: its entry in index.json.
+        samples: how its samples hold the documents.
+        first_sample: number of the first document within the shard.
+        lengths: content tokens of each document [num_documents].
+
+    Returns:
+        The content ids, joined: uint16 or uint32 [sum(lengths)].
+
+    Raises:
+        OSError: The file does not exist or cannot be read.
+        ValueError: The file is not the shard that was indexed.
+
     """
-    shard = os.open(file, os.O_RDONLY)
+    opened = os.open(file, os.O_RDONLY)
     try:
-        head = os.pread(shard, 4 * (len(lengths) + 1), 4 * (first_sample + 1))
-        offsets = np.frombuffer(head, "<u4").astype(np.int64)
-        samples_bytes = os.pread(shard, int(offsets[-1] - offsets[0]), int(offsets[0]))
+        head = os.pread(opened, 4 * (len(lengths) + 1), 4 * (first_sample + 1))
+        offsets = np.frombuffer(head, "<u4", len(lengths) + 1).astype(np.int64)
+        data = np.frombuffer(os.pread(opened, int(offsets[-1] - offsets[0]), int(offsets[0])), np.uint8)
     finally:
-        os.close(shard)
-    data = np.frombuffer(samples_bytes, np.uint8)
+        os.close(opened)
     offsets -= offsets[0]
-    spans = spans_of(layout, data, offsets[:-1], offsets[1:])
+    spans = spans_of(shard_layout(shard, samples), data, offsets[:-1], offsets[1:])
     num_first = int("cls" in samples.strip)
-    left_over = spans.count - num_first - lengths  # a [SEP], padding, or, of an empty document, no [CLS]
+    # What is left besides the content: a [SEP], padding, or, in an empty document, no [CLS].
+    left_over = spans.count - num_first - lengths
     most = np.iinfo(np.int64).max if "pad" in samples.strip else int("sep" in samples.strip)
     if (left_over < np.where(lengths == 0, -1, 0)).any() or (left_over > most).any():
         raise ValueError("its documents have other lengths than when it was indexed")
     return content_ids(data, spans, samples, lengths)
 
 
-def content_ids(data: Bytes, spans: Spans, samples: Samples, lengths: npt.NDArray[np.integer]) -> np.ndarray:
+def read_document(
+    files: ShardFiles, shard: Shard, samples: SampleLayout, number: int, length: int
+) -> np.ndarray:
+    """Read the content ids [length] of one document of a shard, and no more of the shard than necessary."""
+    layout = shard_layout(shard, samples)
+    if shard.compressed:
+        data = files.read_shard(shard)
+        starts, ends = sample_offsets(data, shard.num_samples, len(data))
+    else:
+        name = shard.raw.basename
+        offsets = files.read(name, 4 * (number + 1), 4 * (number + 3)).view("<u4").astype(np.int64)
+        data = files.read(name, int(offsets[0]), int(offsets[1]))
+        starts, ends, number = offsets[:1] - offsets[0], offsets[1:] - offsets[0], 0
+    spans = spans_of(layout, data, starts[number : number + 1], ends[number : number + 1])
+    return content_ids(data, spans, samples, np.array([length]))
+
+
+def content_ids(
+    data: Bytes, spans: Spans, samples: SampleLayout, lengths: npt.NDArray[np.integer]
+) -> np.ndarray:
     """Content of some documents, joined: uint16 or uint32 [sum(lengths)].
 
     ValueError: ids that are none of the tokenizer's.

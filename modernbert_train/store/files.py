@@ -1,4 +1,4 @@
-"""Reading shards where they lie, a folder or a URL, without a cache: for indexing and verifying."""
+"""Reading shards in place, from a folder or a URL, without the cache: for indexing, inspecting and verifying."""
 
 from __future__ import annotations
 
@@ -8,41 +8,60 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 import numpy as np
-import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+from modernbert_train.common.types import Bytes
+from modernbert_train.store.download import Downloads, MissingFileError, RetryPolicy, is_url, retry
+from modernbert_train.store.mds import INDEX_NAME, Shard, decompress
+
 Result = TypeVar("Result")
-
-INDEX_NAME = "index.json"
 
 
 class ShardFiles:
     """The files below a folder or URL.
 
-    What fsspec opens (a folder, hf://, and more with its extensions) is listed and read in part; any other store is
-    read through mosaicml-streaming's downloaders (s3://, gs://, oci://, azure://), whole files only, each deleted
-    once it is read.
+    A URL that fsspec can open (hf://, and others with its extensions) is listed and read in byte ranges: an index of
+    external shards needs only their headers. From all others (s3://, gs://, oci://, azure://) whole files are
+    downloaded as for training, and deleted once they are read. Retries, credentials and errors are those of download.py
+    either way.
+
+    Args:
+        root: a folder or URL.
+        policy: of each request.
+
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, policy: RetryPolicy | None = None) -> None:
         self.root = root.rstrip("/")
+        self._policy = policy or RetryPolicy()
+        self._downloads = Downloads(self._policy)
+        self._fs: Any = None
+        # The root, where it is a folder of this machine.
+        self.folder: Path | None = None if is_url(self.root) else Path(self.root)
+        if self.folder is None:
+            self._open_url()
+
+    def _open_url(self) -> None:
+        import fsspec  # not needed for a folder
+
         try:
             self._fs, self._base = fsspec.core.url_to_fs(self.root)
-        except (ImportError, ValueError):  # no extension for this kind of store
-            self._fs, self._base = None, ""
-        self.folder = Path(self._base) if self._fs and "file" in self._fs.protocol else None  # if it is one
+        except (ImportError, ValueError):  # no extension for this scheme
+            return
+        if "file" in self._fs.protocol:
+            self.folder = Path(self._base)
 
     @property
     def reads_parts(self) -> bool:
-        """Whether a part of a file can be had without the whole."""
-        return self._fs is not None
+        """Whether a byte range can be read without the whole file."""
+        return self.folder is not None or self._fs is not None
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file; where a store cannot be asked, whether it can be downloaded."""
+        """Check whether a file exists; where only whole files can be downloaded, download it."""
+        if self.folder is not None:
+            return (self.folder / name).exists()
         if self._fs is not None:
-            return bool(self._reading(name, lambda: self._fs.exists(f"{self._base}/{name}")))
+            return bool(self._request(name, lambda: self._fs.exists(f"{self._base}/{name}")))
         try:
             self.read(name)
         except FileNotFoundError:
@@ -50,9 +69,20 @@ class ShardFiles:
         return True
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> Bytes:
-        """Bytes [start, stop) of a file.
+        """Read bytes of a file.
 
-        FileNotFoundError: there is none. ConnectionError: the store does not answer.
+        Args:
+            name: of the file, below the root.
+            start: first byte.
+            stop: byte after the last.
+
+        Returns:
+            The bytes, fewer where the file ends earlier.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ConnectionError: The store does not answer.
+
         """
         if self.folder is not None:
             file = self.folder / name
@@ -62,68 +92,78 @@ class ShardFiles:
         if self._fs is not None:
             path = f"{self._base}/{name}"
             return np.frombuffer(
-                self._reading(name, lambda: self._fs.cat_file(path, start=start, end=stop)), np.uint8
+                self._request(name, lambda: self._fs.cat_file(path, start=start, end=stop)), np.uint8
             )
-        return self._reading(name, lambda: self._download(name))[start:stop]
+        return self._download(name)[start:stop]
 
     def size(self, name: str) -> int:
-        """Bytes of a file. FileNotFoundError: there is none."""
+        """Return the bytes of a file; raises FileNotFoundError and ConnectionError like `read`."""
         if self.folder is not None:
             return (self.folder / name).stat().st_size
         if self._fs is not None:
-            return int(self._reading(name, lambda: self._fs.size(f"{self._base}/{name}")))
+            return int(self._request(name, lambda: self._fs.size(f"{self._base}/{name}")))
         return len(self.read(name))
 
     def indexes(self, folder: str) -> list[str]:
-        """Names of all index.json below a folder; none where a store cannot be listed."""
+        """Return the names of all index.json below a folder; none where a store cannot be listed."""
+        if self.folder is not None:
+            found = (self.folder / folder).rglob(INDEX_NAME)
+            return sorted(path.relative_to(self.folder).as_posix() for path in found)
         if self._fs is None:
             return []
         base = f"{self._base}/{folder}".rstrip("/")
-        found = self._reading(folder, lambda: self._fs.glob(f"{base}/**/{INDEX_NAME}"))
-        return sorted(name.removeprefix(self._base).lstrip("/") for name in found)
+        names = self._request(folder, lambda: self._fs.glob(f"{base}/**/{INDEX_NAME}"))
+        return sorted(name.removeprefix(self._base).lstrip("/") for name in names)
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file. ValueError: it is none."""
+        """Return the content of a JSON file; raises ValueError if it is not one."""
         try:
             return json.loads(bytes(self.read(name)))
         except ValueError as error:
             raise ValueError(f"{self.root}/{name}: not valid JSON ({error})") from error
 
-    def read_shard(self, info: dict[str, Any]) -> Bytes:
-        """All bytes of a shard, decompressed if need be; `info` is its entry in index.json.
+    def read_shard(self, shard: Shard) -> Bytes:
+        """Read all bytes of a shard, decompressed if necessary.
 
-        FileNotFoundError: it is missing. ValueError: it does not have the size that the index states.
+        Args:
+            shard: its entry in index.json.
+
+        Returns:
+            The bytes of the uncompressed file.
+
+        Raises:
+            FileNotFoundError: The file is missing.
+            ConnectionError: The store does not answer.
+            ValueError: It cannot be decompressed, or has another size than the index states.
+
         """
-        raw, compressed = info["raw_data"], info["zip_data"]
-        if compressed and not (self.folder is not None and (self.folder / raw["basename"]).is_file()):
-            from streaming.base.compression import decompress  # imports torch
-
-            packed = self.read(compressed["basename"])
-            try:
-                data = np.frombuffer(decompress(info["compression"], bytes(packed)), np.uint8)
-            except Exception as error:  # every algorithm has its own
-                raise ValueError(f"cannot be decompressed ({error})") from error
+        raw = shard.raw
+        if shard.compressed and not (self.folder is not None and (self.folder / raw.basename).is_file()):
+            packed = bytes(self.read(shard.compressed.basename))
+            data = np.frombuffer(decompress(shard, packed), np.uint8)
         else:
-            data = self.read(raw["basename"])
-        if len(data) != raw["bytes"]:
-            raise ValueError(f"{len(data):,} bytes, index.json says {raw['bytes']:,} (truncated or damaged)")
+            data = self.read(raw.basename)
+        if len(data) != raw.bytes:
+            raise ValueError(f"{len(data):,} bytes, index.json says {raw.bytes:,} (truncated or damaged)")
         return data
 
     def _download(self, name: str) -> Bytes:
-        from streaming.base.storage.download import CloudDownloader  # imports torch
-
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "file"
-            CloudDownloader.direct_download(f"{self.root}/{name}", str(file))
+            url = f"{self.root}/{name}"
+            workplace = Path(folder) / "download"
+            self._translated(name, lambda: self._downloads.fetch(url, file, lambda _: None, workplace))
             return np.fromfile(file, np.uint8)
 
-    def _reading(self, name: str, read: Callable[[], Result]) -> Result:
+    def _request(self, name: str, request: Callable[[], Result]) -> Result:
+        url = f"{self.root}/{name}"
+        return self._translated(name, lambda: retry(url, lambda attempt: request(), self._policy))
+
+    def _translated(self, name: str, request: Callable[[], Result]) -> Result:
+        """Keep a store that does not answer apart from a damaged one, which is a ValueError."""
         try:
-            return read()
-        except FileNotFoundError as error:
+            return request()
+        except MissingFileError as error:
             raise FileNotFoundError(f"{self.root}/{name} does not exist") from error
-        except Exception as error:  # every kind of store has its own
-            raise ConnectionError(
-                f"store: {self.root}/{name} cannot be read ({type(error).__name__}: {error}); check its address, "
-                "the network and your access to it (HF_TOKEN for hf://, AWS credentials for s3://)"
-            ) from error
+        except ValueError as error:
+            raise ConnectionError(str(error)) from error

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.files import sha256, write_atomically
-from modernbert_train.store.external import Samples
+from modernbert_train.store.external import SampleLayout
 from modernbert_train.store.split import SIDECARS, Split, sidecar_shapes
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
 
@@ -106,8 +106,8 @@ def _split_to_json(split: Split) -> dict[str, Any]:
         "lengths_tokens": length_summary(split.lengths()),
         "files": files,
     }
-    if split.samples is not None:
-        entry |= {"shards": split.remote, "samples": split.samples.to_json()}
+    if split.sample_layout is not None:
+        entry |= {"shards": split.remote, "samples": split.sample_layout.to_json()}
     return entry
 
 
@@ -192,11 +192,11 @@ def read_manifest_json(store: Path) -> dict[str, Any]:
 def _split_from_json(store: Path, path: Path, entry: dict[str, Any], check: bool) -> Split:
     files = entry["files"]
     digest = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
-    remote, samples = None, None
+    remote, sample_layout = None, None
     if "samples" in entry:
         shards = str(entry["shards"])
         remote = shards if "://" in shards else os.path.normpath(store.absolute() / shards)
-        samples = Samples.from_json(entry["samples"])
+        sample_layout = SampleLayout.from_json(entry["samples"])
     split = Split(
         path,
         int(entry["num_documents"]),
@@ -204,7 +204,7 @@ def _split_from_json(store: Path, path: Path, entry: dict[str, Any], check: bool
         int(entry["num_blocks"]),
         digest,
         remote,
-        samples,
+        sample_layout,
     )
     if not check:
         return split

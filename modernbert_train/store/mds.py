@@ -1,207 +1,307 @@
-"""Reads whole MDS shards with numpy alone, to tell whether they still are what was written."""
+"""Reads and writes MDS shards, the format of mosaicml-streaming, with numpy alone.
+
+A shard of a token store holds blocks of documents, one block per sample:
+
+    shard    uint32 number of samples; uint32 offset of every sample, and of the end; a JSON header; the samples
+    sample   uint32 size of each of the columns `input_ids` and `lengths`; both arrays
+    array    1 byte (number of dimensions, here 1) << 2 | log2 of the bytes of the shape; the shape; the values
+
+`index.json` lists the shards of a folder. Shards that other programs wrote have other columns: see external.py.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from modernbert_train.common.files import write_atomically
-from modernbert_train.store.external import (
-    Samples,
-    content_ids,
-    content_lengths,
-    layout_of,
-    sample_offsets,
-    spans_of,
-)
-from modernbert_train.store.files import ShardFiles
-from modernbert_train.store.tokenizer import TokenizerInfo
+
+INDEX_NAME = "index.json"
+IDS_COLUMN, LENGTHS_COLUMN = "input_ids", "lengths"
 
 
-def shard_problem(
-    file: Path, info: dict[str, Any], dtype: str, vocab_size: int, blocks: np.ndarray, lengths: np.ndarray
-) -> str | None:
-    """The first thing wrong with one shard, or None: its size, hash, or contents other than the sidecars'.
+@dataclass(frozen=True)
+class ShardFile:
+    """A file of a shard, as index.json describes it."""
 
-    blocks: int64 [num_blocks, 2] and lengths: uint32 [num_documents] are the sidecars' rows of this shard;
-    info is the shard's "raw_data" in index.json; dtype is that of the ids.
-    """
-    if not file.is_file():
-        return "missing"
-    data = file.read_bytes()
-    if len(data) != info["bytes"]:
-        return f"{len(data):,} bytes, index.json says {info['bytes']:,} (truncated or damaged)"
-    if hashlib.sha1(data).hexdigest() != info["hashes"]["sha1"]:
-        return "damaged (sha1 differs from index.json's)"
-    # MDS: uint32 number of samples, uint32 offset of each and of the end, a JSON header, the samples.
-    num_blocks = int(np.frombuffer(data, np.uint32, 1)[0])
-    if num_blocks != len(blocks):
-        return f"{num_blocks} blocks, blocks.npy says {len(blocks)}"
-    offsets = np.frombuffer(data, np.uint32, num_blocks + 1, offset=4)
-    first = 0
-    for block in range(num_blocks):
-        ids, block_lengths = _decode_block(data[offsets[block] : offsets[block + 1]], dtype)
-        num_documents, num_tokens = blocks[block]
-        stated_lengths = lengths[first : first + num_documents]
-        if len(ids) != num_tokens or not np.array_equal(block_lengths, stated_lengths):
-            return (
-                f"block {block}: {len(block_lengths)} documents, {len(ids)} tokens; not what the sidecars say"
+    basename: str
+    bytes: int
+    hashes: Mapping[str, str]  # algorithm -> hexadecimal digest
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An entry of index.json."""
+
+    num_samples: int
+    raw: ShardFile
+    compressed: ShardFile | None
+    compression: str | None
+    column_names: tuple[str, ...]
+    column_encodings: tuple[str, ...]
+    # Bytes of each column in a sample; None where they differ from sample to sample.
+    column_sizes: tuple[int | None, ...]
+    # The size at which the writer began the next shard, if it had one.
+    size_limit: int | str | None = None
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Shard:
+        """Parse an entry of index.json.
+
+        Args:
+            entry: as index.json holds it.
+
+        Returns:
+            The shard.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field has the wrong type.
+            ValueError: The shard is not of format MDS, version 2.
+
+        """
+        if (entry["format"], entry["version"]) != ("mds", 2):
+            raise ValueError(
+                f"it has shards of format {entry['format']} version {entry['version']}, allowed: mds version 2"
             )
-        if ids.max() >= vocab_size:
-            return f"block {block} has id {ids.max()}, the vocabulary ends at {vocab_size}"
-        first += num_documents
-    return None
+        return cls(
+            num_samples=int(entry["samples"]),
+            raw=ShardFile(**entry["raw_data"]),
+            compressed=ShardFile(**entry["zip_data"]) if entry["zip_data"] else None,
+            compression=entry["compression"],
+            column_names=tuple(entry["column_names"]),
+            column_encodings=tuple(entry["column_encodings"]),
+            column_sizes=tuple(entry["column_sizes"]),
+            size_limit=entry["size_limit"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as index.json holds it."""
+        return {
+            "version": 2,
+            "format": "mds",
+            "samples": self.num_samples,
+            "raw_data": asdict(self.raw),
+            "zip_data": asdict(self.compressed) if self.compressed else None,
+            "compression": self.compression,
+            "hashes": list(self.raw.hashes),
+            "size_limit": self.size_limit,
+            "column_names": list(self.column_names),
+            "column_encodings": list(self.column_encodings),
+            "column_sizes": list(self.column_sizes),
+        }
+
+    def below(self, folder: str) -> Shard:
+        """Return the shard with file names that count from the parent of `folder`."""
+        if not folder:
+            return self
+        return replace(
+            self,
+            raw=replace(self.raw, basename=f"{folder}/{self.raw.basename}"),
+            compressed=self.compressed
+            and replace(self.compressed, basename=f"{folder}/{self.compressed.basename}"),
+        )
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes on disk while the shard is being decompressed, when both of its files exist."""
+        return self.raw.bytes + (self.compressed.bytes if self.compressed else 0)
+
+    @property
+    def ids_dtype(self) -> str:
+        """The dtype of `input_ids` in a shard of blocks."""
+        return self.column_encodings[self.column_names.index(IDS_COLUMN)].removeprefix("ndarray:")
 
 
-def foreign_shard_problem(
-    files: ShardFiles, info: dict[str, Any], samples: Samples, lengths: np.ndarray, tokenizer: TokenizerInfo
-) -> str | None:
-    """The first thing wrong with one shard that others wrote, or None; as `shard_problem`.
+def read_shards(folder: Path) -> list[Shard]:
+    """Read the entries of the index.json of a folder.
 
-    `info` is its entry in index.json; hashes are compared where that states any.
+    Args:
+        folder: of a split.
+
+    Returns:
+        The shards, in order.
+
+    Raises:
+        ValueError: The index is missing or broken.
+
     """
-    from streaming.base.hashing import get_hash  # all that such a store may have; imports torch
-
     try:
-        data = files.read_shard(info)
-        for algorithm, stated in info["raw_data"]["hashes"].items():
-            if get_hash(algorithm, bytes(data)) != stated:
-                return f"damaged ({algorithm} differs from index.json's)"
-        layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
-        spans = spans_of(layout, data, *sample_offsets(data, info["samples"], len(data)))
-        found = content_lengths(data, spans, samples, tokenizer)
-        if not np.array_equal(found, lengths):
-            document = int(np.flatnonzero(found != lengths)[0])
-            return f"document {document}: {found[document]} tokens, lengths.npy says {lengths[document]}"
-        content_ids(data, spans, samples, lengths)
-    except FileNotFoundError:
-        return "missing"
-    except ValueError as error:
-        return str(error)
-    return None
+        content = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+        return [Shard.from_json(entry) for entry in content["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"store: the index of a split, {folder / INDEX_NAME}, cannot be read ({error}); "
+            "run `python -m data_prep verify STORE`, then restore or prepare it again"
+        ) from error
 
 
-def shard_header_problem(files: ShardFiles, info: dict[str, Any]) -> str | None:
-    """What is wrong with a shard by its size and its header alone, or None: a few bytes of it are read."""
-    compressed = info["zip_data"]
-    raw, num_samples = info["raw_data"], info["samples"]
-    stored = raw if compressed is None or files.exists(raw["basename"]) else compressed
+def write_shards(folder: Path, shards: Sequence[Shard]) -> None:
+    """Write the index.json of a folder of shards."""
+    content = {"version": 2, "shards": [shard.to_json() for shard in shards]}
+    write_atomically(folder / INDEX_NAME, json.dumps(content, sort_keys=True).encode())
+
+
+def read_block(file: Path, number: int, dtype: str) -> np.ndarray:
+    """Read one block of a shard, by its byte range alone.
+
+    Args:
+        file: an uncompressed shard.
+        number: of the block within the shard.
+        dtype: of the ids, see `Shard.ids_dtype`.
+
+    Returns:
+        The ids: uint16 or uint32 [tokens], not writable.
+
+    Raises:
+        OSError: The file does not exist or cannot be read.
+        ValueError: The bytes are not those of such a block.
+
+    """
+    shard = os.open(file, os.O_RDONLY)
     try:
-        found_bytes = files.size(stored["basename"])
-    except FileNotFoundError:
-        return "missing"
-    if found_bytes != stored["bytes"]:
-        return f"{found_bytes:,} bytes, index.json says {stored['bytes']:,} (truncated or damaged)"
-    if stored is raw and num_samples:
-        first = files.read(raw["basename"], 0, 4)
-        last = files.read(raw["basename"], 4 * (num_samples + 1), 4 * (num_samples + 2))
-        if [*first.view("<u4"), *last.view("<u4")] != [num_samples, found_bytes]:
-            return "its header is not that of the shard in index.json (damaged, or another shard)"
-    return None
+        start, end = np.frombuffer(os.pread(shard, 8, 4 * (number + 1)), "<u4", 2).tolist()
+        if start > end:
+            raise ValueError("its header is damaged")
+        sample = os.pread(shard, end - start, start)
+    finally:
+        os.close(shard)
+    return decode_block(sample, dtype)[0]
 
 
-def read_document(
-    files: ShardFiles, info: dict[str, Any], samples: Samples, number: int, length: int
-) -> np.ndarray:
-    """Content ids [length] of one document of a shard that others wrote; no more is read than need be."""
-    layout = layout_of(info["column_names"], info["column_encodings"], info["column_sizes"], samples)
-    if info["zip_data"]:
-        data = files.read_shard(info)
-        starts, ends = sample_offsets(data, info["samples"], len(data))
-    else:
-        name = info["raw_data"]["basename"]
-        offsets = files.read(name, 4 * (number + 1), 4 * (number + 3)).view("<u4").astype(np.int64)
-        data = files.read(name, int(offsets[0]), int(offsets[1]))
-        starts, ends, number = offsets[:1] - offsets[0], offsets[1:] - offsets[0], 0
-    spans = spans_of(layout, data, starts[number : number + 1], ends[number : number + 1])
-    return content_ids(data, spans, samples, np.array([length]))
+def read_samples(file: Path) -> list[bytes]:
+    """Return all samples of a shard, undecoded."""
+    return split_samples(file.read_bytes())
 
 
-def _decode_block(sample: bytes, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """`input_ids` [tokens], `lengths` [documents] of an MDS sample: both sizes (uint32), then both arrays."""
-    ids_bytes = int(np.frombuffer(sample, np.uint32, 1)[0])
-    return _decode_array(sample[8 : 8 + ids_bytes], dtype), _decode_array(sample[8 + ids_bytes :], "uint32")
+def split_samples(data: bytes) -> list[bytes]:
+    """Return all samples of the bytes of a shard, undecoded."""
+    num_samples = int(np.frombuffer(data, "<u4", 1)[0])
+    offsets = np.frombuffer(data, "<u4", num_samples + 1, offset=4).tolist()
+    return [data[start:end] for start, end in pairwise(offsets)]
 
 
-def _decode_array(data: bytes, dtype: str) -> np.ndarray:
-    shape_bytes = 1 << (
-        data[0] & 3
-    )  # first byte: (number of dimensions, here 1) << 2 | log2 of shape's bytes
+def decode_block(sample: bytes, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return `input_ids` [tokens] of this dtype and `lengths` (uint32 [documents]) of a sample, without a copy."""
+    ids_bytes = int(np.frombuffer(sample, "<u4", 1)[0])
+    arrays = memoryview(sample)[8:]
+    return _decode_array(arrays[:ids_bytes], dtype), _decode_array(arrays[ids_bytes:], "uint32")
+
+
+def _decode_array(data: memoryview, dtype: str) -> np.ndarray:
+    if not data:
+        raise ValueError("it ends within a sample")
+    shape_bytes = 1 << (data[0] & 3)
     return np.frombuffer(data, dtype, offset=1 + shape_bytes)
 
 
-INDEX_NAME = "index.json"
-
-
-def shard_name(number: int) -> str:
-    """File name of a shard, as MDSWriter names it."""
-    return f"shard.{number:05}.mds"
-
-
 def encode_block(ids: np.ndarray, lengths: np.ndarray) -> bytes:
-    """An MDS sample: sizes of both columns (uint32), then both arrays, each with its shape in front."""
+    """Encode a block as a sample, the inverse of `decode_block`."""
     columns = [_encode_array(ids), _encode_array(lengths)]
     return np.array([len(column) for column in columns], np.uint32).tobytes() + b"".join(columns)
 
 
 def _encode_array(array: np.ndarray) -> bytes:
     shape_bytes = next(size for size in (1, 2, 4, 8) if len(array) < 1 << 8 * size)
-    # number of dimensions (1) << 2 | log2 of the bytes of the shape
     head = bytes([1 << 2 | shape_bytes.bit_length() - 1]) + len(array).to_bytes(shape_bytes, "little")
     return head + array.tobytes()
 
 
+def shard_name(number: int) -> str:
+    """Return the file name of a shard, as streaming's MDSWriter names it."""
+    return f"shard.{number:05}.mds"
+
+
 class ShardFormat:
-    """What the shards of one split have in common: the dtype of the ids and the size at which they are cut."""
+    """What the shards of one split share: the dtype of the ids and the maximum size of a shard.
+
+    Args:
+        dtype: of the ids, "uint16" or "uint32".
+        shard_bytes: size that only a shard of a single block may exceed.
+
+    """
 
     def __init__(self, dtype: str, shard_bytes: int) -> None:
+        self.dtype = dtype
         self.shard_bytes = shard_bytes
-        self.config: dict[str, Any] = {
-            "version": 2,
-            "format": "mds",
-            "compression": None,
-            "hashes": ["sha1"],  # because readers check it with the standard library alone
-            "size_limit": shard_bytes,
-            "column_names": ["input_ids", "lengths"],
-            "column_encodings": [f"ndarray:{dtype}", "ndarray:uint32"],
-            "column_sizes": [None, None],
+        entry = self.shard(number=0, num_samples=0, num_bytes=0, sha1="").to_json()
+        config = {
+            key: value for key, value in entry.items() if key not in ("samples", "raw_data", "zip_data")
         }
-        self._header = json.dumps(self.config, sort_keys=True).encode()
-        self.empty_bytes = 8 + len(self._header)  # of a shard without samples
+        self._header = json.dumps(config, sort_keys=True).encode()
+        # Of a shard without samples.
+        self.empty_bytes = 8 + len(self._header)
 
-    def write(self, folder: Path, number: int, samples: Sequence[bytes]) -> dict[str, Any]:
-        """Write shard `number` of `folder` durably and under its name at once; its entry in index.json."""
+    def write(self, folder: Path, number: int, samples: Sequence[bytes]) -> Shard:
+        """Write shard `number` of a folder atomically and return its entry in index.json."""
         sizes = [len(sample) for sample in samples]
         offsets = np.array([0, *sizes]).cumsum().astype(np.uint32)
         offsets += np.uint32(4 + offsets.nbytes + len(self._header))
         data = b"".join([np.uint32(len(samples)).tobytes(), offsets.tobytes(), self._header, *samples])
         write_atomically(folder / shard_name(number), data)
-        return self.entry(number, len(samples), len(data), hashlib.sha1(data).hexdigest())
+        return self.shard(number, len(samples), len(data), digest("sha1", data))
 
-    def entry(self, number: int, num_samples: int, num_bytes: int, sha1: str) -> dict[str, Any]:
-        """Entry of a shard in index.json."""
-        raw_data = {"basename": shard_name(number), "bytes": num_bytes, "hashes": {"sha1": sha1}}
-        return {"samples": num_samples, "raw_data": raw_data, "zip_data": None, **self.config}
-
-
-def read_samples(file: Path) -> list[bytes]:
-    """All samples of a shard, undecoded."""
-    data = file.read_bytes()
-    num_samples = int(np.frombuffer(data, np.uint32, 1)[0])
-    offsets = np.frombuffer(data, np.uint32, num_samples + 1, offset=4).tolist()
-    return [data[start:end] for start, end in pairwise(offsets)]
-
-
-def write_index(folder: Path, shards: list[dict[str, Any]]) -> None:
-    """Write the index.json of a folder of shards."""
-    write_atomically(folder / INDEX_NAME, json.dumps({"version": 2, "shards": shards}, sort_keys=True))
+    def shard(self, number: int, num_samples: int, num_bytes: int, sha1: str) -> Shard:
+        """Return the entry of a shard in index.json."""
+        return Shard(
+            num_samples=num_samples,
+            raw=ShardFile(shard_name(number), num_bytes, {"sha1": sha1}),
+            compressed=None,
+            compression=None,
+            column_names=(IDS_COLUMN, LENGTHS_COLUMN),
+            column_encodings=(f"ndarray:{self.dtype}", "ndarray:uint32"),
+            column_sizes=(None, None),
+            size_limit=self.shard_bytes,
+        )
 
 
-def read_index(folder: Path) -> list[dict[str, Any]]:
-    """Entries of the shards of a folder."""
-    shards: list[dict[str, Any]] = json.loads((folder / INDEX_NAME).read_bytes())["shards"]
-    return shards
+def digest(algorithm: str, data: bytes | memoryview) -> str:
+    """Hash bytes with an algorithm that index.json may name.
+
+    Args:
+        algorithm: of hashlib or xxhash.
+        data: to be hashed.
+
+    Returns:
+        The hexadecimal digest.
+
+    Raises:
+        ValueError: The algorithm is unknown.
+
+    """
+    if algorithm in xxhash.algorithms_available:
+        return getattr(xxhash, algorithm)(data).hexdigest()
+    if algorithm in hashlib.algorithms_available and not algorithm.startswith("shake_"):
+        return hashlib.new(algorithm, data).hexdigest()
+    raise ValueError(f"index.json has a hash of an unknown algorithm, {algorithm!r}")
+
+
+def decompress(shard: Shard, data: bytes) -> bytes:
+    """Decompress the bytes of the compressed file of a shard.
+
+    Args:
+        shard: to which the file belongs.
+        data: of the file.
+
+    Returns:
+        The bytes of the uncompressed file.
+
+    Raises:
+        ValueError: The data cannot be decompressed.
+
+    """
+    from streaming.base.compression import decompress as streaming_decompress  # takes seconds to import
+
+    try:
+        return streaming_decompress(shard.compression, data)
+    except Exception as error:  # each algorithm raises its own type
+        raise ValueError(f"cannot be decompressed ({error})") from error

@@ -53,7 +53,7 @@ def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Man
     located = {
         source: {
             name: split
-            if split.samples is not None  # of others: the manifest says where its shards are
+            if split.sample_layout is not None  # of others: the manifest says where its shards are
             else dataclasses.replace(split, remote=f"{url}/{source}/{name}")
             for name, split in splits.items()
         }
@@ -94,7 +94,7 @@ def _mirror(url: str, cache: Cache) -> Path:
             url,
             ", ".join(map(str, others)),
         )
-    cache.keep(content, folder / MANIFEST_NAME)
+    cache.put(content, folder / MANIFEST_NAME)
     return folder
 
 

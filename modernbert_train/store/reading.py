@@ -1,60 +1,74 @@
-"""Reading: the tokens of a block. The only place that touches them, through mosaicml-streaming."""
+"""Reading the tokens of a block, from a folder or through the cache: the only module that reads tokens for training."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from streaming.base.format import reader_from_json
 
+from modernbert_train.common.types import Int64
+from modernbert_train.store import external, mds
 from modernbert_train.store.cache import Cache
-from modernbert_train.store.external import layout_of, read_block
-from modernbert_train.store.split import Int64, Split, comes_through_cache
+from modernbert_train.store.mds import read_shards
+from modernbert_train.store.split import Split, comes_through_cache
 
 log = logging.getLogger(__name__)
 
-_READS = 8  # of a shard that makes room again and again before it is read
+# Attempts to read a shard that the cache evicts each time before it is read.
+_READS = 8
 _AHEAD_THREADS = 2
 
 
 class BlockReader:
     """Random access to the blocks of several splits.
 
-    The shards of a split that lies elsewhere come through the cache. `fetch_ahead` has them on their way before they
-    are read.
+    The shards of a remote split are read through the cache. `fetch_ahead` downloads them before they are read.
 
     Args:
-        splits: all that a process reads.
-        cache: keeps the shards of splits that lie elsewhere (`Split.remote`); needed if there are any.
+        splits: all splits that this process reads.
+        cache: holds the shards of remote splits (`comes_through_cache`); needed if there are any.
 
-    ValueError: the index of a split cannot be read.
+    Raises:
+        ValueError: The index of a split cannot be read.
 
     """
 
     def __init__(self, splits: Iterable[Split], cache: Cache | None = None) -> None:
         splits = list(splits)
         self._cache = cache
-        self._shards = {split.path: _open_shards(split, self._folder(split)) for split in splits}
+        self._shards = {split.path: read_shards(split.path) for split in splits}
+        self._folders = {split.path: self._folder(split) for split in splits}
         self._ahead: _FetchAhead | None = None
         self.reads_remote = any(comes_through_cache(split) for split in splits)
 
     def read(self, split: Split, block: int) -> np.ndarray:
-        """The content tokens of a block, uint16 or uint32 [tokens]. ValueError names a shard that cannot be read."""
+        """Read the content tokens of a block.
+
+        Args:
+            split: one of those given to the constructor.
+            block: its number in the split.
+
+        Returns:
+            The ids: uint16 or uint32 [tokens], not writable.
+
+        Raises:
+            ValueError: The shard cannot be downloaded or is damaged.
+
+        """
         shard = split.shard_of(block)
         for _ in range(_READS):
-            file = self._present(split, shard)
+            file = self._ensure(split, shard)
             try:
                 ids = self._ids(split, shard, block, file)
             except FileNotFoundError:
-                continue  # it has made room for another shard meanwhile
-            except Exception as error:  # the MDS reader raises whatever the damage leads to
+                # Evicted from the cache since `_ensure`.
+                continue
+            except (OSError, ValueError) as error:
                 raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
             tokens = int(split.blocks(block, 1)[0, 1])
             if len(ids) != tokens:
@@ -63,55 +77,64 @@ class BlockReader:
         if not comes_through_cache(split):
             raise ValueError(self._damage(split, block, "the file does not exist"))
         raise ValueError(
-            f"data.cache.limit_bytes: shard {shard} of {split.remote} was fetched {_READS} times, and each time made "
-            "room for another before it could be read; raise the limit"
+            f"data.cache.limit_bytes is too small: shard {shard} of {split.remote} was evicted {_READS} times before "
+            "it could be read; raise the limit"
         )
 
-    def _ids(self, split: Split, shard: int, block: int, file: Path) -> np.ndarray:
-        reader = self._shards[split.path][shard]
-        if split.samples is None:
-            return reader[block - int(split.first_of_shards[shard, 0])]["input_ids"]
-        return _read_run(split, block, reader, file)
+    def _ids(self, split: Split, number: int, block: int, file: Path) -> np.ndarray:
+        shard = self._shards[split.path][number]
+        first_block, first_document = split.first_of_shards[number].tolist()
+        if split.sample_layout is None:
+            return mds.read_block(file, block - first_block, shard.ids_dtype)
+        document = split.first_document(block)
+        lengths = split.lengths(document, int(split.blocks(block, 1)[0, 0]))
+        return external.read_block(file, shard, split.sample_layout, document - first_document, lengths)
 
     def fetch_ahead(self, splits: Mapping[str, Split], shards: Iterable[tuple[str, int]]) -> None:
-        """Have (source, shard) on their way, in this order, while other things are done. Local ones are passed over."""
+        """Start to download shards in the background, in this order; local ones are ignored.
+
+        Args:
+            splits: source -> its split.
+            shards: pairs (source, shard number).
+
+        """
         wanted = [(splits[source], shard) for source, shard in shards if comes_through_cache(splits[source])]
         if not wanted:
             return
         if self._ahead is None or self._ahead.process != os.getpid():
-            self._ahead = _FetchAhead(self._present)
+            self._ahead = _FetchAhead(self._ensure)
         self._ahead.ask(wanted)
 
     def shard_bytes(self, split: Split) -> Int64:
-        """Bytes of every shard of a split: int64 [num_shards]."""
-        return np.array([shard.get_max_size() for shard in self._shards[split.path]], dtype=np.int64)
+        """Return the bytes of every shard of a split: int64 [num_shards]."""
+        return np.array([shard.max_bytes for shard in self._shards[split.path]], dtype=np.int64)
 
     def close(self) -> None:
-        """Fetch ahead what was asked for, and nothing after it. Closing again does nothing."""
+        """End the background threads once they have downloaded what was asked for. Closing twice does no harm."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
 
     def __getstate__(self) -> dict[str, object]:
-        """Threads stay in the process that started them."""
+        """Return the state without the threads, which stay in the process that started them."""
         return {**vars(self), "_ahead": None}
 
     def _folder(self, split: Split) -> Path:
-        """Where the shards of a split are, or come to be."""
+        """Return the folder in which the shards of a split are, or will be once they are downloaded."""
         if not comes_through_cache(split):
             return Path(split.remote or split.path)
         assert self._cache is not None
         assert split.remote is not None
         return self._cache.path_of("shards", split.remote, split.digest)
 
-    def _present(self, split: Split, shard: int) -> Path:
-        """The file of a shard, which is there now; a cached one may have to make room at any time."""
-        reader = self._shards[split.path][shard]
-        file = Path(reader.dirname) / reader.raw_data.basename
+    def _ensure(self, split: Split, number: int) -> Path:
+        """Return the file of a shard, which exists now; the cache may evict it at any time."""
+        shard = self._shards[split.path][number]
+        file = self._folders[split.path] / shard.raw.basename
         if comes_through_cache(split):
             assert self._cache is not None
             assert split.remote is not None
-            self._cache.hold(split.remote, reader, file)
+            self._cache.ensure(split.remote, shard, file)
         return file
 
     @staticmethod
@@ -119,8 +142,8 @@ class BlockReader:
         shard = split.shard_of(block)
         if comes_through_cache(split):
             return (
-                f"store: shard {shard} of {split.remote} cannot be read at block {block} ({what}), though it is as its "
-                "index says; prepare the store again"
+                f"store: shard {shard} of {split.remote} is corrupt at block {block} ({what}): size and hash match "
+                "index.json, so the store was written wrong; prepare it again"
             )
         return (
             f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
@@ -128,37 +151,12 @@ class BlockReader:
         )
 
 
-def _read_run(split: Split, block: int, shard: Any, file: Path) -> np.ndarray:
-    """A block of a split that others wrote; `shard` is Streaming's reader of the shard, `file` where it lies."""
-    assert split.samples is not None
-    first_document = split.first_document(block)
-    first_sample = first_document - int(split.first_of_shards[split.shard_of(block), 1])
-    lengths = split.lengths(first_document, int(split.blocks(block, 1)[0, 0]))
-    layout = layout_of(shard.column_names, shard.column_encodings, shard.column_sizes, split.samples)
-    return read_block(file, layout, split.samples, first_sample, lengths)
-
-
-def _open_shards(split: Split, folder: Path) -> list[Any]:
-    """A reader of streaming.base.format for every shard of a split, whose files are, or will be, in `folder`."""
-    try:
-        index = json.loads((split.path / "index.json").read_text(encoding="utf-8"))
-        shards = [reader_from_json(str(folder), None, info) for info in index["shards"]]
-        for shard in shards:
-            shard.validate(allow_unsafe_types=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"store: the index of a split, {split.path / 'index.json'}, cannot be read ({error}); "
-            "run `python -m data_prep verify STORE`, then restore or prepare it again"
-        ) from error
-    return shards
-
-
 class _FetchAhead:
-    """Threads that see to it that shards are present. What fails is left to whoever reads it: that one raises."""
+    """Background threads that download shards. Failures are only logged; the read that needs the shard raises."""
 
-    def __init__(self, present: Callable[[Split, int], Path]) -> None:
+    def __init__(self, ensure: Callable[[Split, int], Path]) -> None:
         self.process = os.getpid()
-        self._present = present
+        self._ensure = ensure
         self._wanted: queue.SimpleQueue[tuple[Split, int] | None] = queue.SimpleQueue()
         for number in range(_AHEAD_THREADS):
             threading.Thread(target=self._run, name=f"fetch ahead {number}", daemon=True).start()
@@ -174,6 +172,6 @@ class _FetchAhead:
     def _run(self) -> None:
         while (wanted := self._wanted.get()) is not None:
             try:
-                self._present(*wanted)
+                self._ensure(*wanted)
             except ValueError as error:
                 log.warning("fetching ahead: %s", error)

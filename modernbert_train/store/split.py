@@ -13,17 +13,15 @@ two are mapped into memory and read in stretches, only the third is read whole.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from modernbert_train.store.external import Samples
-
-Int64 = npt.NDArray[np.int64]
+from modernbert_train.common.types import Int64, UInt32
+from modernbert_train.store.external import SampleLayout
+from modernbert_train.store.mds import read_shards
 
 SIDECARS = ("lengths.npy", "blocks.npy", "shards.npy")
 
@@ -40,9 +38,9 @@ class Split:
         ""  # changes with the documents, their lengths or their shards; empty before the manifest is written
     )
     remote: str | None = None  # URL or other folder of the shards; None: they lie in `path`
-    samples: Samples | None = None  # how the shards hold the documents, if others wrote them
+    sample_layout: SampleLayout | None = None  # how the shards hold the documents, if others wrote them
 
-    def lengths(self, first: int = 0, count: int | None = None) -> npt.NDArray[np.uint32]:
+    def lengths(self, first: int = 0, count: int | None = None) -> UInt32:
         """Content tokens of `count` documents (default: of all) from number `first` on: uint32 [count], not copied."""
         return self._lengths[first : None if count is None else first + count]
 
@@ -73,12 +71,11 @@ class Split:
     @cached_property
     def is_compressed(self) -> bool:
         """Whether the shards are compressed."""
-        index = json.loads((self.path / "index.json").read_text(encoding="utf-8"))
-        return any(shard["zip_data"] for shard in index["shards"])
+        return any(shard.compressed for shard in read_shards(self.path))
 
     # Mapped once, but never copied into a worker process: see `__getstate__`.
     @cached_property
-    def _lengths(self) -> npt.NDArray[np.uint32]:
+    def _lengths(self) -> UInt32:
         return np.load(self.path / "lengths.npy", mmap_mode="r")
 
     @cached_property
@@ -95,9 +92,7 @@ def comes_through_cache(split: Split) -> bool:
     return split.remote is not None and ("://" in split.remote or split.is_compressed)
 
 
-def write_sidecars(
-    folder: Path, lengths: npt.NDArray[np.uint32], blocks: Int64, shard_blocks: Int64
-) -> Split:
+def write_sidecars(folder: Path, lengths: UInt32, blocks: Int64, shard_blocks: Int64) -> Split:
     """Write the sidecars of a folder of finished shards.
 
     Args:

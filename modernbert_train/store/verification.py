@@ -1,20 +1,29 @@
-"""Reads every byte of a store to tell whether it still is what was prepared."""
+"""Checks of a store: every byte of it, or the sizes and headers of its shards."""
 
-import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from modernbert_train.common.files import sha256
+from modernbert_train.common.types import Int64, UInt32
+from modernbert_train.store.external import (
+    SampleLayout,
+    content_ids,
+    content_lengths,
+    sample_offsets,
+    shard_layout,
+    spans_of,
+)
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import TOKENIZER_FILES, Manifest, Split, read_manifest_json
-from modernbert_train.store.mds import foreign_shard_problem, shard_problem
-from modernbert_train.store.tokenizer import load_tokenizer_info, tokenizer_fingerprint
+from modernbert_train.store.mds import INDEX_NAME, Shard, decode_block, digest, read_shards, split_samples
+from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info, tokenizer_fingerprint
 
 
 def verify_store(manifest: Manifest) -> list[str]:
-    """Read every byte of a store; what is wrong with it, one line each (an empty list: nothing)."""
+    """Read every byte of a store and return what is wrong with it, one line per problem."""
     problems = []
     content = read_manifest_json(manifest.path)
     for file in TOKENIZER_FILES:
@@ -58,31 +67,111 @@ def _verify_counts(split: Split) -> list[str]:
 
 
 def _shard_problems(split: Split, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
-    """File of every shard, and what is wrong with it."""
-    index = split.path / "index.json"
+    """Yield the file of every shard and what is wrong with it, or None."""
+    index = split.path / INDEX_NAME
     try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
-    except (OSError, ValueError, KeyError) as error:
-        yield str(index), f"cannot be read ({error})"
+        shards = read_shards(split.path)
+    except ValueError as error:
+        yield str(index), f"cannot be read ({error.__cause__})"
         return
-    unit, column = ("blocks", 0) if split.samples is None else ("documents", 1)  # what a sample is
-    indexed, stated = [shard["samples"] for shard in shards], split.shards[:, column].tolist()
+    # What a sample is, and its column in shards.npy.
+    unit, column = ("blocks", 0) if split.sample_layout is None else ("documents", 1)
+    indexed, stated = [shard.num_samples for shard in shards], split.shards[:, column].tolist()
     if indexed != stated:
         yield str(index), f"{unit} per shard {indexed}, shards.npy says {stated}"
         return
     files = ShardFiles(split.remote or str(split.path))
-    tokenizer = load_tokenizer_info(manifest.path) if split.samples else None
-    for number, info in enumerate(tqdm(shards, desc="/".join(split.path.parts[-2:]), unit=" shards")):
+    tokenizer = load_tokenizer_info(manifest.path) if split.sample_layout else None
+    for number, shard in enumerate(tqdm(shards, desc="/".join(split.path.parts[-2:]), unit=" shards")):
         first_block, first_document = split.first_of_shards[number].tolist()
         num_blocks, num_documents = split.shards[number, :2].tolist()
         lengths = split.lengths(first_document, num_documents)
-        name = info["raw_data"]["basename"]
-        if split.samples and tokenizer:
+        if split.sample_layout and tokenizer:
             yield (
-                f"{files.root}/{name}",
-                foreign_shard_problem(files, info, split.samples, lengths, tokenizer),
+                f"{files.root}/{shard.raw.basename}",
+                _external_shard_problem(files, shard, split.sample_layout, lengths, tokenizer),
             )
         else:
-            blocks = split.blocks(first_block, num_blocks)
-            file, dtype, vocab_size = split.path / name, manifest.token_dtype, manifest.vocab_size
-            yield str(file), shard_problem(file, info["raw_data"], dtype, vocab_size, blocks, lengths)
+            blocks, file = split.blocks(first_block, num_blocks), split.path / shard.raw.basename
+            yield str(file), shard_problem(file, shard, manifest.vocab_size, blocks, lengths)
+
+
+def shard_problem(file: Path, shard: Shard, vocab_size: int, blocks: Int64, lengths: UInt32) -> str | None:
+    """Read one shard of blocks and return the first thing wrong with it.
+
+    Args:
+        file: the shard.
+        shard: its entry in index.json.
+        vocab_size: every id is below.
+        blocks: rows of blocks.npy for this shard [num_blocks, 2].
+        lengths: content tokens of each document of this shard [num_documents].
+
+    Returns:
+        What differs from the index or the sidecars; None if nothing does.
+
+    """
+    if not file.is_file():
+        return "missing"
+    data = file.read_bytes()
+    if len(data) != shard.raw.bytes:
+        return f"{len(data):,} bytes, index.json says {shard.raw.bytes:,} (truncated or damaged)"
+    for algorithm, stated in shard.raw.hashes.items():
+        if digest(algorithm, data) != stated:
+            return f"damaged ({algorithm} differs from index.json's)"
+    samples = split_samples(data)
+    if len(samples) != len(blocks):
+        return f"{len(samples)} blocks, blocks.npy says {len(blocks)}"
+    first = 0
+    for block, sample in enumerate(samples):
+        ids, block_lengths = decode_block(sample, shard.ids_dtype)
+        num_documents, num_tokens = blocks[block]
+        stated_lengths = lengths[first : first + num_documents]
+        if len(ids) != num_tokens or not np.array_equal(block_lengths, stated_lengths):
+            return (
+                f"block {block}: {len(block_lengths)} documents, {len(ids)} tokens; not what the sidecars say"
+            )
+        if ids.max() >= vocab_size:
+            return f"block {block} has id {ids.max()}, the vocabulary ends at {vocab_size}"
+        first += num_documents
+    return None
+
+
+def _external_shard_problem(
+    files: ShardFiles, shard: Shard, samples: SampleLayout, lengths: UInt32, tokenizer: TokenizerInfo
+) -> str | None:
+    """Read one external shard and return the first thing wrong with it, or None."""
+    try:
+        data = files.read_shard(shard)
+        for algorithm, stated in shard.raw.hashes.items():
+            if digest(algorithm, data.data) != stated:
+                return f"damaged ({algorithm} differs from index.json's)"
+        offsets = sample_offsets(data, shard.num_samples, len(data))
+        spans = spans_of(shard_layout(shard, samples), data, *offsets)
+        found = content_lengths(data, spans, samples, tokenizer)
+        if not np.array_equal(found, lengths):
+            document = int(np.flatnonzero(found != lengths)[0])
+            return f"document {document}: {found[document]} tokens, lengths.npy says {lengths[document]}"
+        content_ids(data, spans, samples, lengths)
+    except FileNotFoundError:
+        return "missing"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def shard_header_problem(files: ShardFiles, shard: Shard) -> str | None:
+    """Return what is wrong with a shard by its size and header, or None; reads a few bytes of it."""
+    raw = shard.raw
+    stored = shard.compressed if shard.compressed and not files.exists(raw.basename) else raw
+    try:
+        found_bytes = files.size(stored.basename)
+    except FileNotFoundError:
+        return "missing"
+    if found_bytes != stored.bytes:
+        return f"{found_bytes:,} bytes, index.json says {stored.bytes:,} (truncated or damaged)"
+    if stored is raw and shard.num_samples:
+        first = files.read(raw.basename, 0, 4)
+        last = files.read(raw.basename, 4 * (shard.num_samples + 1), 4 * (shard.num_samples + 2))
+        if [*first.view("<u4"), *last.view("<u4")] != [shard.num_samples, found_bytes]:
+            return "its header is not that of the shard in index.json (damaged, or another shard)"
+    return None

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from modernbert_train.checkpoints.provenance import make_run_folder
 from modernbert_train.checkpoints.run_files import LOCK_FILE
+from modernbert_train.common.files import is_same_file
 from modernbert_train.training.distributed.ranks import on_rank_zero
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def _acquire(run: Path) -> int:
                 f"run_folder is {run}, which is not writable ({error.strerror}); name a folder that you may write to"
             ) from None
         if _lock(descriptor, run):
-            if _is_still(file, descriptor):
+            if is_same_file(descriptor, file):
                 _write_holder(descriptor)
                 return descriptor
             os.close(descriptor)  # the previous holder removed the file after this process had opened it
@@ -111,13 +112,6 @@ def _lock(descriptor: int, run: Path) -> bool:
             error.strerror,
         )
     return True
-
-
-def _is_still(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _write_holder(descriptor: int) -> None:
