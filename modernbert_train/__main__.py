@@ -1,4 +1,4 @@
-"""`python -m modernbert_train`, which is what `composer -n N -m modernbert_train` starts."""
+"""Entry of `python -m modernbert_train`, which `composer -n N -m modernbert_train` starts."""
 
 import sys
 

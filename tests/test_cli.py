@@ -1,4 +1,4 @@
-"""The command line itself; what the commands do is tested with the floors that do it."""
+"""The command line itself; what the commands do is tested with the packages that do it."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from modernbert_train.cli import commands, main
 from modernbert_train.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("train", "sweep", "report", "evaluate", "export", "import", "average")
+COMMANDS = ("train", "sweep", "report", "batch", "evaluate", "export", "import", "average", "doctor")
 
 
 def help_of(*arguments: str) -> str:
@@ -29,6 +29,7 @@ def help_of(*arguments: str) -> str:
 def test_help_lists_every_command_with_an_example():
     text = help_of()
     listed, examples = text.split("\nexamples:\n")
+    assert "\nexit codes:\n  0 " in examples
     for command in COMMANDS:
         assert re.search(rf"^    {command} +\w", listed, re.MULTILINE)
         assert f"  modernbert {command} " in examples
@@ -37,13 +38,24 @@ def test_help_lists_every_command_with_an_example():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_has_examples_that_it_accepts(command):
     examples = help_of(command).split("\nexamples:\n")[1].splitlines()
-    own = [line.split(f" {command} ", 1)[1] for line in examples if f" {command} " in line]
+    own = [
+        line.split("|")[0].split(">")[0].split(f" {command}", 1)[1]
+        for line in examples
+        if f" {command}" in line
+    ]
     assert own
     assert len(own) == len(examples)
     for arguments in own:
         words = re.findall(r'"[^"]*"|\S+', arguments)
         options = build_parser().parse_args([command, *(word.strip('"') for word in words)])
         assert callable(options.run)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert re.fullmatch(r"modernbert \d+\.\d+.*\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +65,10 @@ def test_help_of_a_command_has_examples_that_it_accepts(command):
         ([], "required: COMMAND"),
         (["train"], "required: recipe"),
         (["train", "recipe.yaml", "--dryrun"], "unrecognized arguments: --dryrun"),
+        (
+            ["train", "recipe.yaml", "--dry-run", "--tokens-per-second", "0"],
+            "0 is not allowed: must be a number",
+        ),
     ],
 )
 def test_what_is_no_command_line(capsys, arguments, message):

@@ -9,7 +9,9 @@ from typing import Any
 RECIPE_FILE = "recipe.yaml"  # resolved
 PROVENANCE_FILE = "provenance.json"
 METRICS_FILE = "metrics.jsonl"
-POSITIONS_FILE = "positions.jsonl"  # of the streams, at every checkpoint: where `modernbert plan` starts from
+POSITIONS_FILE = (
+    "positions.jsonl"  # of the streams, at every checkpoint: where `modernbert batch` starts from
+)
 REPORT_FILE = "report.png"
 WANDB_ID_FILE = "wandb_id"
 CHECKPOINT_FOLDER = "checkpoints"

@@ -13,25 +13,33 @@ from modernbert_train.cli.parser import parse
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    Returns the exit status: 0 done, 1 failed a check of its own, 2 the user can mend it, 138 was asked to end and has
-    saved (start it again).
+    Args:
+        arguments: those after `modernbert`; None: those of this process.
+
+    Returns:
+        The exit code: 0 success, 1 a check failed, 2 user error, 130 interrupted, 138 preempted after saving (requeue).
+
+    Raises:
+        ValueError: A library raised it, or a defect of this program did.
+
     """
     options = parse(arguments)
-    # Before torch is imported: threads that wait by spinning make a small model many times slower as soon as another
-    # program wants the core.
+    # Must be set before torch is imported. Threads that spin while they wait make a small model many times slower as
+    # soon as another program needs the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for library in ("composer", "streaming", "botocore", "azure", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # The libraries below us announce their own deprecations on every start; ours are errors in the tests.
+    # Libraries report their own deprecations at every start. Warnings that concern this package fail the tests.
     warnings.filterwarnings("ignore")
     try:
         return options.run(options)
     except ValueError as error:
+        # Any other ValueError is a defect, here or in a library, whose traceback is needed.
         if not is_ours(error):
-            raise  # a defect, ours or a library's: whoever mends it needs the traceback
+            raise
         return failed(error, status=2)
-    except FloatingPointError as error:  # the loss is no number any more
+    except FloatingPointError as error:  # the loss is NaN or infinite
         return failed(error, status=1)
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""What each command does. It imports what it needs itself, so that `--help` and a mistyped command answer at once."""
+"""The commands. Each imports what it needs, so that `--help` and a mistyped command answer at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modernbert_train.cli.errors import failed, lost_process
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Carry out a recipe, or show what it comes to."""
+    """Train a recipe, or show what would be trained."""
     from modernbert_train.config import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
     if options.tokens_per_second is not None and not options.dry_run:
-        raise ValueError("--tokens-per-second is for the hours of --dry-run; add --dry-run, or leave it out")
+        raise ValueError("--tokens-per-second is used by --dry-run only; add --dry-run, or leave it out")
     if options.dry_run:
         from modernbert_train.planning.dry_run import dry_run
 
@@ -42,7 +42,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
-    """Run a sweep, or show its cells, commands or results."""
+    """Run a sweep, or show its runs, commands or results."""
     from modernbert_train.sweep import command
 
     which = options.sweep, options.overrides, options.folder
@@ -57,24 +57,24 @@ def run_sweep(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_plan(options: argparse.Namespace) -> int:
-    """Show what is in the batch of a step."""
+def run_batch(options: argparse.Namespace) -> int:
+    """Show the contents of the batch of a step."""
     from modernbert_train.config import load_recipe
     from modernbert_train.planning.step_contents import step_contents, to_json, to_text
 
     if options.workers < 1:
-        raise ValueError(f"--workers is {options.workers}: make it at least 1")
+        raise ValueError(f"--workers is {options.workers}, must be at least 1")
     recipe = load_recipe(options.recipe, options.overrides)
     found = step_contents(recipe, options.step, options.workers, options.text)
     try:
         print(to_json(found) if options.json else to_text(found), flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # closed by `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Draw a picture of a run."""
+    """Plot the metrics of a run."""
     from modernbert_train.evaluation.report import write_report
 
     print(write_report(options.run_folder))
@@ -82,7 +82,7 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Score a model on held-out text."""
+    """Evaluate a model on held-out text."""
     from modernbert_train.evaluation.masked_lm import evaluate
 
     print(evaluate(options.model, options.recipe))
@@ -90,7 +90,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Write a Hugging Face folder."""
+    """Convert a checkpoint to a Hugging Face folder."""
     from modernbert_train.convert import export_checkpoint
 
     export = partial(export_checkpoint, options.checkpoint, options.out, fill=options.fill)
@@ -98,18 +98,20 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Make a checkpoint of a Hugging Face folder."""
+    """Convert a Hugging Face folder to a checkpoint."""
     from modernbert_train.convert import import_folder
 
     return _write_checked("imported", partial(import_folder, options.folder, options.out))
 
 
 def run_average(options: argparse.Namespace) -> int:
-    """Make one checkpoint of several."""
+    """Average or merge checkpoints."""
     from modernbert_train.convert import average_checkpoints, ties_checkpoints
 
     if options.density is not None and options.ties is None:
-        raise ValueError("--density goes with --ties; name the checkpoint that all the others started from")
+        raise ValueError(
+            "--density is used by --ties only; add --ties with the checkpoint that all others started from"
+        )
     if options.ties is not None:
         density = 0.2 if options.density is None else options.density
         out = ties_checkpoints(options.checkpoints, options.ties, options.out, density)
@@ -121,7 +123,7 @@ def run_average(options: argparse.Namespace) -> int:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """Examine this machine. Status 1: it has a problem."""
+    """Check this machine; exit code 1 if it has a problem."""
     from modernbert_train.config import load_recipe
     from modernbert_train.doctor import as_json, as_text, examine
 
@@ -132,7 +134,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 def _write_checked(done: str, write: Callable[[], Path]) -> int:
-    """Write a folder that is checked before it stays; where the check fails nothing is left behind."""
+    """Write a folder that checks itself; `write` leaves nothing behind if the check fails."""
     from modernbert_train.convert import FailedCheck
 
     try:
@@ -146,5 +148,8 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        problem = f"--weights is {text!r}: write one number for each checkpoint, with commas, such as 3,1"
-    raise ValueError(problem)
+        # Not raised here, for its traceback would end in this line of float().
+        pass
+    raise ValueError(
+        f"--weights is {text!r}, must be one number per checkpoint, separated by commas, such as 3,1"
+    )

@@ -1,4 +1,4 @@
-"""Errors as lines for the user."""
+"""Errors as lines on stderr."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def is_ours(error: Exception) -> bool:
-    """Whether it was raised by this package, whose ValueErrors speak to users."""
+    """Check whether an error was raised by this package, whose ValueErrors are addressed to users."""
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).is_relative_to(_PACKAGE)
 
 
 def failed(error: Exception, status: int) -> int:
-    """Say what is wrong; every rank does, for the launcher ends the others as soon as one of them has ended."""
+    """Print an error and return the exit code. Every rank prints it, since the launcher may end any of them first."""
     rank = int(os.environ.get("RANK", "0"))
     for line in str(error).splitlines() or [repr(error)]:
         print(f"rank {rank}: error: {line}" if rank else f"error: {line}", file=sys.stderr, flush=True)
@@ -23,12 +23,12 @@ def failed(error: Exception, status: int) -> int:
 
 
 def lost_process(error: RuntimeError) -> str | None:
-    """What a library means that has lost a process this one needs; None if it means something else."""
-    if "by peer" in str(error):  # how gloo says that a connection was closed at its other end
-        return "another rank has ended, and this one with it; what ended that one stands in its own log"
+    """Explain an error caused by a dead rank or DataLoader worker; return None for any other error."""
+    if "by peer" in str(error):  # from gloo, when the other end has closed a connection
+        return "another rank has ended, which ends this one; see the log of that rank for the cause"
     if "DataLoader worker" in str(error):
         return (
-            f"a process that reads the data was killed, most often because memory ran out ({error}); lower "
-            "data.num_workers, or ask for more memory, and start the same command again"
+            f"a data loader worker was killed, most often because memory ran out ({error}); lower "
+            "data.num_workers, or request more memory, and run the same command again"
         )
     return None

@@ -1,4 +1,4 @@
-"""The options of every command, and its help."""
+"""The command-line options of every command, and their help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from modernbert_train.cli import commands
 
-# A type without a public name.
+# argparse has no public name for this type.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _EXAMPLES = """
@@ -20,42 +20,57 @@ examples:
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert sweep yamls/ablations/mlp.yaml --parallel 2
   modernbert report runs/quickstart
-  modernbert plan runs/quickstart/recipe.yaml --step 100
+  modernbert batch runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
   modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
   modernbert doctor yamls/pretrain/modernbert-base.yaml
+
+exit codes:
+  0    success
+  1    a check failed: the loss is not finite, an export does not match, the doctor found a problem, ...
+  2    the command, the recipe or its data is wrong; the error message says what to change
+  130  interrupted by Ctrl-C
+  138  asked to stop by SIGTERM or SIGUSR1, and saved a checkpoint: run the same command again to resume
 """
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options of a command; `run` is its function. SystemExit: they are none, or were asked for help.
+    """Parse the command line. Exits on bad arguments, `--help` and `--version`.
 
-    Overrides may also stand behind an option, where argparse by itself finds none.
+    Accepts key=value overrides after options as well, which plain argparse rejects.
+
+    Args:
+        arguments: those after `modernbert`; None: those of this process.
+
+    Returns:
+        The options; `options.run` is the command's function.
+
     """
     parser = build_parser()
-    options, left = parser.parse_known_args(arguments)
-    if left and (not hasattr(options, "overrides") or any(text.startswith("-") for text in left)):
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
-    if left:
-        options.overrides += left
+    options, unparsed = parser.parse_known_args(arguments)
+    if unparsed and (not hasattr(options, "overrides") or any(text.startswith("-") for text in unparsed)):
+        parser.error(f"unrecognized arguments: {' '.join(unparsed)}")
+    if unparsed:
+        options.overrides += unparsed
     return options
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of all commands."""
+    """Build the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="modernbert",
         description="Pretrain ModernBERT-style encoders from YAML recipes.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(subparsers)
     _add_sweep(subparsers)
-    _add_plan(subparsers)
     _add_report(subparsers)
+    _add_batch(subparsers)
     _add_evaluate(subparsers)
     _add_export(subparsers)
     _add_import(subparsers)
@@ -64,12 +79,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Version(argparse.Action):
+    """Prints the version. argparse's own action would look it up at every start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from importlib.metadata import version
+
+        print(f"modernbert {version('modernbert-train')}")
+        parser.exit()
+
+
 def _add_train(subparsers: Subparsers) -> None:
     command = _command(
         subparsers,
         "train",
         commands.run_train,
-        "carry out a recipe; the same command again goes on where it stopped",
+        "train a recipe; run the same command again to resume",
         """
         modernbert train yamls/quickstart.yaml training.device=cpu seed=18
         modernbert train yamls/pretrain/modernbert-large.yaml --dry-run
@@ -77,25 +102,25 @@ def _add_train(subparsers: Subparsers) -> None:
         composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
         """,
     )
-    command.add_argument("recipe", help="a YAML file")
+    command.add_argument("recipe", help="path of the YAML recipe")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, e.g. seed=18"
+        "overrides", nargs="*", metavar="key=value", help="fields of the recipe to override, e.g. seed=18"
     )
     command.add_argument(
-        "--dry-run", action="store_true", help="show what would be done, and check it; train nothing"
+        "--dry-run", action="store_true", help="check the recipe and its data and show what would be trained"
     )
     command.add_argument(
         "--tokens-per-second",
         type=_positive,
         metavar="N",
-        help="with --dry-run: the speed of one GPU, for its GPU-hours (default: 30%% of an H100's peak)",
+        help="with --dry-run: speed of one GPU, to estimate GPU-hours (default: 30%% of an H100's peak)",
     )
 
 
 def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"is {text}: choose a number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: must be a number greater than 0")
     return number
 
 
@@ -104,7 +129,7 @@ def _add_sweep(subparsers: Subparsers) -> None:
         subparsers,
         "sweep",
         commands.run_sweep,
-        "run a recipe under many settings and seeds, and compare; the same command again goes on",
+        "train a recipe with several settings and seeds and compare them; run again to resume",
         """
         modernbert sweep yamls/ablations/mlp.yaml --dry-run
         modernbert sweep yamls/ablations/mlp.yaml phases.pretrain.tokens=500K --parallel 2
@@ -113,52 +138,64 @@ def _add_sweep(subparsers: Subparsers) -> None:
         modernbert sweep yamls/ablations/mlp.yaml --report
         """,
     )
-    command.add_argument("sweep", help="a YAML file; yamls/ablations has examples")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, set in every cell")
-    command.add_argument("--folder", help="where the runs and results go (default: the sweep's, sweeps/NAME)")
-    command.add_argument("--parallel", type=int, default=1, metavar="N", help="so many runs at a time")
+    command.add_argument("sweep", help="path of the YAML sweep; see yamls/ablations for examples")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="fields of the recipe to override in every run"
+    )
+    command.add_argument(
+        "--folder", help="folder for the runs and results (default: that of the sweep, sweeps/NAME)"
+    )
+    command.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of runs in parallel (default: %(default)s)",
+    )
     command.add_argument(
         "--launch",
         metavar="TEMPLATE",
-        help="a shell command that starts a run; {command}, {quoted_command} (as one word), {arguments} (what comes "
-        "after `modernbert`) and {name} are filled in",
+        help="shell command that starts one run, with the placeholders {command}, {quoted_command} (as one word), "
+        "{arguments} (those after `modernbert`) and {name}",
     )
     instead = command.add_mutually_exclusive_group()
-    instead.add_argument("--dry-run", action="store_true", help="show the cells and check them; run nothing")
-    instead.add_argument("--list", action="store_true", help="print the command of every run, one a line")
-    instead.add_argument("--report", action="store_true", help="write tables and picture of what is finished")
+    instead.add_argument("--dry-run", action="store_true", help="check the runs and show them; train nothing")
+    instead.add_argument("--list", action="store_true", help="print the command of each run, one per line")
+    instead.add_argument("--report", action="store_true", help="write tables and plots of the finished runs")
 
 
-def _add_plan(subparsers: Subparsers) -> None:
+def _add_batch(subparsers: Subparsers) -> None:
     command = _command(
         subparsers,
-        "plan",
-        commands.run_plan,
-        "show which documents are in the batch of a step",
+        "batch",
+        commands.run_batch,
+        "show the contents of the batch of a step: its documents, and where they are stored",
         """
-        modernbert plan yamls/quickstart.yaml --step 100
-        modernbert plan runs/base/recipe.yaml --step 1200 --text | less
-        modernbert plan runs/base/recipe.yaml --step 1200 --json > step-1200.json
+        modernbert batch yamls/quickstart.yaml --step 100
+        modernbert batch runs/base/recipe.yaml --step 1200 --text | less
+        modernbert batch runs/base/recipe.yaml --step 1200 --json > step-1200.json
         """,
     )
-    command.add_argument("recipe", help="a YAML file: yours, or recipe.yaml of the run folder")
+    command.add_argument("recipe", help="path of the YAML recipe, or recipe.yaml of a run folder")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="those that the run was started with"
+        "overrides", nargs="*", metavar="key=value", help="overrides that the run was started with"
     )
     command.add_argument(
         "--step",
         type=int,
         required=True,
         metavar="N",
-        help="counted from 1, as in the logs and metrics.jsonl",
+        help="the step, counted from 1 as in the logs and metrics.jsonl",
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    command.add_argument("--text", action="store_true", help="with the text of each piece; reads the shards")
+    command.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    command.add_argument(
+        "--text", action="store_true", help="also print the text of each piece, which reads the shards"
+    )
     command.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
-        help="processes that count the rows before the step, where no checkpoint is near (default: %(default)s)",
+        help="processes that pack the rows before the step if no checkpoint is near it (default: %(default)s)",
     )
 
 
@@ -167,10 +204,12 @@ def _add_report(subparsers: Subparsers) -> None:
         subparsers,
         "report",
         commands.run_report,
-        "draw loss, learning rate and context of a run",
-        "modernbert report runs/quickstart",
+        "plot loss, learning rate and context length of a run",
+        """
+        modernbert report runs/quickstart
+        """,
     )
-    command.add_argument("run_folder")
+    command.add_argument("run_folder", help="folder of the run; the plot is written to report.png in it")
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:
@@ -178,14 +217,14 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         subparsers,
         "evaluate",
         commands.run_evaluate,
-        "held-out masked-LM loss and accuracy of every source, beside the unigram baseline",
+        "print held-out loss and accuracy for each source, beside a unigram baseline",
         """
         modernbert evaluate runs/quickstart
         modernbert evaluate exported/quickstart --recipe yamls/quickstart.yaml
         """,
     )
-    command.add_argument("model", help="a run folder, a checkpoint, or an exported folder")
-    command.add_argument("--recipe", help="names the data (default: the recipe of the run)")
+    command.add_argument("model", help="a run folder, a checkpoint or an exported folder")
+    command.add_argument("--recipe", help="recipe that names the data (default: that of the run)")
 
 
 def _add_export(subparsers: Subparsers) -> None:
@@ -193,16 +232,20 @@ def _add_export(subparsers: Subparsers) -> None:
         subparsers,
         "export",
         commands.run_export,
-        "write a Hugging Face folder, and prove that it gives the same logits",
+        "convert a checkpoint to a Hugging Face folder and check that its logits are the same",
         """
         modernbert export runs/quickstart exported/quickstart
         modernbert export runs/quickstart/checkpoints/step-00000120.pt exported/step-120 --fill "Paris is [MASK]."
         """,
     )
     command.add_argument("checkpoint", help="a run folder (its newest checkpoint) or a checkpoint")
-    command.add_argument("out", help="the folder to write; must not exist, or be empty")
+    command.add_argument("out", help="folder to write; must be new or empty")
     command.add_argument(
-        "--fill", action="append", default=[], metavar="TEXT", help="show what it puts for [MASK]"
+        "--fill",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="show predictions for [MASK] in this text; repeatable",
     )
 
 
@@ -211,11 +254,13 @@ def _add_import(subparsers: Subparsers) -> None:
         subparsers,
         "import",
         commands.run_import,
-        "make a checkpoint to start from (init.from) of a Hugging Face ModernBERT or BERT folder",
-        "modernbert import path/to/ModernBERT-base imported/base",
+        "convert a Hugging Face ModernBERT or BERT folder to a checkpoint, for use as init.from",
+        """
+        modernbert import path/to/ModernBERT-base imported/base
+        """,
     )
-    command.add_argument("folder", help="with config.json, weights and tokenizer")
-    command.add_argument("out", help="the folder to write; must not exist, or be empty")
+    command.add_argument("folder", help="folder with config.json, weights and tokenizer")
+    command.add_argument("out", help="folder to write; must be new or empty")
 
 
 def _add_average(subparsers: Subparsers) -> None:
@@ -223,7 +268,7 @@ def _add_average(subparsers: Subparsers) -> None:
         subparsers,
         "average",
         commands.run_average,
-        "make one checkpoint of several, to evaluate, export or start from",
+        "average or merge checkpoints into one, to evaluate, export or use as init.from",
         """
         modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
         modernbert average runs/a runs/b averaged/ab --weights 3,1
@@ -232,21 +277,21 @@ def _add_average(subparsers: Subparsers) -> None:
         """,
     )
     command.add_argument("checkpoints", nargs="+", help="run folders, checkpoints or Hugging Face folders")
-    command.add_argument("out", help="the folder to write; must not exist, or be empty")
+    command.add_argument("out", help="folder to write; must be new or empty")
     how = command.add_mutually_exclusive_group()
+    how.add_argument("--weights", metavar="W,W,...", help="weight of each checkpoint (default: all equal)")
     how.add_argument(
-        "--weights", metavar="W,W,...", help="one number for each checkpoint (default: all alike)"
-    )
-    how.add_argument(
-        "--ties", metavar="BASE", help="TIES merging: what they agree to have changed since BASE"
+        "--ties",
+        metavar="BASE",
+        help="TIES merging: merge the changes since BASE on which the checkpoints agree",
     )
     how.add_argument(
         "--ema",
         action="store_true",
-        help="take the moving averages they hold (training.ema_half_life_tokens)",
+        help="use their EMA weights (training.ema_half_life_tokens)",
     )
     command.add_argument(
-        "--density", type=float, help="with --ties: the share of the changes that is kept (default: 0.2)"
+        "--density", type=float, help="with --ties: fraction of the changes to keep (default: 0.2)"
     )
 
 
@@ -255,7 +300,7 @@ def _add_doctor(subparsers: Subparsers) -> None:
         subparsers,
         "doctor",
         commands.run_doctor,
-        "check whether this machine can train, and say what to do where it cannot",
+        "check whether this machine can train, and what to change if it cannot",
         """
         modernbert doctor
         modernbert doctor yamls/pretrain/modernbert-base.yaml run_folder=/checkpoints/base
@@ -263,9 +308,9 @@ def _add_doctor(subparsers: Subparsers) -> None:
         """,
     )
     command.add_argument(
-        "recipe", nargs="?", help="a YAML file: its stores and the room it needs are checked as well"
+        "recipe", nargs="?", help="path of a YAML recipe, to check its stores and disk space as well"
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to override")
     command.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 

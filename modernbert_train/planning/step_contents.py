@@ -1,4 +1,4 @@
-"""`modernbert plan RECIPE --step N`: which documents were, or will be, in the batch of a step."""
+"""`modernbert batch RECIPE --step N`: which documents were, or will be, in the batch of a step."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def test_a_loader_process_that_is_killed(tiny, tmp_path):
     done = finish(process)
     assert done.returncode == 1
     assert re.search(
-        "^error: a process that reads the data was killed, .* lower data.num_workers",
+        "^error: a data loader worker was killed, .* lower data.num_workers",
         done.stdout,
         re.MULTILINE,
     )

@@ -40,8 +40,11 @@ def test_little_is_said_to_be_little():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tokens-per-second", "9"], "--tokens-per-second is for the hours of --dry-run; add --dry-run"),
-        (["--dry-run", "--tokens-per-second", "0"], "--tokens-per-second: is 0: choose a number above 0"),
+        (["--tokens-per-second", "9"], "--tokens-per-second is used by --dry-run only; add --dry-run"),
+        (
+            ["--dry-run", "--tokens-per-second", "0"],
+            "--tokens-per-second: 0 is not allowed: must be a number",
+        ),
     ],
 )
 def test_a_speed_that_is_of_no_use(tiny, capsys, arguments, message):

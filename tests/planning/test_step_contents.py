@@ -1,4 +1,4 @@
-"""`modernbert plan`: the documents that it names are those that the run has trained on."""
+"""`modernbert batch`: the documents that it names are those that the run has trained on."""
 
 import json
 import logging
@@ -108,7 +108,7 @@ def test_stores_of_others(tiny, tmp_path, capsys):
 
 def test_on_the_command_line(tiny, run, capsys):
     recipe = str(run / "recipe.yaml")
-    assert main(["plan", recipe, "--step", "12", "--json"]) == 0
+    assert main(["batch", recipe, "--step", "12", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["step"], found["phase"], found["rows"], found["skipped"]) == (12, "pretrain", 8, False)
     piece = found["pieces"][0]
@@ -120,7 +120,7 @@ def test_on_the_command_line(tiny, run, capsys):
         for piece in found["pieces"]
     )
 
-    assert main(["plan", recipe, "--step", "7", "--text"]) == 0
+    assert main(["batch", recipe, "--step", "7", "--text"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("step 7 of 22, phase pretrain: 8 rows, ")
     assert table[0].endswith("(skipped by data.skip.steps: not trained on)")
@@ -133,7 +133,7 @@ def test_on_the_command_line(tiny, run, capsys):
     [
         (["--step", "23"], "--step is 23: the run has the steps 1 to 22, counted as in the logs"),
         (["--step", "0"], "--step is 0: the run has the steps 1 to 22"),
-        (["--step", "3", "--workers", "0"], "--workers is 0: make it at least 1"),
+        (["--step", "3", "--workers", "0"], "--workers is 0, must be at least 1"),
         (
             ["--step", "3", "data.skip.step=[1]"],
             "data.skip.step is not a field of a recipe; did you mean steps?",
@@ -141,5 +141,5 @@ def test_on_the_command_line(tiny, run, capsys):
     ],
 )
 def test_mistakes(tiny, capsys, arguments, message):
-    assert main(["plan", str(tiny), *arguments]) == 2
+    assert main(["batch", str(tiny), *arguments]) == 2
     assert message in capsys.readouterr().err
