@@ -4,9 +4,9 @@
     python -m benchmarks.attention --context 8192 --tokens 16384
     python -m benchmarks.attention --device cuda --heads 12 --tokens 98304 --dtypes bfloat16
 
-Times are medians over interleaved runs: on a CPU of CPU time (OMP_NUM_THREADS=1 gives that of one core), on a GPU
-of time until it is done. `ratio` is the time of the first way divided by the way's own. Errors are against
-the first way in float64: the largest of the output, the relative one (norm) of the gradient.
+Times are medians over interleaved runs: CPU time on a CPU (set OMP_NUM_THREADS=1 for the figure of one core), wall time
+until the kernels have finished on a GPU. `ratio` is the time of the first way divided by that of the row. Errors are
+differences from the first way in float64: the maximum for the output, the relative norm for the gradient.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Way = Callable[[torch.Tensor, torch.Tensor, int | None], torch.Tensor]
 
 
 def ragged_lengths(num_tokens: int, context: int, seed: int = 0) -> list[int]:
-    """Log-normal document lengths (median about a third of `context`) up to `context`, `num_tokens` in all."""
+    """Draw log-normal document lengths, median a third of `context`, at most `context`, `num_tokens` in all."""
     generator = torch.Generator().manual_seed(seed)
     lengths: list[int] = []
     while (left := num_tokens - sum(lengths)) > 0:
@@ -37,7 +37,7 @@ def ragged_lengths(num_tokens: int, context: int, seed: int = 0) -> list[int]:
 
 
 def per_document_sdpa(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor:
-    """One call of scaled_dot_product_attention for every document, a mask where there is a window."""
+    """Call scaled_dot_product_attention for every document, with a mask if there is a window."""
     outputs = []
     for document in qkv.split(cu_seqlens.diff().tolist()):
         query, key, value = document.permute(1, 2, 0, 3).unsqueeze(1)
@@ -47,7 +47,7 @@ def per_document_sdpa(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int |
 
 
 def masked_rows_sdpa(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Whole documents in rows of 1,024 tokens (or the longest), each row with a block-diagonal mask."""
+    """Pack whole documents into rows of 1,024 tokens (or the longest document) with block-diagonal masks."""
     lengths = cu_seqlens.diff().tolist()
     row_tokens = max(1024, *lengths)
     rows: list[list[int]] = [[]]
@@ -67,7 +67,7 @@ def masked_rows_sdpa(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | 
 
 
 def nested_sdpa(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor | None:
-    """Jagged nested tensors; they have no windows."""
+    """Use jagged nested tensors, which do not support windows."""
     if window is not None:
         return None
     query, key, value = (
@@ -78,7 +78,7 @@ def nested_sdpa(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None)
 
 
 def per_document_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Matrix products and softmax for every document; autograd saves the probabilities."""
+    """Compute matrix products and softmax for every document; autograd saves the probabilities."""
     outputs = []
     for document in qkv.split(cu_seqlens.diff().tolist()):
         query, key, value = document.permute(1, 2, 0, 3).contiguous()
@@ -90,7 +90,7 @@ def per_document_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int |
 
 
 def banded_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor | None:
-    """Blocks of queries beside three blocks of keys; autograd saves the probabilities. For windows of a block."""
+    """Multiply blocks of queries with three blocks of keys, for a window of one block; autograd saves probabilities."""
     block = attention_torch.BLOCK_TOKENS
     if window != block:
         return None
@@ -109,7 +109,7 @@ def banded_math(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None)
 
 
 def flex(qkv: torch.Tensor, cu_seqlens: torch.Tensor, window: int | None) -> torch.Tensor:
-    """FlexAttention, compiled at the first call; its backward pass needs a GPU."""
+    """Use FlexAttention, compiled at the first call; its backward pass needs a GPU."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     document = torch.repeat_interleave(torch.arange(len(cu_seqlens) - 1).to(qkv.device), cu_seqlens.diff())
@@ -133,7 +133,7 @@ def _by_backend(backend: str, qkv: torch.Tensor, cu: torch.Tensor, window: int |
 
 
 def ways(device: torch.device, with_flex: bool) -> dict[str, Way]:
-    """Everything that runs on the device, the plain loop first."""
+    """Return the ways that run on the device, the plain loop first."""
     named: dict[str, Way] = {
         "per-document SDPA, autograd": per_document_sdpa,
         "rows with block-diagonal mask": masked_rows_sdpa,
@@ -147,14 +147,14 @@ def ways(device: torch.device, with_flex: bool) -> dict[str, Way]:
         try:
             resolve_backend(backend, device)
         except ValueError as problem:
-            print(f"without {backend}: {problem}")
+            print(f"skipping {backend}: {problem}")
             continue
         named[f"backend {backend}"] = partial(_by_backend, backend)
     return named
 
 
 def seconds(device: torch.device) -> float:
-    """Clock: CPU time of this process, or wall time once the GPU is idle."""
+    """Read the clock: CPU time of this process, or wall time once the GPU is idle."""
     if device.type != "cuda":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -164,7 +164,7 @@ def seconds(device: torch.device) -> float:
 def measure(
     way: Way, qkv: torch.Tensor, grad: torch.Tensor, cu: torch.Tensor, window: int | None
 ) -> list[float]:
-    """Seconds of the forward and of the backward pass; nothing for a way that does not do this case."""
+    """Return the seconds of forward and backward pass, or an empty list if the way does not support the case."""
     start = seconds(qkv.device)
     out = way(qkv, cu, window)
     if out is None:
@@ -178,7 +178,7 @@ def measure(
 def errors(
     way: Way, qkv: torch.Tensor, grad: torch.Tensor, cu: torch.Tensor, window: int | None
 ) -> list[float]:
-    """Largest error of the output and relative error of the gradient, against float64 on the CPU."""
+    """Return the largest error of the output and the relative error of the gradient, against float64 on the CPU."""
     exact = qkv.detach().cpu().double().requires_grad_()
     expected = per_document_sdpa(exact, cu.cpu(), window)
     expected.backward(grad.cpu().double())
@@ -227,13 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--context", type=int, default=1024, help="longest document")
-    parser.add_argument("--heads", type=int, default=4, help="of 64 dimensions each")
+    parser.add_argument("--context", type=int, default=1024, help="tokens of the longest document")
+    parser.add_argument("--heads", type=int, default=4, help="number of heads, of 64 dimensions each")
     parser.add_argument("--window", type=int, default=64, help="tokens to either side in local layers")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--flex", action="store_true", help="FlexAttention too (trains on a GPU only)")
+    parser.add_argument(
+        "--flex", action="store_true", help="also run FlexAttention (its backward pass needs a GPU)"
+    )
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     lengths = ragged_lengths(options.tokens, options.context)

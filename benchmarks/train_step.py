@@ -1,20 +1,20 @@
-"""Training steps of this model and of Transformers' ModernBERT on the same documents, side by side in one run.
+"""Compare training steps of this model and of Transformers' ModernBERT on the same documents, interleaved in one run.
 
     python -m benchmarks.train_step                                   # small model, bfloat16 autocast, this CPU
     python -m benchmarks.train_step --precision fp32 --compile
     python -m benchmarks.train_step --model base --tokens 4096 --repeats 2
     python -m benchmarks.train_step --device cuda --model base --tokens 98304 --compile --warmup 5 --repeats 20
 
-A step is forward, backward and a fused AdamW update over log-normal documents, 30% of their tokens masked, no
-dropout. Tokens/s count real tokens, never padding: on a CPU per second of CPU time (OMP_NUM_THREADS=1 gives that of
-one core), on a GPU per second. The variants:
+A step is forward, backward and a fused AdamW update over documents of log-normal lengths, with 30% of the tokens masked
+and no dropout. Tokens/s count real tokens, never padding: per second of CPU time on a CPU (set OMP_NUM_THREADS=1 for
+the figure of one core), per second of wall time on a GPU. The variants:
 
     transformers, padded   four documents at a time, padded to the longest of them, logits at every position
-    transformers, packed   documents in rows of the context, 4-D masks, logits at masked positions only: its best
-    ours                   the documents end to end, no padding, no mask, the backend that `auto` picks
-    ours, compiled         the same under torch.compile (--compile: the first step takes a minute on a CPU)
+    transformers, packed   documents in rows of the context, 4-D masks, logits at masked positions only: its fastest way
+    ours                   concatenated documents, no padding, no mask, the backend that `auto` picks
+    ours, compiled         the same under torch.compile (with --compile; the first step takes a minute on a CPU)
 
-On a GPU whose peak is known, the table has the model FLOPs utilization too (`modernbert_train.planning.cost`).
+On a GPU whose peak is known, the table also shows the model FLOPs utilization (see `modernbert_train.planning.cost`).
 """
 
 import argparse
@@ -40,12 +40,13 @@ MODELS = {
 }
 MASK_RATE = 0.3
 
-Loss = Callable[[], torch.Tensor]  # the sum of the losses of all documents; calls backward on the way
+# Computes the summed loss of all documents, and calls backward.
+Loss = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents as token ids, with labels that are -100 where nothing is masked."""
+    """Documents as token ids, with labels that are -100 at unmasked positions."""
 
     documents: list[torch.Tensor]
     labels: list[torch.Tensor]
@@ -72,7 +73,7 @@ def make_batch(options: argparse.Namespace, vocab_size: int) -> Batch:
 
 
 def padded(model: torch.nn.Module, batch: Batch) -> Loss:
-    """Transformers as it is used mostly."""
+    """Run Transformers as most people use it."""
     groups = []
     for first in range(0, len(batch.documents), 4):
         documents, labels = (x[first : first + 4] for x in (batch.documents, batch.labels))
@@ -84,7 +85,7 @@ def padded(model: torch.nn.Module, batch: Batch) -> Loss:
 
 
 def packed(model: torch.nn.Module, batch: Batch) -> Loss:
-    """Transformers at its best: first-fit rows of whole documents, everything that can be skipped skipped."""
+    """Run Transformers at its fastest: whole documents packed first-fit into rows, and no unnecessary work."""
     rows: list[list[int]] = []
     lengths = [len(document) for document in batch.documents]
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -122,7 +123,7 @@ def summed_loss(model: torch.nn.Module, batch: Batch, inputs: dict[str, Any]) ->
 
 
 def unpadded(model: ModernBertForMaskedLM, batch: Batch, compiled: bool) -> Loss:
-    """The documents end to end, as this project trains."""
+    """Run our model over the concatenated documents, as in training."""
     lengths = [len(document) for document in batch.documents]
     labels = torch.cat(batch.labels)
     positions = (labels != -100).nonzero().squeeze(1)
@@ -147,7 +148,7 @@ def unpadded(model: ModernBertForMaskedLM, batch: Batch, compiled: bool) -> Loss
 
 
 def variants(options: argparse.Namespace, config: ModelConfig, batch: Batch) -> dict[str, tuple[Loss, list]]:
-    """Each variant's loss and its model's weights: every model starts from the same ones, without dropout."""
+    """Return each variant's loss and weights; all models start from the same weights, without dropout."""
     ours = ModernBertForMaskedLM(config).to(options.device).eval()
     initialize_weights(ours, config, torch.Generator(options.device).manual_seed(0))
     shared = {name: getattr(config, name) for name in vars(config) if name != "attn_out_dropout"}
@@ -174,7 +175,7 @@ def variants(options: argparse.Namespace, config: ModelConfig, batch: Batch) -> 
 
 
 def training_flops(config: ModelConfig, batch: Batch) -> float:
-    """Model FLOPs of a step over the documents."""
+    """Return the model FLOPs of a step over all documents."""
     lengths = [len(document) for document in batch.documents]
     num_targets = sum(int((labels != -100).sum()) for labels in batch.labels)
     return sum(lengths) * training_flops_per_token(config, lengths, MaskedLM(num_targets / sum(lengths)))
@@ -186,10 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--tokens", type=int, default=8192, help="real tokens of a step")
-    parser.add_argument("--context", type=int, default=1024, help="longest document, and packed row")
+    parser.add_argument("--tokens", type=int, default=8192, help="tokens of a step, padding excluded")
+    parser.add_argument(
+        "--context", type=int, default=1024, help="tokens of the longest document and of a packed row"
+    )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="ours under torch.compile too")
+    parser.add_argument("--compile", action="store_true", help="also run ours under torch.compile")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)

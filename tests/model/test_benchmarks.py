@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare computes the same."""
+"""The benchmarks run, and the ways they compare compute the same."""
 
 import pytest
 
