@@ -1,4 +1,4 @@
-"""`modernbert doctor`: whether this machine can train, and what to do where it cannot."""
+"""`modernbert doctor`: check whether a machine can train, and suggest fixes."""
 
 from modernbert_train.doctor.examine import examine
 from modernbert_train.doctor.findings import Finding, as_json, as_text

@@ -1,4 +1,4 @@
-"""What a check has found: one line, and what to do about it."""
+"""The result of a check, and the report as text or JSON."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-Level = Literal["ok", "warning", "problem"]  # a problem keeps a run from starting or from ending well
+# A problem keeps a run from starting or from finishing.
+Level = Literal["ok", "warning", "problem"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found, and what to do about it, which is empty where all is well."""
+    """The result of one check. `remedy` says how to fix it; it is empty at level ok."""
 
     check: str
     level: Level
@@ -21,7 +22,7 @@ class Finding:
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """One line a finding, what to do beneath it, and the sum of it all."""
+    """Return one line for each finding, its remedy below it, and a summary."""
     width = max(len(finding.check) for finding in findings)
     lines = []
     for finding in findings:
@@ -30,9 +31,9 @@ def as_text(findings: Sequence[Finding]) -> str:
             lines.append(f"{'':<8} {'':<{width}}  -> {finding.remedy}")
     counts = {level: sum(finding.level == level for finding in findings) for level in ("problem", "warning")}
     parts = [f"{count} {level}{'s' if count > 1 else ''}" for level, count in counts.items() if count]
-    return "\n".join([*lines, "", " and ".join(parts) if parts else "all is well"])
+    return "\n".join([*lines, "", " and ".join(parts) if parts else "no problems found"])
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """The findings as a JSON list, for those who watch over many nodes."""
+    """Return the findings as a JSON list, for scripts that check many nodes."""
     return json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1)

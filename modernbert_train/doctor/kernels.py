@@ -1,4 +1,4 @@
-"""What runs on the machine: attention kernels, forward and backward, and collectives between processes."""
+"""Checks that run something: attention kernels, forward and backward, and collectives between processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from modernbert_train.model import resolve_backend
 from modernbert_train.model.attention import attention
 from modernbert_train.model.backends import BACKENDS
 
-_TOLERANCE = 2e-2  # bf16 against fp32, values around 1
-_SECONDS = 120  # for the processes of a collective to start, meet and end
+# Between bf16 and fp32, for values around 1.
+_TOLERANCE = 2e-2
+# For the processes of a collective to start, connect and finish.
+_TIMEOUT_SECONDS = 120
 
-# One rank: the sum over all ranks of what each holds.
+# The program of one rank: an all-reduce over all ranks.
 _COLLECTIVE = """
 import os, sys, torch
 import torch.distributed as dist
@@ -34,10 +36,7 @@ dist.destroy_process_group()
 
 
 def attention_kernels(requested: str = "auto") -> list[Finding]:
-    """Each backend that this machine could use, tried on two documents, and that which a recipe would get.
-
-    Flash kernels that are not installed are no fault, unless `requested` is one of them.
-    """
+    """Check each usable backend on two documents; one that is not installed is a problem only if `requested`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     findings = []
     for backend in BACKENDS[1:]:
@@ -47,29 +46,29 @@ def attention_kernels(requested: str = "auto") -> list[Finding]:
             if backend == requested:
                 findings.append(Finding(f"attention {backend}", "problem", str(error), "use auto"))
             continue
-        findings.append(_tried(backend, device, wanted=backend == requested))
+        findings.append(_check_backend(backend, device, is_requested=backend == requested))
     chosen, why = resolve_backend("auto", device)
     level: Level = "warning" if device == "cuda" and chosen == "torch" else "ok"
     return [*findings, Finding("attention auto", level, f"{chosen} ({why})")]
 
 
-def _tried(backend: str, device: str, wanted: bool) -> Finding:
+def _check_backend(backend: str, device: str, is_requested: bool) -> Finding:
     try:
-        difference = _difference(backend, device)
-    except Exception as error:  # of whatever kind a kernel built for another torch may raise
+        difference = _max_difference(backend, device)
+    except Exception as error:  # a kernel built for another torch may raise anything
         text = f"fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         remedy = "install a build for this torch and CUDA, or use auto"
-        return Finding(f"attention {backend}", "problem" if wanted else "warning", text, remedy)
+        return Finding(f"attention {backend}", "problem" if is_requested else "warning", text, remedy)
     if not difference < _TOLERANCE:
-        text = f"differs from plain PyTorch by {difference:.1e}, forward or backward"
+        text = f"output or gradient differs from plain PyTorch by {difference:.1e}"
         return Finding(f"attention {backend}", "problem", text, "do not train with it; use another build")
     return Finding(
         f"attention {backend}", "ok", f"forward and backward, within {difference:.0e} of plain PyTorch"
     )
 
 
-def _difference(backend: str, device: str) -> float:
-    """Largest difference of outputs and gradients from the plain backend in fp32, with and without a window."""
+def _max_difference(backend: str, device: str) -> float:
+    """Return the largest difference of outputs and gradients from the torch backend in fp32."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(48, 3, 2, 64, generator=generator).to(device)
     cu_seqlens = torch.tensor([0, 31, 48], dtype=torch.int32, device=device)
@@ -93,7 +92,7 @@ def _difference(backend: str, device: str) -> float:
 
 
 def collectives() -> list[Finding]:
-    """A sum over two processes by gloo, and over all GPUs by NCCL, as the ranks of a node would take it."""
+    """Check an all-reduce over two processes with gloo, and over all GPUs of this machine with NCCL."""
     findings = [_collective("gloo", 2)]
     if torch.cuda.is_available():
         findings.append(_collective("nccl", torch.cuda.device_count()))
@@ -101,14 +100,14 @@ def collectives() -> list[Finding]:
 
 
 def _collective(backend: str, world_size: int) -> Finding:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", _COLLECTIVE, backend],
-            env={**os.environ, **own, "RANK": str(rank)},
+            env={**os.environ, **rendezvous, "RANK": str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -118,19 +117,19 @@ def _collective(backend: str, world_size: int) -> Finding:
     problem = ""
     for rank in ranks:
         try:
-            _, errors = rank.communicate(timeout=_SECONDS)
+            _, errors = rank.communicate(timeout=_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            problem = problem or f"no answer within {_SECONDS} seconds"
+            problem = problem or f"not finished after {_TIMEOUT_SECONDS} seconds"
             break
         if rank.returncode != 0:
-            problem = problem or (errors.strip().splitlines() or [f"ended with {rank.returncode}"])[-1]
+            problem = problem or (errors.strip().splitlines() or [f"exit status {rank.returncode}"])[-1]
     for rank in ranks:
         rank.kill()
         rank.communicate()
     if problem:
         variable = "NCCL" if backend == "nccl" else "GLOO"
-        remedy = f"set {variable}_SOCKET_IFNAME to the network of the nodes (ip addr)"
+        remedy = f"set {variable}_SOCKET_IFNAME to the interface that connects the nodes (see: ip addr)"
         if backend == "nccl":
-            remedy += "; NCCL_DEBUG=INFO says more"
+            remedy += "; set NCCL_DEBUG=INFO for details"
         return Finding(backend, "problem", problem, remedy)
-    return Finding(backend, "ok", f"summed over {world_size} process{'es' if world_size > 1 else ''}")
+    return Finding(backend, "ok", f"all-reduce over {world_size} process{'es' if world_size > 1 else ''}")

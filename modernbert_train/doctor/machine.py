@@ -1,17 +1,15 @@
-"""The machine: Python, driver, GPUs, compiler, shared memory, limits, name and clock."""
+"""Checks of the machine: Python, torch, driver, GPUs, compiler, shared memory, limits and host name."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
 import resource
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -21,12 +19,10 @@ from modernbert_train.doctor.findings import Finding
 SHARED_MEMORY = Path("/dev/shm")
 _GIB = 2**30
 _LOWEST_PYTHON = (3, 11)
-# Streaming's names: 000000_locals, 000003_barrier, ...
-_STREAMING_SEGMENT = re.compile(r"^\d{6}_[a-z_]+$")
 
 
 def python_version() -> Finding:
-    """Whether it is as new as pyproject.toml asks for."""
+    """Check that Python is as new as pyproject.toml requires."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _LOWEST_PYTHON:
         return Finding("python", "problem", version, "install Python 3.11 or newer")
@@ -34,7 +30,7 @@ def python_version() -> Finding:
 
 
 def torch_version() -> Finding:
-    """Windows in `varlen_attn` came with 2.11."""
+    """Check that torch is 2.11 or newer: earlier versions of its `varlen_attn` have no windows."""
     text = f"{torch.__version__}, built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPUs'}"
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         return Finding("torch", "problem", text, "pip install --no-deps -r requirements.lock")
@@ -42,20 +38,23 @@ def torch_version() -> Finding:
 
 
 def driver() -> Finding:
-    """The driver against the CUDA that torch was built for: it must know that major version."""
+    """Check that the driver supports the major CUDA version that torch was built for."""
     supported, built = _driver_cuda_version(), torch.version.cuda
     if supported is None:
-        return Finding("driver", "ok", "no NVIDIA driver: this machine trains on its CPU")
-    text = f"knows CUDA up to {supported[0]}.{supported[1]}"
+        return Finding("driver", "ok", "no NVIDIA driver: training uses the CPU")
+    text = f"supports CUDA up to {supported[0]}.{supported[1]}"
     if built is None:
         return Finding(
-            "driver", "problem", f"{text}, torch is built for CPUs", "install the torch of requirements.lock"
+            "driver",
+            "problem",
+            f"{text}, but torch is built for CPUs",
+            "install torch from requirements.lock: pip install --no-deps -r requirements.lock",
         )
     if supported[0] < int(built.split(".")[0]):
-        remedy = f"update the driver, or install a torch that is built for CUDA {supported[0]}"
-        return Finding("driver", "problem", f"{text}, torch is built for {built}", remedy)
+        remedy = f"update the driver, or install a torch built for CUDA {supported[0]}"
+        return Finding("driver", "problem", f"{text}, but torch is built for {built}", remedy)
     if not torch.cuda.is_available():
-        remedy = "run nvidia-smi; in a container, start it with --gpus all; look at CUDA_VISIBLE_DEVICES"
+        remedy = "run nvidia-smi; start a container with --gpus all; check CUDA_VISIBLE_DEVICES"
         return Finding("driver", "problem", f"{text}, but torch finds no GPU", remedy)
     return Finding("driver", "ok", f"{text}, torch is built for {built}")
 
@@ -71,7 +70,7 @@ def _driver_cuda_version() -> tuple[int, int] | None:
 
 
 def gpus() -> list[Finding]:
-    """Each GPU, and whether somebody else is on it."""
+    """Check each GPU, and whether another process uses its memory."""
     findings = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
@@ -79,7 +78,7 @@ def gpus() -> list[Finding]:
         memory = f"{free / _GIB:.0f} of {total / _GIB:.0f} GiB free"
         text = f"{torch.cuda.get_device_name(index)}, capability {capability}, {memory}"
         if free < 0.9 * total:
-            remedy = "another process holds its memory: see nvidia-smi"
+            remedy = "another process uses this GPU: find it with nvidia-smi"
             findings.append(Finding(f"gpu {index}", "warning", text, remedy))
         else:
             findings.append(Finding(f"gpu {index}", "ok", text))
@@ -87,15 +86,15 @@ def gpus() -> list[Finding]:
 
 
 def compiler() -> Finding:
-    """A C compiler, which torch.compile calls, and which is tried."""
+    """Check that there is a working C compiler, which torch.compile needs."""
     name = os.environ.get("CC") or next((name for name in ("gcc", "cc", "clang") if shutil.which(name)), None)
-    remedy = "install one (apt-get install gcc g++), or train with training.compile=false"
+    remedy = "install one (apt-get install gcc g++), or set training.compile=false"
     if name is None:
-        return Finding("compiler", "warning", "no C compiler: torch.compile cannot work", remedy)
+        return Finding("compiler", "warning", "no C compiler, which torch.compile needs", remedy)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "try.c"
-        source.write_text("#include <math.h>\nint try_it(void) { return 0; }\n")
-        command = [*name.split(), "-shared", "-fPIC", str(source), "-o", f"{folder}/try.so"]
+        source = Path(folder) / "check.c"
+        source.write_text("#include <math.h>\nint check(void) { return 0; }\n")
+        command = [*name.split(), "-shared", "-fPIC", str(source), "-o", f"{folder}/check.so"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -107,10 +106,10 @@ def compiler() -> Finding:
 
 
 def shared_memory() -> Finding:
-    """Space for batches on their way from the loader's workers; containers have 64 MiB unless told otherwise."""
-    remedy = "docker run --shm-size=16g; Kubernetes: an emptyDir of medium Memory at /dev/shm"
+    """Check the size of /dev/shm, through which NCCL connects the GPUs of a node. Containers have 64 MiB by default."""
+    remedy = "Docker: --shm-size=16g; Kubernetes: an emptyDir volume with medium Memory at /dev/shm"
     if not SHARED_MEMORY.is_dir():
-        return Finding("shared memory", "problem", f"there is no {SHARED_MEMORY}", remedy)
+        return Finding("shared memory", "problem", f"{SHARED_MEMORY} does not exist", remedy)
     free = shutil.disk_usage(SHARED_MEMORY).free
     text = f"{free / _GIB:.1f} GiB free in {SHARED_MEMORY}"
     if free < _GIB / 4:
@@ -118,52 +117,29 @@ def shared_memory() -> Finding:
     return Finding("shared memory", "warning" if free < _GIB else "ok", text, remedy if free < _GIB else "")
 
 
-def shared_memory_leftovers() -> Finding:
-    """What Streaming has left in shared memory: of a run that still goes on, or of one that was killed."""
-    names = [path.name for path in SHARED_MEMORY.glob("*") if _STREAMING_SEGMENT.match(path.name)]
-    if not names:
-        return Finding("leftovers", "ok", "no shared memory of Streaming's")
-    return Finding(
-        "leftovers",
-        "warning",
-        f"{len(names)} segments of shared memory of Streaming's ({min(names)}, ...)",
-        f"if nothing trains on this machine, remove them: rm {SHARED_MEMORY}/[0-9][0-9][0-9][0-9][0-9][0-9]_*",
-    )
-
-
 def open_files() -> Finding:
-    """Workers, shards and sockets take descriptors."""
+    """Check the limit on open files: shards, loader workers and sockets each use some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 4_096:
-        remedy = "ulimit -n 65536; in a container, --ulimit nofile=65536"
+        remedy = "raise it with ulimit -n 65536; Docker: --ulimit nofile=65536"
         return Finding("open files", "warning", f"at most {soft:,} (hard limit {hard:,})", remedy)
     return Finding("open files", "ok", f"at most {soft:,}" if soft != resource.RLIM_INFINITY else "no limit")
 
 
 def host_name() -> Finding:
-    """Whether other nodes could find this one by its name; one node alone has no need of it."""
+    """Check that the host name resolves to an address that other nodes can reach."""
+    # Gloo listens there unless GLOO_SOCKET_IFNAME is set, and Debian resolves the name to 127.0.1.1.
     name = socket.gethostname()
     try:
         address = socket.gethostbyname(name)
     except OSError as error:
         remedy = (
-            "for several nodes: give --master_addr an address, and name the network by NCCL_SOCKET_IFNAME"
+            "for several nodes: give --master_addr an address; set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
         )
         return Finding("host name", "warning", f"{name} cannot be resolved ({error})", remedy)
     if address.startswith("127."):
-        remedy = "for several nodes: name their network, GLOO_SOCKET_IFNAME=eth0 and NCCL_SOCKET_IFNAME=eth0"
-        return Finding("host name", "warning", f"{name} is {address}, where no other node finds it", remedy)
+        remedy = (
+            "for several nodes: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to their network, such as eth0"
+        )
+        return Finding("host name", "warning", f"{name} is {address}, which other nodes cannot reach", remedy)
     return Finding("host name", "ok", f"{name} is {address}")
-
-
-def clock(folder: Path) -> Finding:
-    """The machine's clock against that of the file system which holds `folder`."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            skew = os.stat(file.name).st_mtime - time.time()
-    except OSError as error:
-        return Finding("clock", "warning", f"not compared: {error}", "start this where you may write")
-    if abs(skew) > 30:
-        remedy = "set the clock (systemctl start chronyd or systemd-timesyncd)"
-        return Finding("clock", "warning", f"{abs(skew):,.0f} seconds from that of {folder}", remedy)
-    return Finding("clock", "ok", f"agrees with that of {folder}")

@@ -1,4 +1,4 @@
-"""What a recipe asks of the machine: its stores, a tokenizer that fits, room for its checkpoints."""
+"""Checks of what a recipe requires: readable stores, a matching tokenizer, disk space for checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modernbert_train.schedule import build_schedule
 
 
 def stores(recipe: Recipe) -> list[Finding]:
-    """Tokenizer and manifests fit together, and the first block of each source can be read."""
+    """Check that the tokenizer matches the stores and the model, and read the first block of each source."""
     try:
         inputs = open_inputs(recipe)
     except ValueError as error:
@@ -30,7 +30,12 @@ def stores(recipe: Recipe) -> list[Finding]:
                 inputs.reader.read(split, 0)
             except ValueError as error:
                 findings.append(
-                    Finding(f"source {name}", "problem", str(error), "restore or prepare the store again")
+                    Finding(
+                        f"source {name}",
+                        "problem",
+                        str(error),
+                        "restore the store from a copy, or prepare it again",
+                    )
                 )
             else:
                 text = f"{split.num_documents:,} documents, {split.num_tokens:,} tokens in {split.path}"
@@ -38,24 +43,24 @@ def stores(recipe: Recipe) -> list[Finding]:
     return [Finding("tokenizer", "ok", f"{recipe.data.tokenizer} fits the stores and the model"), *findings]
 
 
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+def _existing_folder(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
     folder = folder.absolute()
-    return folder if folder.is_dir() else existing(folder.parent)
+    return folder if folder.is_dir() else _existing_folder(folder.parent)
 
 
 def disk(recipe: Recipe) -> Finding:
-    """Room for all checkpoints that stay, less those that are there already."""
-    folder = existing(Path(recipe.run_folder))
+    """Check the disk space for all checkpoints that a run keeps, less those it has written already."""
+    folder = _existing_folder(Path(recipe.run_folder))
     if not os.access(folder, os.W_OK):
-        return Finding("disk", "problem", f"{folder} cannot be written to", "name another run_folder")
+        return Finding("disk", "problem", f"{folder} is not writable", "choose another run_folder")
     needed = checkpoints_on_disk_bytes(recipe, build_schedule(recipe))
-    there = sum(path.stat().st_size for path in Path(recipe.run_folder).glob("checkpoints/*.pt"))
+    written = sum(path.stat().st_size for path in Path(recipe.run_folder).glob("checkpoints/*.pt"))
     free = shutil.disk_usage(folder).free
     text = f"{format_bytes(free)} free in {folder}, checkpoints take up to {format_bytes(needed)}"
-    remedy = "name another run_folder, or lower training.keep_checkpoints"
-    if free + there < needed:
+    remedy = "choose another run_folder, or lower training.keep_checkpoints"
+    if free + written < needed:
         return Finding("disk", "problem", text, remedy)
-    if free + there < 2 * needed:
+    if free + written < 2 * needed:
         return Finding("disk", "warning", text, remedy)
     return Finding("disk", "ok", text)
