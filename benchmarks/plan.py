@@ -144,12 +144,14 @@ def measure_shares(folder: Path, num_documents: float, context: int, steps: int)
     for stream in range(STREAMS):
         index, first, left = middle, SHUFFLE_ROWS // 2, rows_per_stream
         while left:
-            window = plan.window(stream, index)
-            last = min(window.num_rows, first + left)
-            pieces = slice(int(window.row_first[first]), int(window.row_first[last]))
-            source = np.array([names.index(name) for name, _ in window.blocks])[window.piece_block[pieces]]
-            tokens += np.bincount(source, window.piece_tokens[pieces], len(names))
-            slots += int(window.piece_tokens[pieces].sum()) + 2 * (pieces.stop - pieces.start)
+            shuffle_block = plan.shuffle_block(stream, index)
+            last = min(shuffle_block.num_rows, first + left)
+            pieces = slice(int(shuffle_block.row_first[first]), int(shuffle_block.row_first[last]))
+            source = np.array([names.index(name) for name, _ in shuffle_block.blocks])[
+                shuffle_block.piece_block[pieces]
+            ]
+            tokens += np.bincount(source, shuffle_block.piece_tokens[pieces], len(names))
+            slots += int(shuffle_block.piece_tokens[pieces].sum()) + 2 * (pieces.stop - pieces.start)
             num_rows, left = num_rows + last - first, left - (last - first)
             index, first = index + 1, 0
     shares = tokens / tokens.sum()

@@ -1,7 +1,7 @@
-"""Batches: rows joined into one long sequence of documents, the form in which the model eats them.
+"""Batches: rows joined into one long sequence of segments, which is the input of the model.
 
-A `PackedBatch` is a plain dict, since that is what Composer and the loader's workers know how to move. Its tensors are
-kept row by row, so that it can be cut into micro-batches; `micro_batches` joins the rows of each.
+A `PackedBatch` is a plain dict, because Composer and the DataLoader workers can move dicts. Its tensors keep the rows
+apart, so that `micro_batches` can cut it; a `MicroBatch` joins its rows into one sequence.
 """
 
 from __future__ import annotations
@@ -18,34 +18,47 @@ from modernbert_train.objectives import IGNORE_INDEX, Row
 
 
 class PackedBatch(TypedDict):
-    """The rows of one rank (or worker) in one step."""
+    """The rows of one rank (or loader worker) in one step."""
 
-    input_ids: torch.Tensor  # int32 [rows, row_tokens]
-    segment_tokens: torch.Tensor  # int32 [sum of num_segments]
-    num_segments: torch.Tensor  # int32 [rows]
-    target_positions: torch.Tensor  # int32 [rows, max_targets] within the row
-    labels: torch.Tensor  # int32 [rows, max_targets]
-    num_targets: torch.Tensor  # int32 [rows]
-    num_tokens: torch.Tensor  # int32 [rows]
-    max_seqlen: int  # the context: no segment is longer
+    # int32 [num_rows, row_tokens]
+    input_ids: torch.Tensor
+    # int32 [sum of num_segments]
+    segment_tokens: torch.Tensor
+    # int32 [num_rows]
+    num_segments: torch.Tensor
+    # int32 [num_rows, max_targets] within the row
+    target_positions: torch.Tensor
+    # int32 [num_rows, max_targets] -100 = no target
+    labels: torch.Tensor
+    # int32 [num_rows]
+    num_targets: torch.Tensor
+    # int32 [num_rows] slots that are not padding
+    num_tokens: torch.Tensor
+    # Context length: no segment is longer.
+    max_seqlen: int
 
 
 class MicroBatch(TypedDict):
-    """What the model is called with: T = rows * row_tokens tokens, M = rows * max_targets positions."""
+    """The model's input: T = num_rows * row_tokens tokens, M = num_rows * max_targets target positions."""
 
-    input_ids: torch.Tensor  # int64 [T]
-    position_ids: torch.Tensor  # int64 [T] within the segment
-    cu_seqlens: torch.Tensor  # int32 [num_segments + 1], from 0 to T
+    # int64 [T]
+    input_ids: torch.Tensor
+    # int64 [T] within the segment
+    position_ids: torch.Tensor
+    # int32 [num_segments + 1] from 0 to T
+    cu_seqlens: torch.Tensor
     max_seqlen: int
-    target_positions: torch.Tensor  # int64 [M]
-    labels: torch.Tensor  # int64 [M] -100 = no target
+    # int64 [M]
+    target_positions: torch.Tensor
+    # int64 [M] -100 = no target
+    labels: torch.Tensor
     num_targets: int
     num_tokens: int
     num_rows: int
 
 
 def collate(rows: Sequence[Row], context_tokens: int) -> PackedBatch:
-    """Stack rows."""
+    """Stack rows into a batch."""
     return PackedBatch(
         input_ids=_stack([row["input_ids"] for row in rows]),
         segment_tokens=torch.from_numpy(np.concatenate([row["segment_tokens"] for row in rows])),
@@ -59,7 +72,7 @@ def collate(rows: Sequence[Row], context_tokens: int) -> PackedBatch:
 
 
 def join(batches: Sequence[PackedBatch]) -> PackedBatch:
-    """One batch of the rows of several, in their order."""
+    """Join batches, keeping the order of their rows."""
     if len(batches) == 1:
         return batches[0]
     tensors = {
@@ -73,8 +86,16 @@ def join(batches: Sequence[PackedBatch]) -> PackedBatch:
 def micro_batches(batch: PackedBatch, rows: int, pad_id: int) -> list[MicroBatch]:
     """Cut a batch into micro-batches of exactly `rows` rows.
 
-    The last is filled up with rows of padding (no targets, so they add nothing to the loss): a batch-size ramp
-    then needs no other shapes than the full batch.
+    The last one is filled up with rows of padding, which have no targets and so add nothing to the loss. A batch-size
+    ramp thus needs no other shapes than the full batch.
+
+    Args:
+        batch: The rows of this rank.
+        rows: Rows of a micro-batch.
+        pad_id: Token id of [PAD].
+
+    Returns:
+        The micro-batches in the order of the rows.
     """
     missing = -len(batch["input_ids"]) % rows
     if missing:
@@ -114,7 +135,7 @@ def _flatten(
 
 
 def _empty_rows(count: int, like: PackedBatch, pad_id: int) -> PackedBatch:
-    """Rows of nothing but padding, of the shapes of `like`."""
+    """Build rows of padding with the shapes of `like`."""
     row_tokens, max_targets = like["input_ids"].shape[1], like["labels"].shape[1]
     segments = padding_segments(row_tokens, like["max_seqlen"])
     row = Row(
@@ -129,15 +150,16 @@ def _empty_rows(count: int, like: PackedBatch, pad_id: int) -> PackedBatch:
 
 
 def padding_segments(tokens: int, context_tokens: int) -> Int32:
-    """Segments that cover `tokens` slots of padding, none longer than the context and none empty."""
+    """Return segments that cover `tokens` slots of padding, each of 1 to `context_tokens` tokens."""
     full, rest = divmod(tokens, context_tokens)
     return np.array([context_tokens] * full + [rest] * (rest > 0), dtype=np.int32)
 
 
 def checksum(batch: PackedBatch) -> int:
-    """Sum over the rows of the CRC-32 of all that the model sees of a row.
+    """Return the sum over the rows of the CRC-32 of everything that the model sees of a row.
 
-    Equal for equal sets of rows: sums over the ranks can be compared between runs of different world sizes.
+    Equal sets of rows have equal checksums, so sums over the ranks can be compared between runs of different world
+    sizes.
     """
     segments = torch.split(batch["segment_tokens"], batch["num_segments"].tolist())
     total = 0

@@ -1,4 +1,4 @@
-"""Opening what a recipe names, tokenizer and stores, with every mismatch said before anything is computed."""
+"""Opens the tokenizer and stores of a recipe, and reports every mismatch before anything is computed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,17 @@ class Inputs:
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
-    """Read the tokenizer and the manifests of all sources. ValueError lists everything that does not fit together."""
+    """Open the tokenizer and the stores of all sources.
+
+    Args:
+        recipe: A valid recipe.
+
+    Returns:
+        The inputs; close their reader after use.
+
+    Raises:
+        ValueError: The tokenizer, the stores or the recipe do not fit together; the message lists all problems.
+    """
     cache = open_cache(recipe.data)
     tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, cache))
     problems = []
@@ -52,7 +62,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     train, valid = {}, {}
     for name, source in recipe.data.sources.items():
         if source.store not in manifests:
-            manifests[source.store] = open_store(source.store, _read_of(source.store, recipe.data), cache)
+            manifests[source.store] = open_store(source.store, _sources_in(source.store, recipe.data), cache)
             problems += _tokenizer_problems(manifests[source.store], tokenizer, recipe.data.tokenizer)
         splits = manifests[source.store].sources.get(source.source or name)
         if splits is None or "train" not in splits:
@@ -72,7 +82,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
 
 
 def open_cache(data: DataConfig) -> Cache | None:
-    """The cache of this machine, where a URL needs one."""
+    """Open the cache of this machine; None if the recipe names no URL."""
     if not any(
         is_url(name) for name in (data.tokenizer, *(source.store for source in data.sources.values()))
     ):
@@ -85,13 +95,13 @@ def _new_cache(data: DataConfig) -> Cache:
     return Cache(Path(data.cache.folder), data.cache.limit_bytes, policy)
 
 
-def _read_of(store: str, data: DataConfig) -> set[str]:
-    """The names, inside a store, of what the recipe reads of it."""
+def _sources_in(store: str, data: DataConfig) -> set[str]:
+    """Return the names, within a store, of the sources that the recipe reads."""
     return {source.source or name for name, source in data.sources.items() if source.store == store}
 
 
-def plan_rows(recipe: Recipe, run_plan: RunSchedule, inputs: Inputs) -> list[PhaseRows]:
-    """What every phase of the run reads."""
+def plan_rows(recipe: Recipe, schedule: RunSchedule, inputs: Inputs) -> list[PhaseRows]:
+    """Return what each phase of the run reads."""
     tokens = {name: split.num_tokens for name, split in inputs.train.items()}
     return [
         PhaseRows(
@@ -103,19 +113,19 @@ def plan_rows(recipe: Recipe, run_plan: RunSchedule, inputs: Inputs) -> list[Pha
                 shuffle_rows=recipe.data.shuffle_rows,
                 context_tokens=phase.config.context_tokens,
                 row_tokens=phase.config.row_tokens,
-                # By name: a phase run alone reads what it would read in the whole run.
+                # The name, not the index: a phase that is run alone reads what it reads in the whole run.
                 key=(recipe.seed, phase.name),
             ),
             objective=phase.objective,
-            steps=tuple((segment.num_steps, segment.batch_rows) for segment in phase.step_ranges),
+            steps=tuple((step_range.num_steps, step_range.batch_rows) for step_range in phase.step_ranges),
         )
-        for phase in run_plan.phases
+        for phase in schedule.phases
     ]
 
 
-def skipped_text(run_plan: RunSchedule, inputs: Inputs) -> dict[str, list[str]]:
-    """What is skipped, in full, as a recipe would write it."""
-    steps = [format_range(range(part.start + 1, part.stop + 1)) for part in run_plan.skipped]
+def describe_skipped(schedule: RunSchedule, inputs: Inputs) -> dict[str, list[str]]:
+    """Return all skipped steps and documents in the syntax of a recipe."""
+    steps = [format_range(range(part.start + 1, part.stop + 1)) for part in schedule.skipped]
     documents = [
         f"{source}:{format_range(range(first, stop))}"
         for source, ranges in inputs.skipped_documents.items()
@@ -129,8 +139,8 @@ def _tokenizer_problems(manifest: Manifest, tokenizer: TokenizerInfo, path: str)
         return []
     return [
         f"data.tokenizer is {path} (fingerprint {tokenizer.fingerprint[:12]}), but the store {manifest.path} was made "
-        f"with another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}), of which it holds a copy; "
-        "use that one, or tokenize again with yours"
+        f"with another tokenizer (fingerprint {manifest.tokenizer_fingerprint[:12]}); use the copy of that tokenizer "
+        "in the store, or tokenize again with yours"
     ]
 
 

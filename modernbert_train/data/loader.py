@@ -1,9 +1,9 @@
-"""The loader: planned rows, step by step, through worker processes, resumable at any step.
+"""The loader: planned rows, step by step, from worker processes, resumable at any step.
 
-A rank owns C/world canonical streams, its workers share them out in order, and each worker yields its rows of step
-after step. A batch is the rows of all streams in the order of the streams: the same for every number of workers, and,
-over the ranks, for every number of ranks. Every item carries the position behind it, so the position that goes into
-a checkpoint is that of the batch the trainer has taken, however far the workers have read ahead.
+A rank reads C/world_size streams and divides them among its workers in order; each worker yields its rows step by step.
+A batch is the rows of all streams in the order of the streams, so it is the same for every number of workers and, over
+all ranks, for every number of ranks. Each item carries the positions after it. A checkpoint therefore gets the
+positions of the batch that the trainer has taken, however far the workers have read ahead.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ from modernbert_train.data.plan import PhaseRows, StreamPositions, fingerprint_a
 from modernbert_train.data.reader import StreamReader
 
 
-def streams_of_rank(streams: int, rank: int, world_size: int) -> list[int]:
-    """The canonical streams that a rank reads."""
-    return np.array_split(np.arange(streams), world_size)[rank].tolist()
+def streams_of_rank(num_streams: int, rank: int, world_size: int) -> list[int]:
+    """Return the streams that a rank reads."""
+    return np.array_split(np.arange(num_streams), world_size)[rank].tolist()
 
 
 class _Item(TypedDict):
-    """What a worker hands over for one step."""
+    """The rows of a worker's streams in one step."""
 
     batch: PackedBatch
+    # Of the worker's streams, after the step.
     positions: StreamPositions
-    source_tokens: dict[str, int]  # source -> content tokens of it in the batch
+    # Source -> its content tokens in the batch.
+    source_tokens: dict[str, int]
 
 
 class PlannedRows(IterableDataset[_Item]):
-    """The rows of this rank, from `step` on. Keeps Composer's `state_dict` treaty (see `state_dict`)."""
+    """The rows of this rank from `step` on, saved and restored by Composer through `state_dict`."""
 
     def __init__(
         self,
@@ -51,9 +53,8 @@ class PlannedRows(IterableDataset[_Item]):
         world_size: int,
         skipped_steps: Sequence[range] = (),
     ) -> None:
-        streams = {phase.plan.num_streams for phase in phases}
-        assert len(streams) == 1
-        self._streams = streams_of_rank(streams.pop(), rank, world_size)
+        (num_streams,) = {phase.plan.num_streams for phase in phases}
+        self._streams = streams_of_rank(num_streams, rank, world_size)
         self._phases = list(phases)
         self._inputs = inputs
         self.total_steps = sum(phase.num_steps for phase in phases)
@@ -61,15 +62,15 @@ class PlannedRows(IterableDataset[_Item]):
         self._skipped_steps = tuple(skipped_steps)
         self.step = 0
         self.positions: StreamPositions = {}
-        # Content tokens that the trainer has taken so far, by source; over the ranks they add up to those of the run.
+        # Source -> content tokens that the trainer has taken so far; the sum over the ranks is that of the run.
         self.source_tokens: Counter[str] = Counter()
 
     def is_skipped(self, step: int) -> bool:
-        """Whether there is no batch for a step; the streams move on all the same."""
+        """Check whether a step has no batch; its rows are passed over."""
         return any(step in part for part in self._skipped_steps)
 
     def __iter__(self) -> Iterator[_Item | ValueError]:
-        """What a worker cannot read, it hands over: DataLoader would wrap it into the text of a traceback."""
+        """Yield the items of this worker; an error is yielded too, because DataLoader would only pass its text on."""
         worker = get_worker_info()
         if worker is None:
             yield from self._items(0, 1)
@@ -82,7 +83,8 @@ class PlannedRows(IterableDataset[_Item]):
 
     def _items(self, number: int, count: int) -> Iterator[_Item]:
         streams = np.array_split(np.asarray(self._streams), count)[number].tolist()
-        step, positions = self.step, self.positions  # of the start: the trainer moves them on meanwhile
+        # Copied here: without workers the trainer advances them between two items.
+        step, positions = self.step, self.positions
         first_step = 0
         for phase in self._phases:
             last_step = first_step + phase.num_steps
@@ -100,7 +102,8 @@ class PlannedRows(IterableDataset[_Item]):
         readers = [
             StreamReader(phase, self._inputs, stream, positions.get(stream, (0, 0))) for stream in streams
         ]
-        passed_over = 0  # rows of each stream, in the skipped steps since the last batch
+        # Rows per stream of the skipped steps since the last batch.
+        passed_over = 0
         for step in range(start, phase.num_steps):
             rows_per_stream = phase.batch_rows(step) // phase.plan.num_streams
             if self.is_skipped(first_step + step):
@@ -119,24 +122,28 @@ class PlannedRows(IterableDataset[_Item]):
             )
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
-        """The position of the whole run. Composer calls this on all ranks; its own count of samples is not needed."""
-        of_ranks: list[Any] = [(self.positions, self.source_tokens)]
+        """Return the positions of all ranks. Composer calls this on every rank; both arguments are Composer's own."""
+        per_rank: list[Any] = [(self.positions, self.source_tokens)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            of_ranks = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(of_ranks, (self.positions, self.source_tokens))
+            per_rank = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(per_rank, (self.positions, self.source_tokens))
         return {
             "step": self.step,
-            "positions": {stream: at for positions, _ in of_ranks for stream, at in positions.items()},
-            "source_tokens": dict(sum((tokens for _, tokens in of_ranks), Counter())),
+            "positions": {stream: at for positions, _ in per_rank for stream, at in positions.items()},
+            "source_tokens": dict(sum((tokens for _, tokens in per_rank), Counter())),
             "fingerprint": self._fingerprint(self.step),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Seek. ValueError if the phase at this position would now read other rows than when it was saved."""
+        """Continue from a saved state.
+
+        Raises:
+            ValueError: The recipe now reads other rows in the phase of this state than when it was saved.
+        """
         if state["fingerprint"] != self._fingerprint(state["step"]):
             raise ValueError(
-                "data: the checkpoint was made with other data, mixture, streams, context, objective, mask rate or "
-                "seed than the recipe now names for this phase; restore them, or start a new run from its weights with "
+                "data: the checkpoint was made with other data, mixture, num_streams, context, objective, mask rate or "
+                "seed than the recipe has for this phase; restore them, or start a new run from its weights with "
                 "init.from"
             )
         self.step = state["step"]
@@ -148,13 +155,14 @@ class PlannedRows(IterableDataset[_Item]):
 
 
 class PlannedLoader(DataLoader):
-    """Batches of this rank. A DataLoader, because Composer saves the position of nothing else."""
+    """The batches of this rank. Composer saves the position of a DataLoader only, so this is one."""
 
     dataset: PlannedRows
 
     def __init__(self, dataset: PlannedRows, *, num_workers: int) -> None:
         super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_end_with_trainer)
-        self.wait_seconds = 0.0  # time the trainer has spent waiting for batches
+        # Time that the trainer has spent waiting for batches.
+        self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[PackedBatch]:
         items = super().__iter__()
@@ -176,8 +184,8 @@ class PlannedLoader(DataLoader):
                 self.wait_seconds += time.perf_counter() - started
                 yield batch
         finally:
-            # Now, and not when the iterator is collected: the traceback of an error keeps it until the trainer exits,
-            # and that waits for workers which leave signals alone.
+            # Not left to garbage collection: the traceback of an error keeps the iterator alive until the trainer
+            # exits, and the exit waits for the workers, which ignore signals.
             if self.num_workers:
                 items._shutdown_workers()
 
@@ -189,17 +197,20 @@ def _readable(item: _Item | ValueError) -> _Item:
 
 
 def _to_arrays(batch: PackedBatch) -> PackedBatch:
-    """A batch as workers hand it over: arrays go through a pipe.
+    """Convert the tensors of a batch to arrays, which go from a worker to the trainer through a pipe.
 
-    Tensors would go one by one through shared memory, and for the handle of each the trainer would wait until the busy
-    worker answers: 70 ms a step of four workers.
+    Tensors would go through shared memory one by one, and for the handle of each the trainer would wait until the busy
+    worker answers: 70 ms per step with four workers.
+
+    Returns:
+        A `PackedBatch` with arrays in place of tensors.
     """
     arrays = {name: value.numpy() for name, value in batch.items() if isinstance(value, torch.Tensor)}
     return PackedBatch(**arrays, max_seqlen=batch["max_seqlen"])  # type: ignore[typeddict-item]
 
 
 def _from_arrays(batches: Sequence[PackedBatch]) -> PackedBatch:
-    """One batch of the rows of several, in their order. numpy joins them: torch would start threads for it."""
+    """Join the batches of several workers. numpy concatenates, because torch would start threads for it."""
     tensors = {
         name: torch.from_numpy(np.concatenate([batch[name] for batch in batches]))  # type: ignore[literal-required]
         for name in PackedBatch.__annotations__

@@ -1,4 +1,4 @@
-"""From the mixture of a recipe to shares of the tokens. Pure."""
+"""Shares of the tokens from the mixture of a recipe. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Mapping
 
 from modernbert_train.config import MixtureConfig
 
-_DIGITS = 12  # of a computed share: a power's last bits differ between machines, the plan must not
+# Digits of a computed share: the last bits of a power differ between machines, but the plan must not.
+_DIGITS = 12
 
 
 def resolve_shares(mixture: MixtureConfig, tokens: Mapping[str, int]) -> dict[str, float]:
-    """Source -> share of the content tokens, adding up to 1.
+    """Return the share of each source in the content tokens.
 
-    Args:
-        mixture: a valid one.
-        tokens: source -> content tokens that its training split holds.
-
-    Passes p over sources of n tokens make shares proportional to p n. A temperature t makes them proportional to n^t
+    Epochs e over sources of n tokens give shares proportional to e n. A temperature t gives shares proportional to n^t
     (t = 0.3 in XLM-R, 1911.02116, section 3.1; 0.7, 0.5 and 0.3 by phase in mmBERT, 2509.06888).
 
+    Args:
+        mixture: A valid mixture.
+        tokens: Source -> content tokens of its training split.
+
+    Returns:
+        Source -> share; the shares add up to 1.
     """
     if mixture.shares:
         return dict(mixture.shares)

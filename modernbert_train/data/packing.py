@@ -1,9 +1,9 @@
-"""Packing: lengths of pieces in, rows out. Pure, numpy only, usable without the rest of the package.
+"""Packing of pieces into rows by their lengths. Pure, numpy only.
 
-Best fit decreasing: pieces are taken longest first, and each goes into the fullest row that still holds it; a new row
-is opened when none does. On text the fill of a window of some thousand pieces is above 99.9%
-(bin packing: D. S. Johnson, "Near-optimal bin packing algorithms", 1973; for language models: "Fewer Truncations
-Improve Language Modeling", 2024).
+Best fit decreasing: pieces are taken longest first, and each goes into the fullest row that still has room for it; if
+none has, a new row is opened. A few thousand pieces of text fill their rows to more than 99.9%. (Bin packing: D. S.
+Johnson, "Near-optimal bin packing algorithms", 1973; for language models: "Fewer Truncations Improve Language
+Modeling", 2024.)
 
     >>> pack([5, 3, 3, 2, 1], row_tokens=8)
     array([0, 0, 1, 1, 1], dtype=int32)
@@ -20,18 +20,17 @@ from modernbert_train.common.types import Int32, Int64
 
 
 def pack(lengths: Sequence[int] | npt.NDArray[np.integer], row_tokens: int) -> Int32:
-    """Put each piece into a row: best fit decreasing.
+    """Assign each piece to a row by best fit decreasing.
 
     Args:
-        lengths: [num_pieces], each from 1 to `row_tokens`.
-        row_tokens: slots of a row.
+        lengths: [num_pieces] tokens of each piece, from 1 to `row_tokens`.
+        row_tokens: Slots of a row.
 
     Returns:
-        [num_pieces] the row of each piece; rows are numbered from 0 in the order in which they are opened.
+        [num_pieces] row of each piece; rows are numbered from 0 in the order in which they are opened.
 
     Raises:
-        ValueError: a piece is empty or longer than a row.
-
+        ValueError: A piece is empty or longer than a row.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     if sizes.size and (sizes.min() < 1 or sizes.max() > row_tokens):
@@ -40,10 +39,10 @@ def pack(lengths: Sequence[int] | npt.NDArray[np.integer], row_tokens: int) -> I
             f"found {sizes.min()} to {sizes.max()}; cut long documents into pieces first"
         )
     rows = np.empty(sizes.size, dtype=np.int32)
-    # Stable, so that the result is a function of the lengths alone and not of the sort's whims.
+    # A stable sort makes the result a function of the lengths alone.
     order = np.argsort(-sizes, kind="stable")
-    # Bit c of `open_capacities` is set while some row has exactly c free slots: the fullest row that holds a piece
-    # is then the lowest set bit at or above the piece's length, found by two operations on one (long) integer.
+    # Bit c of `open_capacities` is set while some row has exactly c free slots. The fullest row with room for a piece
+    # is then the lowest set bit at or above the piece's length, which two operations on one (long) integer find.
     open_capacities = 0
     rows_by_capacity: list[list[int]] = [[] for _ in range(row_tokens + 1)]
     num_rows = 0
@@ -74,12 +73,11 @@ def cut_into_pieces(lengths: npt.NDArray[np.integer], piece_tokens: int) -> tupl
 
     Args:
         lengths: [num_documents] content tokens; an empty document has no piece.
-        piece_tokens: the most content tokens of a piece (the context less [CLS] and [SEP]).
+        piece_tokens: Most content tokens of a piece (the context without [CLS] and [SEP]).
 
     Returns:
-        document, start, length, each [num_pieces]: the pieces in document order, `start` counted in content tokens
-        within the document. All pieces of a document but its last are full.
-
+        Three arrays [num_pieces] in document order: document, start within the document, length. All pieces of a
+        document but its last are full.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     counts = -(-sizes // piece_tokens)

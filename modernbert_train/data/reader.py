@@ -1,4 +1,4 @@
-"""A planned row becomes ids and masks: the rows of a window, of a stream, of held-out text."""
+"""Planned rows become token ids and targets: the rows of a shuffle block, of a stream, and of held-out text."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ import numpy.typing as npt
 
 from modernbert_train.data.batch import MicroBatch, collate, micro_batches, padding_segments
 from modernbert_train.data.inputs import Inputs
-from modernbert_train.data.plan import SPECIALS_PER_PIECE, PhaseRows, Window, advance, evaluation_window
+from modernbert_train.data.plan import (
+    SPECIALS_PER_PIECE,
+    PhaseRows,
+    Position,
+    ShuffleBlock,
+    advance,
+    evaluation_shuffle_block,
+)
 from modernbert_train.data.skip import find_skipped, without_pieces
 from modernbert_train.objectives import Objective, PlainRow, Row
-from modernbert_train.store.manifest import TokenizerInfo
-from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import Split
 
 
-class WindowReader:
-    """The tokens of one window, read once; makes its rows."""
+class ShuffleBlockReader:
+    """Reads the tokens of one shuffle block once, and makes its rows."""
 
-    def __init__(
-        self, window: Window, splits: Mapping[str, Split], reader: BlockReader, tokenizer: TokenizerInfo
-    ) -> None:
-        self.window = window
-        self._tokenizer = tokenizer
-        blocks = [reader.read(splits[source], block) for source, block in window.blocks]
+    def __init__(self, shuffle_block: ShuffleBlock, splits: Mapping[str, Split], inputs: Inputs) -> None:
+        self.shuffle_block = shuffle_block
+        self._tokenizer = inputs.tokenizer
+        blocks = [inputs.reader.read(splits[source], block) for source, block in shuffle_block.blocks]
         sizes = np.array([len(block) for block in blocks], dtype=np.int64)
         self._tokens = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.uint16)
-        self._piece_first = (np.cumsum(sizes) - sizes)[window.piece_block] + window.piece_start
+        first_of_block = np.cumsum(sizes) - sizes
+        self._piece_first = first_of_block[shuffle_block.piece_block] + shuffle_block.piece_start
 
-    def row(self, index: int, row_tokens: int, context_tokens: int) -> PlainRow:
-        """Return a row with [CLS] before and [SEP] after the content of each piece."""
-        pieces = self.window.pieces(index)
-        counts = self.window.piece_tokens[pieces]
+    def row(self, index: int) -> PlainRow:
+        """Return a row, with [CLS] before and [SEP] after the content of each piece."""
+        row_tokens, context_tokens = self.shuffle_block.row_tokens, self.shuffle_block.context_tokens
+        pieces = self.shuffle_block.pieces(index)
+        counts = self.shuffle_block.piece_tokens[pieces]
         segments = counts + SPECIALS_PER_PIECE
         ends = np.cumsum(segments)
         starts = ends - segments
@@ -50,63 +55,62 @@ class WindowReader:
 
 
 class StreamReader:
-    """One canonical stream from a position (window, row) on. Holds the tokens of one window at a time."""
+    """Reads one stream from a position on. Holds the tokens of one shuffle block at a time."""
 
-    def __init__(self, phase: PhaseRows, inputs: Inputs, stream: int, position: tuple[int, int]) -> None:
+    def __init__(self, phase: PhaseRows, inputs: Inputs, stream: int, position: Position) -> None:
         self.plan = phase.plan
         self.stream = stream
         self.position = position
         self._objective = phase.objective
         self._inputs = inputs
-        self._taken = np.zeros(len(self.plan.sources), dtype=np.int64)  # see `take_source_tokens`
-        self._window: WindowReader | None = None
-        # Of the window: which pieces are skipped, and the tokens of each source in each row.
-        self._gone: npt.NDArray[np.bool_] | None = None
+        self._block_reader: ShuffleBlockReader | None = None
+        # Skipped pieces of the shuffle block; None if there are none.
+        self._skipped: npt.NDArray[np.bool_] | None = None
+        # Content tokens of each source in each row of the shuffle block, and in the rows read so far.
         self._source_tokens = np.empty((0, len(self.plan.sources)), dtype=np.int64)
+        self._taken = np.zeros(len(self.plan.sources), dtype=np.int64)
 
     def next_rows(self, count: int) -> list[Row]:
-        """The next `count` rows; moves the position behind them."""
+        """Read the next `count` rows and move the position past them."""
         return [self._next_row() for _ in range(count)]
 
     def take_source_tokens(self) -> npt.NDArray[np.int64]:
-        """Content tokens of each source of the plan in the rows that were read since the last call."""
+        """Return the content tokens of each source of the plan in the rows read since the last call."""
         taken, self._taken = self._taken, np.zeros_like(self._taken)
         return taken
 
     def pass_over(self, count: int) -> None:
-        """Move the position behind the next `count` rows without reading them."""
+        """Move the position past the next `count` rows without reading them."""
         position = advance(self.plan, self.stream, self.position, count)
         if position[0] != self.position[0]:
-            self._window = None
+            self._block_reader = None
         self.position = position
 
     def _next_row(self) -> Row:
-        plan, (window, row) = self.plan, self.position
-        if self._window is None:
-            self._window = self._open(window)
-        while row == self._window.window.num_rows:
-            window, row = window + 1, 0
-            self._window = self._open(window)
-        self.position = window, row + 1
-        key = (*plan.key, "mask", self.stream, window, row)
+        index, row = self.position
+        if self._block_reader is None:
+            self._block_reader = self._open(index)
+        while row == self._block_reader.shuffle_block.num_rows:
+            index, row = index + 1, 0
+            self._block_reader = self._open(index)
+        self.position = index, row + 1
+        key = (*self.plan.key, "mask", self.stream, index, row)
         self._taken += self._source_tokens[row]
-        plain = self._window.row(row, plan.row_tokens, plan.context_tokens)
-        labelled = self._objective.label(plain, self._inputs.masking, key)
-        if self._gone is None:
+        labelled = self._objective.label(self._block_reader.row(row), self._inputs.masking, key)
+        if self._skipped is None:
             return labelled
-        return without_pieces(
-            labelled, self._gone[self._window.window.pieces(row)], self._inputs.tokenizer.pad_id
-        )
+        skipped = self._skipped[self._block_reader.shuffle_block.pieces(row)]
+        return without_pieces(labelled, skipped, self._inputs.tokenizer.pad_id)
 
-    def _open(self, index: int) -> WindowReader:
+    def _open(self, index: int) -> ShuffleBlockReader:
         reader = self._inputs.reader
         if reader.reads_remote:
             for soon in (index, index + 1):
                 reader.fetch_ahead(self.plan.sources, self.plan.shards(self.stream, soon))
-        window = self.plan.window(self.stream, index)
-        self._gone = find_skipped(window, self._inputs.skipped_documents)
-        self._source_tokens = window.source_tokens(list(self.plan.sources), self._gone)
-        return WindowReader(window, self.plan.sources, reader, self._inputs.tokenizer)
+        shuffle_block = self.plan.shuffle_block(self.stream, index)
+        self._skipped = find_skipped(shuffle_block, self._inputs.skipped_documents)
+        self._source_tokens = shuffle_block.source_tokens(list(self.plan.sources), self._skipped)
+        return ShuffleBlockReader(shuffle_block, self.plan.sources, self._inputs)
 
 
 def evaluation_batches(
@@ -120,26 +124,24 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[MicroBatch]:
-    """Yield held-out rows of a source, one per batch, with targets that depend on (source, row) alone.
+    """Yield held-out rows of a source with targets that depend on (source, row) alone.
 
     Args:
-        source: has a held-out split.
-        inputs: of the recipe.
-        objective: what to predict.
-        context_tokens: longest piece of a document.
-        row_tokens: slots of a row.
-        max_rows: most rows over all ranks.
-        rank: yields every `world_size`-th row, beginning with row `rank`.
-        world_size: number of ranks.
+        source: A source with a held-out split.
+        inputs: The inputs of the recipe.
+        objective: What to predict.
+        context_tokens: Most tokens of a piece.
+        row_tokens: Slots of a row.
+        max_rows: Most rows over all ranks.
+        rank: Rows `rank`, `rank + world_size`, ... are yielded.
+        world_size: Number of ranks.
 
     Yields:
         Micro-batches of one row.
-
     """
     split = inputs.valid[source]
-    window = evaluation_window(source, split, context_tokens, row_tokens, max_rows)
-    reader = WindowReader(window, {source: split}, inputs.reader, inputs.tokenizer)
-    for index in range(rank, min(window.num_rows, max_rows), world_size):
-        plain = reader.row(index, row_tokens, context_tokens)
-        row = objective.label(plain, inputs.masking, ("evaluation", source, index))
+    shuffle_block = evaluation_shuffle_block(source, split, context_tokens, row_tokens, max_rows)
+    reader = ShuffleBlockReader(shuffle_block, {source: split}, inputs)
+    for index in range(rank, min(shuffle_block.num_rows, max_rows), world_size):
+        row = objective.label(reader.row(index), inputs.masking, ("evaluation", source, index))
         yield micro_batches(collate([row], context_tokens), rows=1, pad_id=inputs.tokenizer.pad_id)[0]

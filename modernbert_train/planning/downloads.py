@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from modernbert_train.config import DataConfig, format_bytes
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.loader import streams_of_rank
-from modernbert_train.data.order import SLICE_SHARDS
+from modernbert_train.data.order import GROUP_SHARDS
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.store.split import comes_through_cache
 
@@ -51,7 +51,7 @@ def check_downloads(
             _bytes_at_once(phase.plan, largest, max(len(of_machine) for of_machine in nodes))
             for phase in phases
         )
-        together = max(min(SLICE_SHARDS, len(shard_bytes[name])) * largest[name] for name in largest)
+        together = max(min(GROUP_SHARDS, len(shard_bytes[name])) * largest[name] for name in largest)
         _check_limit(data.cache.limit_bytes, together, 2 * at_once)
 
 
@@ -70,15 +70,15 @@ def nodes_of_machines(plan: Plan, world_size: int, ranks_per_machine: int) -> li
 
 
 def _bytes_at_once(plan: Plan, largest: dict[str, int], nodes: int) -> int:
-    """Of the shards of remote sources that so many nodes read in one round of windows."""
+    """Return the bytes of the remote shards that `nodes` nodes read while all streams are at the same shuffle block."""
     return sum(count * largest.get(name, 0) for name, count in plan.shards_at_once(nodes).items())
 
 
 def _check_limit(limit: int, together: int, smooth: int) -> None:
-    """`together`: of the shards of a slice; `smooth`: of all that is read now and next."""
+    """`together`: of a shard group; `smooth`: of all that is read now and next."""
     if limit < together:
         raise ValueError(
-            f"data.cache.limit_bytes is {format_bytes(limit)}: the blocks of {SLICE_SHARDS} shards are shuffled "
+            f"data.cache.limit_bytes is {format_bytes(limit)}: the blocks of {GROUP_SHARDS} shards are shuffled "
             f"together, which take {format_bytes(together)}, so that each shard would be downloaded over and over; "
             f"set it to {format_bytes(smooth)} or more"
         )

@@ -76,7 +76,7 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
         "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
-        "data": f"tokenizer {data.tokenizer}, {_count(data.num_streams, 'stream')}, windows of "
+        "data": f"tokenizer {data.tokenizer}, {_count(data.num_streams, 'stream')}, shuffle blocks of "
         f"{_count(data.shuffle_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
         **_skipped(recipe, plan),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "

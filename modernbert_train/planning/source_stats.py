@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it imports torch, and a dry run needs none of that
 
 log = logging.getLogger(__name__)
 
-_STREAMS_LOOKED_AT = 2  # for the fill: one window of each
+_STREAMS_LOOKED_AT = 2  # for the fill: one shuffle block of each
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PhaseData:
 
 
 def phase_data(plan: RunSchedule, rows: Sequence[PhaseRows]) -> list[PhaseData]:
-    """The contributions of every phase, by the lengths of the documents in the first windows. Skipped steps and
+    """The contributions of every phase, by the lengths of the documents in the first shuffle blocks. Skipped steps and
     documents are not taken off.
     """
     return [_of_phase(phase.num_tokens, of_phase) for phase, of_phase in zip(plan.phases, rows, strict=True)]
@@ -45,10 +45,12 @@ def phase_data(plan: RunSchedule, rows: Sequence[PhaseRows]) -> list[PhaseData]:
 
 def _of_phase(num_slots: int, rows: PhaseRows) -> PhaseData:
     plan = rows.plan
-    windows = [plan.window(stream, 0) for stream in range(min(_STREAMS_LOOKED_AT, plan.num_streams))]
-    slots = sum(window.num_rows for window in windows) * plan.row_tokens
-    used = sum(window.slots_used() for window in windows)
-    content = num_slots * sum(int(window.piece_tokens.sum()) for window in windows) / slots
+    shuffle_blocks = [
+        plan.shuffle_block(stream, 0) for stream in range(min(_STREAMS_LOOKED_AT, plan.num_streams))
+    ]
+    slots = sum(block.num_rows for block in shuffle_blocks) * plan.row_tokens
+    used = sum(block.slots_used() for block in shuffle_blocks)
+    content = num_slots * sum(int(block.piece_tokens.sum()) for block in shuffle_blocks) / slots
     sources = {}
     for name, share in plan.mixture.items():
         epochs = content * share / plan.sources[name].num_tokens

@@ -18,7 +18,7 @@ from modernbert_train.checkpoints.initial import log_start, set_first_weights
 from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.config import Recipe
 from modernbert_train.config.schema import Precision
-from modernbert_train.data.inputs import Inputs, plan_rows, skipped_text
+from modernbert_train.data.inputs import Inputs, describe_skipped, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
@@ -124,7 +124,7 @@ def initialize(model: ModernBertForMaskedLM, run: Run) -> None:
 
 
 def _prepare_folder(run: Run, fresh: bool) -> None:
-    skipped, world_size = skipped_text(run.schedule, run.inputs), dist.get_world_size()
+    skipped, world_size = describe_skipped(run.schedule, run.inputs), dist.get_world_size()
     on_rank_zero(
         lambda: prepare_run_folder(run.folder, run.recipe, run.inputs.tokenizer, world_size, fresh, skipped)
     )

@@ -52,7 +52,7 @@ def shards_read(recipe_path: Path, streams: range, windows: range) -> set[int]:
         inputs.train["web"].shard_of(block)
         for stream in streams
         for window in windows
-        for source, block in plan.window(stream, window).blocks
+        for source, block in plan.shuffle_block(stream, window).blocks
         if source == "web"
     }
 

@@ -42,17 +42,17 @@ def check_epoch(store: Path, context_tokens: int) -> tuple[float, int, list[int]
     assert lost_or_doubled == []
     assert tokens_out == sum(document_lengths) == sum(split.num_tokens for split in plan.sources.values())
 
-    window = plan.window(0, 0)
+    shuffle_block = plan.shuffle_block(0, 0)
     used = tokens_out + 2 * num_pieces
-    assert used == window.slots_used()
-    fill = used / (window.num_rows * ROW_TOKENS)
+    assert used == shuffle_block.slots_used()
+    fill = used / (shuffle_block.num_rows * ROW_TOKENS)
     needed = -(-used // ROW_TOKENS)
     print(
         f"context {context_tokens:,}: {len(document_lengths):,} documents, {tokens_out:,} tokens in and out, "
-        f"{num_pieces:,} pieces, {window.num_rows:,} rows ({needed:,} needed), {batches:,} micro-batches, "
+        f"{num_pieces:,} pieces, {shuffle_block.num_rows:,} rows ({needed:,} needed), {batches:,} micro-batches, "
         f"fill {fill:.4%}"
     )
-    return fill, window.num_rows - needed, document_lengths
+    return fill, shuffle_block.num_rows - needed, document_lengths
 
 
 def tokenize(store: Path, tokenizer: Path, inputs: dict[str, list[Path]]) -> None:

@@ -11,7 +11,7 @@ from modernbert_train.data.batch import checksum, collate, join
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.data.order import SourceOrder
 from modernbert_train.data.plan import PhaseRows, Plan, fingerprint_at
-from modernbert_train.data.reader import StreamReader, WindowReader, evaluation_batches
+from modernbert_train.data.reader import ShuffleBlockReader, StreamReader, evaluation_batches
 from modernbert_train.objectives import MaskedLM, NextToken
 from modernbert_train.store.reading import BlockReader
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
@@ -149,14 +149,14 @@ def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
         seen.append(undisturbed.position)
     assert len(set(seen)) == 10
     made = []
-    original = WindowReader.row
+    original = ShuffleBlockReader.row
 
-    def counting(self, index, *arguments):
+    def counting(self, index):
         made.append(index)
-        return original(self, index, *arguments)
+        return original(self, index)
 
     restarted = StreamReader(phase, inputs, 3, seen[4])
-    monkeypatch.setattr(WindowReader, "row", counting)
+    monkeypatch.setattr(ShuffleBlockReader, "row", counting)
     restarted.next_rows(5)
     assert restarted.position == seen[9]
     assert made == [row - 1 for _, row in seen[5:]]
@@ -165,31 +165,34 @@ def test_a_restart_reads_no_consumed_document_again(world, monkeypatch):
 def test_a_checkpoint_of_other_data_is_refused(world):
     state = make_loader(world).dataset.state_dict(-1, True)
     with pytest.raises(
-        ValueError, match="other data, mixture, streams, context, objective, mask rate or seed"
+        ValueError, match="other data, mixture, num_streams, context, objective, mask rate or seed"
     ):
         make_loader(world, seed=18).dataset.load_state_dict(state)
 
 
 def test_rows_hold_the_documents(world):
-    """A piece in a row is [CLS], a stretch of one document, [SEP]; a window holds the documents of its blocks whole."""
+    """A piece in a row is [CLS], a stretch of one document, [SEP]; a shuffle block has whole documents."""
     sources, manifest, inputs = world
     tokenizer = inputs.tokenizer
     plan = make_plan(manifest)
-    window = plan.window(0, 0)
-    rows = WindowReader(window, plan.sources, inputs.reader, tokenizer)
+    shuffle_block = plan.shuffle_block(0, 0)
+    rows = ShuffleBlockReader(shuffle_block, plan.sources, inputs)
     found: dict[tuple[str, int], list[int]] = {}
-    for index in range(window.num_rows):
-        ids, segments, used = rows.row(index, 64, 32)
-        pieces = range(*window.pieces(index).indices(len(window.piece_tokens)))
+    for index in range(shuffle_block.num_rows):
+        ids, segments, used = rows.row(index)
+        pieces = range(*shuffle_block.pieces(index).indices(len(shuffle_block.piece_tokens)))
         assert (ids[used:] == tokenizer.pad_id).all()
         assert segments.sum() == 64
         at = 0
         for piece in pieces:
-            tokens = ids[at : at + window.piece_tokens[piece] + 2].tolist()
+            tokens = ids[at : at + shuffle_block.piece_tokens[piece] + 2].tolist()
             at += len(tokens)
             assert (tokens[0], tokens[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
-            key = window.blocks[window.piece_block[piece]][0], int(window.piece_document[piece])
-            found.setdefault(key, []).append((int(window.piece_start[piece]), tokens[1:-1]))
+            key = (
+                shuffle_block.blocks[shuffle_block.piece_block[piece]][0],
+                int(shuffle_block.piece_document[piece]),
+            )
+            found.setdefault(key, []).append((int(shuffle_block.piece_start[piece]), tokens[1:-1]))
         assert at == used
     assert len(found) > 3
     for (source, document), pieces in found.items():

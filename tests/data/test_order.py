@@ -7,7 +7,7 @@ from modernbert_train.data.order import (
     BLOCK,
     DOCUMENTS,
     FIRST_DOCUMENT,
-    SLICE_SHARDS,
+    GROUP_SHARDS,
     TOKENS,
     SourceOrder,
     block_table,
@@ -37,13 +37,13 @@ def read(order: SourceOrder, node: int, tokens: int) -> np.ndarray:
     return order.blocks_between(node, 0, tokens)
 
 
-def a_pass(order: SourceOrder, nodes: int, pass_index: int) -> list[list[int]]:
-    """The blocks that each node reads in a pass: two passes of few units differ in length, so they are asked for."""
+def an_epoch(order: SourceOrder, nodes: int, epoch: int) -> list[list[int]]:
+    """The blocks that each node reads in an epoch: two epochs of few units differ in length, so they are asked for."""
     found = []
     for node in range(nodes):
-        order._pass_at(node, 10**4)
-        ends = [0, *order._pass_ends[node]]
-        found.append(order.blocks_between(node, ends[pass_index], ends[pass_index + 1])[:, BLOCK].tolist())
+        order._epoch_at(node, 10**4)
+        ends = [0, *order._epoch_ends[node]]
+        found.append(order.blocks_between(node, ends[epoch], ends[epoch + 1])[:, BLOCK].tolist())
     return found
 
 
@@ -59,36 +59,36 @@ def test_a_table_of_blocks_is_that_of_the_sidecars(make_split):
 
 @pytest.mark.parametrize("shard_blocks", [FEW_SHARDS, MANY_SHARDS])
 @pytest.mark.parametrize("nodes", [1, 2, 5])
-def test_a_pass_holds_every_block_once_over_the_nodes(make_split, shard_blocks, nodes):
+def test_an_epoch_holds_every_block_once_over_the_nodes(make_split, shard_blocks, nodes):
     order = SourceOrder(make_split(shard_blocks), nodes, ("seed", 1))
-    for pass_index in range(3):
-        assert sorted(chain.from_iterable(a_pass(order, nodes, pass_index))) == list(range(sum(shard_blocks)))
+    for epoch in range(3):
+        assert sorted(chain.from_iterable(an_epoch(order, nodes, epoch))) == list(range(sum(shard_blocks)))
 
 
-def test_passes_differ(make_split):
+def test_epochs_differ(make_split):
     order = SourceOrder(make_split(FEW_SHARDS), 1, ("seed",))
-    assert a_pass(order, 1, 0) != a_pass(order, 1, 1)
+    assert an_epoch(order, 1, 0) != an_epoch(order, 1, 1)
 
 
 def test_whole_shards_are_dealt_when_there_are_many(make_split):
     order = SourceOrder(make_split(MANY_SHARDS), 5, ("seed",))
-    shards = [{block // 3 for block in blocks} for blocks in a_pass(order, 5, 0)]
+    shards = [{block // 3 for block in blocks} for blocks in an_epoch(order, 5, 0)]
     assert all(len(of_node) == 8 for of_node in shards)
     assert len(set.union(*shards)) == 40
 
 
-def test_blocks_are_shuffled_over_the_shards_of_a_slice_and_no_further(make_split):
+def test_blocks_are_shuffled_over_the_shards_of_a_group_and_no_further(make_split):
     order = SourceOrder(make_split(MANY_SHARDS), 1, ("seed",))
-    shards = [block // 3 for block in a_pass(order, 1, 0)[0]]
-    slices = [shards[first : first + 3 * SLICE_SHARDS] for first in range(0, 120, 3 * SLICE_SHARDS)]
-    assert [len(set(of_slice)) for of_slice in slices] == [SLICE_SHARDS] * 5
-    assert len(set(slices[0][:6])) > 2  # not shard by shard
+    shards = [block // 3 for block in an_epoch(order, 1, 0)[0]]
+    groups = [shards[first : first + 3 * GROUP_SHARDS] for first in range(0, 120, 3 * GROUP_SHARDS)]
+    assert [len(set(group)) for group in groups] == [GROUP_SHARDS] * 5
+    assert len(set(groups[0][:6])) > 2  # not shard by shard
 
 
 def test_fewer_blocks_than_nodes_serve_all_nodes_in_turn(make_split):
     split = make_split([3])
     order = SourceOrder(split, 7, ("seed",))
-    counts = [[len(blocks) for blocks in a_pass(order, 7, number)] for number in range(7)]
+    counts = [[len(blocks) for blocks in an_epoch(order, 7, number)] for number in range(7)]
     assert np.sum(counts, axis=0).tolist() == [3] * 7
     assert np.sum(counts, axis=1).tolist() == [3] * 7
     assert read(order, 6, 200)[:, TOKENS].sum() >= 200
@@ -99,12 +99,12 @@ def test_intervals_tile_the_endless_sequence(make_split, shard_blocks):
     split = make_split(shard_blocks)
     order = SourceOrder(split, 2, ("seed",))
     expected = read(order, 1, 5_000)
-    assert expected[:, DOCUMENTS].sum() > split.num_documents  # a node of two: more than two of its passes
+    assert expected[:, DOCUMENTS].sum() > split.num_documents  # a node of two: more than two of its epochs
     edges = [0, 1, 40, 41, 200, 777, 1_800, 5_000]
     pieces = [order.blocks_between(1, start, stop) for start, stop in pairwise(edges)]
     assert np.concatenate(pieces).tolist() == expected.tolist()
     assert (expected[:, FIRST_DOCUMENT] < split.num_documents).all()
-    # Asking for a later interval first gives the same: there is no state that matters.
+    # Asking for a later interval first gives the same: caches do not matter.
     fresh = SourceOrder(split, 2, ("seed",))
     assert fresh.blocks_between(1, 777, 1_800).tolist() == pieces[5].tolist()
     assert fresh.blocks_between(1, 41, 200).tolist() == pieces[3].tolist()

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from modernbert_train.data.plan import Plan, evaluation_window
+from modernbert_train.data.plan import Plan, evaluation_shuffle_block
 from modernbert_train.store.split import Split, write_sidecars
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
@@ -42,14 +42,18 @@ def make_plan(
     )
 
 
-def read_tokens(window, splits) -> Counter:
-    """How often each token (source, document, position) is in the window."""
+def read_tokens(shuffle_block, splits) -> Counter:
+    """How often each token (source, document, position) is in the shuffle block."""
     first_tokens = {name: _first_token_of_documents(split) for name, split in splits.items()}
     counts: Counter = Counter()
     for block, start, tokens, document in zip(
-        window.piece_block, window.piece_start, window.piece_tokens, window.piece_document, strict=True
+        shuffle_block.piece_block,
+        shuffle_block.piece_start,
+        shuffle_block.piece_tokens,
+        shuffle_block.piece_document,
+        strict=True,
     ):
-        name, number = window.blocks[block]
+        name, number = shuffle_block.blocks[block]
         in_document = start - first_tokens[name][document] + _first_token_of_block(splits[name], number)
         counts.update((name, int(document), int(in_document + offset)) for offset in range(tokens))
     return counts
@@ -66,12 +70,12 @@ def _first_token_of_block(split, number):
 
 @pytest.mark.parametrize("context_tokens", [8, 64, 256])
 @pytest.mark.parametrize("streams", [1, 3])
-def test_a_pass_trains_on_every_token_of_every_document_once(splits, context_tokens, streams):
-    # With natural shares and windows as large as the store, window 0 of the streams is about a pass; the blocks at
-    # its edge may belong to the pass before or after, so the counts are compared over the blocks that were read.
+def test_an_epoch_trains_on_every_token_of_every_document_once(splits, context_tokens, streams):
+    # With natural shares and shuffle blocks as large as the store, the first shuffle blocks of all streams are about an
+    # epoch. The blocks at the edge may belong to another one, so the counts are compared over the blocks read.
     plan = make_plan(splits, num_streams=streams, shuffle_rows=10**6, context_tokens=context_tokens)
-    windows = [plan.window(stream, 0) for stream in range(streams)]
-    read = Counter(block for window in windows for block in window.blocks)
+    shuffle_blocks = [plan.shuffle_block(stream, 0) for stream in range(streams)]
+    read = Counter(block for shuffle_block in shuffle_blocks for block in shuffle_block.blocks)
     expected: Counter = Counter()
     for name, split in splits.items():
         lengths, first = np.asarray(split.lengths()), 0
@@ -80,7 +84,9 @@ def test_a_pass_trains_on_every_token_of_every_document_once(splits, context_tok
                 tokens = range(lengths[document])
                 expected.update({(name, document, token): read[name, number] for token in tokens})
             first += documents
-    assert sum((read_tokens(window, splits) for window in windows), Counter()) == +expected
+    assert (
+        sum((read_tokens(shuffle_block, splits) for shuffle_block in shuffle_blocks), Counter()) == +expected
+    )
     if streams == 1:
         assert set(read.values()) == {1}
         assert len(read) == sum(split.num_blocks for split in splits.values())
@@ -88,13 +94,13 @@ def test_a_pass_trains_on_every_token_of_every_document_once(splits, context_tok
 
 def test_rows_hold_whole_pieces_and_are_well_filled(splits):
     plan = make_plan(splits, num_streams=1, shuffle_rows=10**6)
-    window = plan.window(0, 0)
-    slots = window.piece_tokens + 2
+    shuffle_block = plan.shuffle_block(0, 0)
+    slots = shuffle_block.piece_tokens + 2
     assert slots.max() <= plan.context_tokens
-    per_row = np.add.reduceat(slots, window.row_first[:-1])
+    per_row = np.add.reduceat(slots, shuffle_block.row_first[:-1])
     assert per_row.max() <= plan.row_tokens
-    assert per_row.sum() == window.slots_used() == slots.sum()
-    assert window.slots_used() / (window.num_rows * plan.row_tokens) >= 0.995
+    assert per_row.sum() == shuffle_block.slots_used() == slots.sum()
+    assert shuffle_block.slots_used() / (shuffle_block.num_rows * plan.row_tokens) >= 0.995
 
 
 def test_shares_hold_in_tokens(splits):
@@ -102,55 +108,57 @@ def test_shares_hold_in_tokens(splits):
     tokens: Counter = Counter()
     for stream in range(2):
         for index in range(30):
-            window = plan.window(stream, index)
-            for block, count in zip(window.piece_block, window.piece_tokens, strict=True):
-                tokens[window.blocks[block][0]] += int(count)
+            shuffle_block = plan.shuffle_block(stream, index)
+            for block, count in zip(shuffle_block.piece_block, shuffle_block.piece_tokens, strict=True):
+                tokens[shuffle_block.blocks[block][0]] += int(count)
     assert tokens["web"] / sum(tokens.values()) == pytest.approx(0.2, abs=0.01)
 
 
-def test_windows_are_a_function_of_the_arguments_alone(splits):
+def test_shuffle_blocks_are_a_function_of_the_arguments_alone(splits):
     plan, again = make_plan(splits), make_plan(splits)
-    later = again.window(1, 3)
+    later = again.shuffle_block(1, 3)
     for index in range(3):
-        plan.window(1, index)
+        plan.shuffle_block(1, index)
     for name in ("piece_block", "piece_start", "piece_tokens", "row_first"):
-        assert getattr(plan.window(1, 3), name).tolist() == getattr(later, name).tolist()
-    other_seed = make_plan(splits, key=(18, 0)).window(1, 3)
+        assert getattr(plan.shuffle_block(1, 3), name).tolist() == getattr(later, name).tolist()
+    other_seed = make_plan(splits, key=(18, 0)).shuffle_block(1, 3)
     assert other_seed.blocks != later.blocks
 
 
-def test_a_window_may_be_empty(splits):
-    """Windows of one row ask for less than a block of text: most find nothing new, and none finds anything twice."""
+def test_a_shuffle_block_may_be_empty(splits):
+    """With one row each, most shuffle blocks have less than a block of text and so none; no block comes up twice."""
     plan = make_plan(splits, num_streams=1, shuffle_rows=1)
-    windows = [plan.window(0, index) for index in range(50)]
-    assert any(window.num_rows == 0 for window in windows)
-    blocks = [block for window in windows for block in window.blocks]
+    shuffle_blocks = [plan.shuffle_block(0, index) for index in range(50)]
+    assert any(shuffle_block.num_rows == 0 for shuffle_block in shuffle_blocks)
+    blocks = [block for shuffle_block in shuffle_blocks for block in shuffle_block.blocks]
     assert len(blocks) == len(set(blocks)) > 0
 
 
 def test_evaluation_rows_are_fixed_and_limited(splits):
-    window = evaluation_window("web", splits["web"], 64, 256, max_rows=10)
-    again = evaluation_window("web", splits["web"], 64, 256, max_rows=10)
-    assert window.blocks == again.blocks
-    assert window.piece_start.tolist() == again.piece_start.tolist()
-    assert 10 <= window.num_rows < 25
-    everything = evaluation_window("web", splits["web"], 64, 256, max_rows=10**6)
+    shuffle_block = evaluation_shuffle_block("web", splits["web"], 64, 256, max_rows=10)
+    again = evaluation_shuffle_block("web", splits["web"], 64, 256, max_rows=10)
+    assert shuffle_block.blocks == again.blocks
+    assert shuffle_block.piece_start.tolist() == again.piece_start.tolist()
+    assert 10 <= shuffle_block.num_rows < 25
+    everything = evaluation_shuffle_block("web", splits["web"], 64, 256, max_rows=10**6)
     assert len(everything.blocks) == splits["web"].num_blocks
 
 
 def test_empty_documents_and_blocks_of_them_alone(tmp_path):
-    """As in stores of others: they take no place, and no window consists of nothing else."""
+    """As in external stores: they take no space, and no shuffle block consists of nothing else."""
     lengths = np.array([0] * 300 + [9, 0, 30] + [0] * 500, np.uint32)
     blocks = np.array([[128, 0], [128, 0], [47, 39], [128, 0], [128, 0], [128, 0], [116, 0]], np.int64)
     split = write_sidecars(tmp_path, lengths, blocks, np.array([3, 4]))
     plan = make_plan({"web": split}, num_streams=1, shuffle_rows=1, context_tokens=16, row_tokens=16)
-    windows = [plan.window(0, index) for index in range(20)]
+    shuffle_blocks = [plan.shuffle_block(0, index) for index in range(20)]
     trained = Counter()
-    for window in windows:
+    for shuffle_block in shuffle_blocks:
         for document, tokens in zip(
-            window.piece_document.tolist(), window.piece_tokens.tolist(), strict=True
+            shuffle_block.piece_document.tolist(), shuffle_block.piece_tokens.tolist(), strict=True
         ):
             trained[document] += tokens
     assert set(trained) == {300, 302}
-    assert all(len(window.piece_tokens) > 0 for window in windows if window.blocks)
-    assert evaluation_window("web", split, 16, 16, max_rows=10).num_rows == 3
+    assert all(
+        len(shuffle_block.piece_tokens) > 0 for shuffle_block in shuffle_blocks if shuffle_block.blocks
+    )
+    assert evaluation_shuffle_block("web", split, 16, 16, max_rows=10).num_rows == 3

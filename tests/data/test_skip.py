@@ -9,10 +9,10 @@ import torch
 
 from modernbert_train.config import SkipConfig
 from modernbert_train.data.batch import Row, checksum, join
-from modernbert_train.data.contents import contents
-from modernbert_train.data.reader import WindowReader
+from modernbert_train.data.reader import ShuffleBlockReader
 from modernbert_train.data.skip import is_skipped, load_skipped_documents, without_pieces
 from modernbert_train.objectives import IGNORE_INDEX, NextToken
+from modernbert_train.planning.step_contents import pieces_of_stream
 from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
 
 PAD = 3
@@ -86,13 +86,13 @@ def test_a_restart_before_within_or_behind_skipped_steps(world, undisturbed, sto
 
 def test_a_skipped_step_is_not_read(world, monkeypatch):
     made = []
-    original = WindowReader.row
+    original = ShuffleBlockReader.row
 
     def counting(self, *arguments):
         made.append(1)
         return original(self, *arguments)
 
-    monkeypatch.setattr(WindowReader, "row", counting)
+    monkeypatch.setattr(ShuffleBlockReader, "row", counting)
     list(world.loader(skipped_steps=(range(1, 5), range(6, 9))))
     assert len(made) == BATCHES[0] + BATCHES[5] + BATCHES[9]
 
@@ -106,7 +106,7 @@ def test_a_skipped_document_is_gone_and_all_others_are_as_they_were(world):
         pieces = [
             piece
             for stream in range(STREAMS)
-            for piece in contents(phase.plan, stream, (0, 0), passed_over, BATCHES[step] // STREAMS)
+            for piece in pieces_of_stream(phase.plan, stream, (0, 0), passed_over, BATCHES[step] // STREAMS)
         ]
         kept = [not is_skipped(skipped, piece.source, piece.document) for piece in pieces]
         gone += kept.count(False)

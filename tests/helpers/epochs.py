@@ -1,4 +1,4 @@
-"""One pass over a whole store through the loader, and what its batches hold."""
+"""One epoch of a whole store through the loader, and the content of its batches."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +16,7 @@ from modernbert_train.store.reading import BlockReader
 
 
 def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -> Plan:
-    """All sources in proportion to their size, one stream, one window: exactly one pass over the store."""
+    """All sources in proportion to their size, one stream, one shuffle block: exactly one epoch of the store."""
     splits = {name: splits["train"] for name, splits in manifest.sources.items()}
     total = sum(split.num_tokens for split in splits.values())
     mixture = {name: split.num_tokens / total for name, split in splits.items()}
@@ -34,7 +34,7 @@ def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -
 
 def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16) -> Iterator[MicroBatch]:
     """The micro-batches of the epoch as the trainer gets them, through a worker process."""
-    num_rows = plan.window(0, 0).num_rows
+    num_rows = plan.shuffle_block(0, 0).num_rows
     steps = tuple(
         part for part in ((num_rows // batch_rows, batch_rows), (1, num_rows % batch_rows)) if all(part)
     )

@@ -34,7 +34,7 @@ class World:
         return self.inputs.train
 
     def phases(self, first: Objective = MASKED) -> list[PhaseRows]:
-        """Two, with another mixture, context and objective; more than a pass over each source."""
+        """Two, with another mixture, context and objective; more than an epoch of each source."""
         return [
             PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), first, ((5, 8),)),
             PhaseRows(self.plan(1, 128, {"code": 1.0}), MaskedLM(0.15), ((2, 4), (3, 12))),
@@ -46,7 +46,8 @@ class World:
             mixture,
             num_streams=STREAMS,
             num_nodes=2,
-            shuffle_rows=5,  # batches begin and end within windows
+            # Batches begin and end within shuffle blocks.
+            shuffle_rows=5,
             context_tokens=context_tokens,
             row_tokens=256,
             key=(17, phase),

@@ -145,7 +145,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
         (["data.sources.web.store=nowhere"], "store: nowhere does not exist"),
         (["data.tokenizer=nowhere"], "tokenizer: nowhere.* does not exist"),
         (["model.vocab_size=192"], "model.vocab_size is 192, too small .* with 256 ids; set it to 256"),
-        (["data.sources.web.source=wbe"], 'data.sources.web: .* no source "wbe".*did you mean "web"'),
+        (["data.sources.web.source=wbe"], 'data.sources.web: .* no source "wbe".*did you mean web'),
         (["init.from=nowhere"], "nowhere: no such run folder or checkpoint"),
         (["training.device=gpu"], "training.device is gpu, but torch finds no CUDA device"),
         (["training.attention_backend=flash2"], "training.attention_backend is 'flash2'"),

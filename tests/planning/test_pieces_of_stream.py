@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streaming.base.format.mds.reader import MDSReader
 
-from modernbert_train.data.contents import contents
+from modernbert_train.planning.step_contents import pieces_of_stream
 from tests.helpers.worlds import BATCHES, STREAMS, make_world, texts_of
 
 
@@ -27,12 +27,14 @@ def named(world, step, start=None, positions=None):
     return [
         piece
         for stream in range(STREAMS)
-        for piece in contents(phase.plan, stream, (positions or {}).get(stream, (0, 0)), passed_over, count)
+        for piece in pieces_of_stream(
+            phase.plan, stream, (positions or {}).get(stream, (0, 0)), passed_over, count
+        )
     ]
 
 
 def test_the_tokens_of_every_step(world):
-    windows = {0: set(), 1: set()}
+    shuffle_blocks = {0: set(), 1: set()}
     for step, batch in enumerate(world.loader()):
         pieces = named(world, step)
         texts = [
@@ -40,9 +42,9 @@ def test_the_tokens_of_every_step(world):
             for piece in pieces
         ]
         assert texts == list(texts_of(batch, world.tokenizer))
-        windows[int(step >= 5)] |= {piece.window for piece in pieces}
+        shuffle_blocks[int(step >= 5)] |= {piece.shuffle_block for piece in pieces}
     assert step == len(BATCHES) - 1
-    assert all(len(of_phase) > 1 for of_phase in windows.values())
+    assert all(len(of_phase) > 1 for of_phase in shuffle_blocks.values())
 
 
 def test_counting_from_the_positions_of_a_checkpoint(world):
