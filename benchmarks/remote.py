@@ -1,13 +1,12 @@
-"""The loader out of an object store, beside the same store on the local disk.
+"""Speed of the loader with a store in an object store, beside the same store on the local disk.
 
     python -m benchmarks.remote
     python -m benchmarks.remote --tokens 400M --seconds 20
 
-Makes a store of random documents and serves it by the S3 server of the tests, from a process of its own. First a pass
-as fast as it goes, with one worker: from the disk, through an empty cache, through a full one. Then a stand-in for a
-GPU that takes 600,000 tokens/s, while a connection to the server carries hardly more than that (1.5 times as much): how
-much of its time it waits after the first windows, and its longest wait, with shards on their way before they are read
-and without.
+Creates a store of random documents and serves it with the S3 server of the tests, in a separate process. The first part
+reads the store once at full speed with one worker: from disk, through an empty cache, and through a full cache. The
+second part simulates a GPU that takes 600,000 tokens/s, over a connection with 1.5 times that bandwidth. It reports the
+fraction of time the GPU waits after the first windows, and its longest wait, with and without prefetching of shards.
 """
 
 import argparse
@@ -46,7 +45,7 @@ SETTLED_STEPS = (
 
 
 def make_store(folder: Path, tokenizer: TokenizerInfo, tokens: int) -> None:
-    """Documents of lognormal length (median 400 tokens), in blocks and shards as `data_prep` writes them."""
+    """Write a store of documents of lognormal length (median 400 tokens), with the blocks that `data_prep` makes."""
     random = np.random.default_rng(0)
     split = folder / "web/train"
     columns = {"input_ids": "ndarray:uint16", "lengths": "ndarray:uint32"}
@@ -68,7 +67,7 @@ def make_store(folder: Path, tokenizer: TokenizerInfo, tokens: int) -> None:
 
 @contextmanager
 def served(root: Path, bytes_per_second: float | None) -> Iterator[None]:
-    """The folder as an object store, in a process of its own."""
+    """Serve the folder as an object store, in a separate process."""
     ours, theirs = multiprocessing.Pipe()
 
     def serve() -> None:
@@ -87,7 +86,7 @@ def served(root: Path, bytes_per_second: float | None) -> Iterator[None]:
 
 
 def open_loader(split: Split, reader: BlockReader, tokenizer: TokenizerInfo) -> PlannedLoader:
-    """One worker, over a pass of the store, about."""
+    """Build a loader with one worker that reads most of the store once."""
     plan = Plan(
         {"web": split},
         {"web": 1.0},
@@ -105,7 +104,7 @@ def open_loader(split: Split, reader: BlockReader, tokenizer: TokenizerInfo) -> 
 
 
 def tokens_per_second(split: Split, cache: Cache | None, tokenizer: TokenizerInfo) -> float:
-    """Of a pass, as fast as it goes."""
+    """Measure one pass at full speed."""
     with closing(BlockReader([split], cache)) as reader:
         started, tokens = time.perf_counter(), 0
         for batch in open_loader(split, reader, tokenizer):
@@ -114,7 +113,7 @@ def tokens_per_second(split: Split, cache: Cache | None, tokenizer: TokenizerInf
 
 
 def waits(split: Split, cache: Cache, tokenizer: TokenizerInfo, seconds: float) -> tuple[float, float]:
-    """Share of its time that a stand-in for a GPU waits for batches, and its longest wait in seconds."""
+    """Simulate a GPU; return the fraction of time it waits for batches, and its longest wait in seconds."""
     each = []
     with closing(BlockReader([split], cache)) as reader:
         loader, before, started = open_loader(split, reader, tokenizer), 0.0, time.perf_counter()
@@ -130,12 +129,15 @@ def waits(split: Split, cache: Cache, tokenizer: TokenizerInfo, seconds: float) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run both parts and print their results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=parse_tokens, default="100M", help="of the store; two bytes each")
     parser.add_argument(
-        "--seconds", type=float, default=20.0, help="of each measurement with the slow server"
+        "--tokens", type=parse_tokens, default="100M", help="tokens of the store, two bytes each"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="duration of each measurement of the second part"
     )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:

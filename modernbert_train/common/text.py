@@ -1,29 +1,29 @@
-"""Text for people: tables, lists of problems, suggestions."""
+"""Text for users: tables, lists of problems, suggestions."""
 
 import difflib
 from collections.abc import Sequence
 
 
 def did_you_mean(name: str, candidates: list[str]) -> str:
-    """Returns `; did you mean X?` for the nearest of the candidates, the empty text when none is near."""
+    """Return `; did you mean X?` for the nearest of the candidates, or an empty string if none is near."""
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.55)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error without its line breaks; its type where it has no message."""
+    """Return the message of an error without its line breaks; or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def list_problems(title: str, problems: list[str]) -> str:
-    """One problem is a line of its own; several get a heading and a line each."""
+    """Format problems: a single one as it is, several as a list under a title."""
     if len(problems) == 1:
         return problems[0]
     return f"{title}: {len(problems)} problems\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A text table: the first column to the left, the others to the right."""
+    """Format a text table, with the first column left-aligned and the others right-aligned."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     lines = [
         "  ".join(

@@ -1,12 +1,14 @@
-"""Shards that others wrote, one document a sample: where the ids of a document lie, and a block of them in one read.
+"""External MDS shards, written by other programs: one document per sample, in one of several columns.
 
-A block of such a split is a run of consecutive samples of one shard, so that it is planned like one of our own; it is
-read by its byte range alone.
+A block of such a split is a run of consecutive samples of one shard, so that it is planned like a block of our own
+shards. It is read in one request, by its byte range.
 
-An MDS shard is: uint32 number of samples; uint32 offset of every sample, and of the end; a JSON header; the samples.
-A sample: uint32 size of every column of variable size; then all columns, in the order of their names. An array:
-[dtype] [dimensions << 2 | log2 of the bytes of a size] [sizes] [values], where the dtype stands only if the column
-does not state it, and the next two only if the column states no shape (streaming/base/format/mds/encodings.py).
+    shard    uint32 number of samples; uint32 offset of every sample, and of the end; a JSON header; the samples
+    sample   uint32 size of every column of variable size; then all columns, in the order of their names
+    array    [dtype] [number of dimensions << 2 | log2 of the bytes of a size] [sizes] values
+
+An array starts with its dtype only if the column does not state one, and with its sizes only if the column does not
+state a shape (streaming/base/format/mds/encodings.py).
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.common.types import Bytes, Int64
+from modernbert_train.common.types import Bool, Bytes, Int64
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.mds import Shard
 from modernbert_train.store.tokenizer import TokenizerInfo
 
-SPECIALS = ("cls", "sep", "pad")  # what can be stripped from a document
+# What can be stripped from a document.
+SPECIALS = ("cls", "sep", "pad")
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-# First byte of an array whose column does not state the dtype
+# First byte of an array whose column does not state the dtype.
 _DTYPE_CODES = {
     8: "uint8", 9: "int8", 16: "uint16", 17: "int16", 32: "uint32", 33: "int32", 64: "uint64", 65: "int64",
 }  # fmt: skip
@@ -35,14 +38,19 @@ _REMEDY = "write the ids anew with streaming.MDSWriter as ndarray:uint16 or ndar
 
 @dataclass(frozen=True)
 class SampleLayout:
-    """How the documents of a split lie in the samples of its shards."""
+    """How the samples of a split hold its documents."""
 
-    column: str  # of the ids
-    bytes_dtype: str | None  # of the ids, where the column holds bytes, which do not tell
-    strip: tuple[str, ...]  # of SPECIALS: what the documents hold that is not content
-    num_ids: int  # every id is below
+    # Name of the column of ids.
+    column: str
+    # Dtype of the ids if the column has type `bytes`, which does not state it.
+    bytes_dtype: str | None
+    # Which of SPECIALS the documents contain besides their content.
+    strip: tuple[str, ...]
+    # Every id is below.
+    num_ids: int
 
     def to_json(self) -> dict[str, Any]:
+        """Return the entry of the manifest."""
         return {
             "column": self.column,
             "dtype": self.bytes_dtype,
@@ -52,6 +60,7 @@ class SampleLayout:
 
     @staticmethod
     def from_json(entry: dict[str, Any]) -> SampleLayout:
+        """Parse an entry of the manifest."""
         return SampleLayout(
             str(entry["column"]), entry["dtype"], tuple(entry["strip"]), int(entry["num_ids"])
         )
@@ -59,32 +68,41 @@ class SampleLayout:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Where the ids stand within every sample of a shard."""
+    """Where the ids are within each sample of a shard."""
 
-    dtype: np.dtype[Any] | None  # None: each array tells its own
-    has_shape: bool  # an array tells its length before its values
-    ids_bytes: int | None  # of the column, if all samples have the same
-    num_variable: int  # columns of variable size: so many sizes stand at the head of a sample
-    variable_before: int  # of these, how many come before the ids
-    fixed_before_bytes: int  # of the columns of fixed size before the ids
-    fixed_bytes: int  # of all columns of fixed size
+    # None: each array states its own.
+    dtype: np.dtype[Any] | None
+    # Whether each array states its length before its values.
+    has_shape: bool
+    # Size of the column of ids if it is fixed.
+    ids_bytes: int | None
+    # Number of columns of variable size, whose sizes begin each sample.
+    num_variable: int
+    # Number of columns of variable size before the ids.
+    variable_before: int
+    # Bytes of the columns of fixed size before the ids.
+    fixed_before_bytes: int
+    # Bytes of all columns of fixed size.
+    fixed_bytes: int
 
     @property
     def in_header(self) -> bool:
-        """Whether the offsets of the samples tell how many ids each has."""
+        """Whether the number of ids of each sample follows from its size, so that the header of a shard is enough."""
         return self.dtype is not None and self.num_variable == (self.ids_bytes is None)
 
 
 @dataclass(frozen=True)
 class Spans:
-    """The ids of some samples."""
+    """Where the ids of some samples are in an array of bytes."""
 
-    first: Int64  # [num_samples] byte of the first id
-    count: Int64  # [num_samples] ids
+    # Byte of the first id [num_samples].
+    first: Int64
+    # Number of ids [num_samples].
+    count: Int64
     dtype: np.dtype[Any]
 
-    def ids_at(self, data: Bytes, index: Int64, which: npt.NDArray[np.bool_]) -> Int64:
-        """Id number `index` [chosen] of the chosen samples (`which` [num_samples])."""
+    def ids_at(self, data: Bytes, index: Int64, which: Bool) -> Int64:
+        """Return id number `index` [chosen] of the chosen samples (`which` [num_samples])."""
         at = self.first[which] + index * self.dtype.itemsize
         return _gather(data, at, self.dtype.itemsize).view(self.dtype)[:, 0].astype(np.int64)
 
@@ -122,20 +140,20 @@ def shard_layout(shard: Shard, samples: SampleLayout) -> ShardLayout:
 
 
 def _encoding(encoding: str, samples: SampleLayout) -> tuple[np.dtype[Any] | None, bool]:
-    """Dtype of the values (None: each array tells) and whether an array tells its length."""
+    """Return the dtype of the values (None: each array states it) and whether an array states its length."""
     kind, *parts = encoding.split(":")
     if kind == "bytes" and samples.bytes_dtype in INTEGERS:
         return np.dtype(samples.bytes_dtype), False
     if kind == "bytes":
         raise ValueError(
-            f"column {samples.column!r} holds bytes, which do not tell their dtype; name it with --dtype "
+            f"column {samples.column!r} has type bytes, which does not state a dtype; name it with --dtype "
             f"({', '.join(INTEGERS)})"
         )
     if kind == "ndarray" and not parts:
         return None, True
     if kind == "ndarray" and parts[0] in INTEGERS and "," not in encoding:
         return np.dtype(parts[0]), len(parts) == 1
-    if kind in INTEGERS and not parts:  # some writers registered an encoding of this name: bare values
+    if kind in INTEGERS and not parts:  # bare values, an encoding that some writers have registered
         return np.dtype(kind), False
     raise ValueError(
         f"column {samples.column!r} is of type {encoding!r}, allowed: bytes, ndarray, ndarray:DTYPE and "
@@ -144,7 +162,20 @@ def _encoding(encoding: str, samples: SampleLayout) -> tuple[np.dtype[Any] | Non
 
 
 def sample_offsets(data: Bytes, num_samples: int, shard_bytes: int) -> tuple[Int64, Int64]:
-    """Where the samples of a shard begin and end: its header. ValueError: it is not that of such a shard."""
+    """Read the offsets of the samples from the header of a shard.
+
+    Args:
+        data: the shard, or its first 4 * (num_samples + 2) bytes.
+        num_samples: as index.json states it.
+        shard_bytes: size of the whole shard.
+
+    Returns:
+        First byte of each sample, and the byte after its last: int64 [num_samples] each.
+
+    Raises:
+        ValueError: The header does not belong to such a shard.
+
+    """
     header = np.ascontiguousarray(data[: 4 * (num_samples + 2)]).view("<u4").astype(np.int64)
     if len(header) < num_samples + 2 or header[0] != num_samples:
         raise ValueError(f"{int(header[0]) if len(header) else 0:,} samples, index.json says {num_samples:,}")
@@ -154,7 +185,21 @@ def sample_offsets(data: Bytes, num_samples: int, shard_bytes: int) -> tuple[Int
 
 
 def spans_of(layout: ShardLayout, data: Bytes, starts: Int64, ends: Int64) -> Spans:
-    """Find the ids of samples that lie at [starts, ends) in `data`. ValueError: no such samples there."""
+    """Find the ids of samples.
+
+    Args:
+        layout: of the shard.
+        data: bytes that hold the samples.
+        starts: first byte of each sample [num_samples].
+        ends: byte after the last of each sample [num_samples].
+
+    Returns:
+        Where the ids of each sample are in `data`.
+
+    Raises:
+        ValueError: The bytes are not such samples.
+
+    """
     heads_bytes = 4 * layout.num_variable
     sizes = _gather(data, starts, heads_bytes).view("<u4").astype(np.int64)  # [num_samples, num_variable]
     if not np.array_equal(starts + heads_bytes + layout.fixed_bytes + sizes.sum(axis=1), ends):
@@ -163,30 +208,29 @@ def spans_of(layout: ShardLayout, data: Bytes, starts: Int64, ends: Int64) -> Sp
     num_bytes = (
         np.full(len(starts), layout.ids_bytes) if layout.ids_bytes else sizes[:, layout.variable_before]
     )
-    dtype = layout.dtype or _told_dtype(data[column])
-    told = int(layout.dtype is None)
-    head, count = _head_and_count(num_bytes - told, dtype, layout.has_shape)
+    dtype = layout.dtype or _stated_dtype(data[column])
+    dtype_bytes = int(layout.dtype is None)
+    head_bytes, count = _head_and_count(num_bytes - dtype_bytes, dtype, layout.has_shape)
     if layout.has_shape:
-        one_dimension = (
-            1 << 2 | np.array([0, 0, 0, 1, 0, 2])[head]
-        )  # head: 1 byte, and 1, 2 or 4 for the length
-        if not np.array_equal(data[column + told], one_dimension):
+        # The head is this byte, and 1, 2 or 4 bytes that hold the length.
+        length_bytes_log2 = np.log2(head_bytes - 1).astype(np.int64)
+        if not np.array_equal(data[column + dtype_bytes], 1 << 2 | length_bytes_log2):
             raise ValueError(f"its arrays do not have one dimension; {_REMEDY}, one document a sample")
-    return Spans(column + told + head, count, dtype)
+    return Spans(column + dtype_bytes + head_bytes, count, dtype)
 
 
 def counts_in_header(layout: ShardLayout, starts: Int64, ends: Int64) -> Int64:
-    """How many ids each sample has, by its size alone; for a layout that is `in_header`."""
+    """Return the number of ids of each sample [num_samples], from its size; for a layout that is `in_header`."""
     assert layout.dtype is not None
     num_bytes = ends - starts - 4 * layout.num_variable - layout.fixed_bytes + (layout.ids_bytes or 0)
     return _head_and_count(num_bytes, layout.dtype, layout.has_shape)[1]
 
 
 def _head_and_count(num_bytes: Int64, dtype: np.dtype[Any], has_shape: bool) -> tuple[Int64, Int64]:
-    """Bytes before the values, and the number of values, of arrays of `num_bytes`."""
+    """Return the bytes before the values and the number of values of arrays of `num_bytes`, without their dtypes."""
     size = dtype.itemsize
     head = np.zeros_like(num_bytes)
-    if has_shape:  # the length takes the smallest of 1, 2 or 4 bytes that holds it
+    if has_shape:  # one byte, and the smallest of 1, 2 or 4 bytes that holds the length
         head += 2 + (num_bytes > 2 + 255 * size) + 2 * (num_bytes > 3 + 65_535 * size)
     count, rest = np.divmod(num_bytes - head, size)
     if rest.any() or (count < 0).any():
@@ -194,7 +238,7 @@ def _head_and_count(num_bytes: Int64, dtype: np.dtype[Any], has_shape: bool) -> 
     return head, count
 
 
-def _told_dtype(codes: Bytes) -> np.dtype[Any]:
+def _stated_dtype(codes: Bytes) -> np.dtype[Any]:
     found = np.unique(codes).tolist()
     if len(found) != 1 or found[0] not in _DTYPE_CODES:
         raise ValueError(f"its arrays are of several dtypes, or not of integers (codes {found}); {_REMEDY}")
@@ -202,16 +246,27 @@ def _told_dtype(codes: Bytes) -> np.dtype[Any]:
 
 
 def _gather(data: Bytes, at: Int64, width: int) -> Bytes:
-    """`width` bytes from each of these places: uint8 [len(at), width]."""
+    """Return `width` bytes from each position in `at`: uint8 [len(at), width]."""
     if len(at) and at.max() + width > len(data):
         raise ValueError("it ends within a sample")
     return np.ascontiguousarray(data[at[:, None] + np.arange(width)])
 
 
 def content_lengths(data: Bytes, spans: Spans, samples: SampleLayout, tokenizer: TokenizerInfo) -> Int64:
-    """Content tokens of every document, from the ids themselves: [CLS], a [SEP] and padding are not counted.
+    """Count the content tokens of every document, without [CLS], the [SEP] and padding.
 
-    ValueError: a document does not start with the [CLS] that is to be stripped, or has padding on the left.
+    Args:
+        data: bytes that hold the samples.
+        spans: of their ids.
+        samples: what to strip.
+        tokenizer: with the ids of the special tokens.
+
+    Returns:
+        Content tokens of each document: int64 [num_documents].
+
+    Raises:
+        ValueError: A document does not start with the [CLS] to strip, or has padding on the left.
+
     """
     count = spans.count.copy()
     if "pad" in samples.strip:
@@ -300,9 +355,20 @@ def read_document(
 def content_ids(
     data: Bytes, spans: Spans, samples: SampleLayout, lengths: npt.NDArray[np.integer]
 ) -> np.ndarray:
-    """Content of some documents, joined: uint16 or uint32 [sum(lengths)].
+    """Extract the content of some documents.
 
-    ValueError: ids that are none of the tokenizer's.
+    Args:
+        data: bytes that hold the samples.
+        spans: of their ids.
+        samples: what to strip.
+        lengths: content tokens of each document [num_documents].
+
+    Returns:
+        The content ids, joined: uint16 or uint32 [sum(lengths)].
+
+    Raises:
+        ValueError: An id is not one of the tokenizer's.
+
     """
     view, size = data.data, spans.dtype.itemsize
     first = spans.first + size * int("cls" in samples.strip)

@@ -1,16 +1,15 @@
-"""The treaty between `data_prep`, which writes token stores, and training, which reads them.
+"""The format of a token store, which `data_prep` writes and training reads.
 
     STORE/manifest.json  tokenizer.json  tokenizer_config.json
     STORE/<source>/<split>/index.json shard.*.mds   a sample is a block of documents: `input_ids`, `lengths`
     STORE/<source>/<split>/lengths.npy blocks.npy shards.npy   what planning reads (split.py)
 
-Shards that others wrote (`data_prep index`) stay where they lie; the manifest then says where ("shards": a URL, or a
-path from the store's folder), and how they hold the documents ("samples").
+External shards (`data_prep index`) stay where they are; the manifest states where ("shards": a URL, or a path relative
+to the folder of the store), and how their samples hold the documents ("samples").
 
-Content tokens carry no [CLS] and no [SEP]: these are added when a row is read, so one store serves every
-context length. MDS sample i is block i, and the documents of block 0 come first in `lengths.npy`. A split
-without documents is left out. manifest.json is written last, by a rename: a folder that has one is a finished
-store. Nothing here imports torch or streaming, so that planning starts at once.
+Content tokens have no [CLS] and no [SEP]: these are added when a row is read, so that one store serves every context
+length. MDS sample i is block i, and the documents of block 0 come first in `lengths.npy`. Splits without documents are
+left out. manifest.json is written last and atomically: a folder that has one is a finished store.
 """
 
 import hashlib
@@ -42,27 +41,31 @@ MANIFEST_VERSION = 2
 SPLIT_NAMES = ("train", "valid")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _SUMMARY = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
-_SUMMARY_DOCUMENTS = 1 << 24  # read at once
+# Number of lengths read at a time.
+_SUMMARY_DOCUMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished store. `sources`: source -> split ("train", "valid") -> its folder; no empty splits."""
+    """A finished store."""
 
     path: Path
     tokenizer_fingerprint: str
     vocab_size: int
-    token_dtype: str  # of the ids in the shards: "uint16" or "uint32"
+    # Of the ids in the shards: "uint16" or "uint32".
+    token_dtype: str
+    # Source -> split ("train", "valid") -> its folder; splits without documents are left out.
     sources: dict[str, dict[str, Split]]
-    licences: dict[str, str]  # source -> note, where one was given
-    left_out: dict[
-        str, dict[str, int]
-    ]  # source -> reason ("empty", "duplicate", ...) -> documents not in the store
-    command: str  # what made the store, without what does not change its bytes
+    # Source -> licence, of the sources for which one was given.
+    licences: dict[str, str]
+    # Source -> reason ("empty", "duplicate", ...) -> number of documents that are not in the store.
+    left_out: dict[str, dict[str, int]]
+    # The command that made the store, without options that do not change its bytes.
+    command: str
 
 
 def token_dtype(vocab_size: int) -> str:
-    """Smallest dtype that holds every id of a vocabulary."""
+    """Return the smallest dtype that holds every id of a vocabulary."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
@@ -74,7 +77,7 @@ def write_manifest(
     left_out: dict[str, dict[str, int]],
     command: str,
 ) -> None:
-    """Finish a store whose shards, sidecars and tokenizer files are in place; its rename makes it valid."""
+    """Write the manifest of a store whose shards, sidecars and tokenizer files are in place, which finishes it."""
     content = {
         "format": MANIFEST_FORMAT,
         "version": MANIFEST_VERSION,
@@ -112,7 +115,7 @@ def _split_to_json(split: Split) -> dict[str, Any]:
 
 
 def length_summary(lengths: npt.NDArray[np.uint32]) -> dict[str, int]:
-    """Exact percentiles of the lengths of documents, in bounded memory: p5, p50, p95 and the longest."""
+    """Return exact percentiles of document lengths (p5, p50, p95 and the maximum), in bounded memory."""
     counts = np.zeros(1, np.int64)
     for first in range(0, len(lengths), _SUMMARY_DOCUMENTS):
         more = np.bincount(lengths[first : first + _SUMMARY_DOCUMENTS], minlength=len(counts))
@@ -123,11 +126,21 @@ def length_summary(lengths: npt.NDArray[np.uint32]) -> dict[str, int]:
 
 
 def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> Manifest:
-    """Read a finished store's manifest and check that its sidecars have the size and shape it states.
+    """Load the manifest of a finished store and check the size and shape of its sidecars.
 
-    Those of `sources` alone, where these are named (the others may lie elsewhere). Shards are not touched;
-    `verify_store` reads them.
-    ValueError: no such folder, unfinished store, broken or foreign manifest, sidecars that do not match.
+    Shards are not read; `verify_store` reads them.
+
+    Args:
+        store: folder of the store.
+        sources: whose sidecars to check; None: all.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: The folder does not exist, the store is not finished, its manifest is broken, or a sidecar does not
+            match.
+
     """
     store = Path(store)
     if not store.is_dir():
@@ -162,7 +175,7 @@ def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> 
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder holds a token store, of any version and in any state, and not a foreign manifest.json."""
+    """Check whether a folder holds a token store of any version; its manifest.json may belong to another program."""
     try:
         return MANIFEST_FORMAT in (folder / MANIFEST_NAME).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
@@ -170,7 +183,7 @@ def is_store(folder: Path) -> bool:
 
 
 def read_manifest_json(store: Path) -> dict[str, Any]:
-    """The content of manifest.json. ValueError if there is none, or one that is broken or of another version."""
+    """Return the content of manifest.json; raise ValueError if it is missing, broken or of another version."""
     file = store / MANIFEST_NAME
     if not file.is_file():
         raise ValueError(

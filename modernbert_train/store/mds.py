@@ -69,10 +69,9 @@ class Shard:
             ValueError: The shard is not of format MDS, version 2.
 
         """
-        if (entry["format"], entry["version"]) != ("mds", 2):
-            raise ValueError(
-                f"it has shards of format {entry['format']} version {entry['version']}, allowed: mds version 2"
-            )
+        shard_format = f"format {entry['format']}, version {entry['version']}"
+        if shard_format != "format mds, version 2":
+            raise ValueError(f"it has shards of {shard_format}, allowed: format mds, version 2")
         return cls(
             num_samples=int(entry["samples"]),
             raw=ShardFile(**entry["raw_data"]),

@@ -1,8 +1,8 @@
-"""Opening a store wherever it lies: a folder is read in place, a URL through the cache.
+"""Opening a store: a folder is read in place, a URL through the cache.
 
-Of a store behind a URL, what planning needs is fetched once by each machine: its manifest, and the sidecars of the
-sources that are read. Its shards follow one by one, when they are read (reader.py). manifest.json is asked for at
-every start: a store that has been prepared anew under the same URL is another version, with a folder of its own.
+Each machine downloads what planning needs once: the manifest, and the sidecars of the sources that are read. Shards
+are downloaded when they are read (reading.py). manifest.json is downloaded at every start: a store that has been
+prepared again under the same URL is another version, with its own folder in the cache.
 """
 
 from __future__ import annotations
@@ -28,18 +28,23 @@ from modernbert_train.store.tokenizer import tokenizer_fingerprint
 
 log = logging.getLogger(__name__)
 
-_BAR_BYTES = 50_000_000  # with more to fetch, a bar shows how far it is
+# Larger downloads show a progress bar.
+_BAR_BYTES = 50_000_000
 
 
 def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Manifest:
-    """The manifest of a store, with `sources` ready to be planned.
+    """Load the manifest of a store, and download the sidecars of some sources if it is remote.
 
     Args:
-        store: a folder, or the URL of one.
-        sources: those to be read; of any other, only the manifest's figures are at hand.
-        cache: keeps what is fetched; needed for a URL.
+        store: a folder or a URL.
+        sources: names of the sources to read; of all others, only what the manifest states is available.
+        cache: holds what is downloaded; needed for a URL.
 
-    ValueError: no such store, not to be had, or damaged.
+    Returns:
+        The manifest, with local sidecars.
+
+    Raises:
+        ValueError: The store does not exist, cannot be downloaded or is damaged.
 
     """
     if not is_url(store):
@@ -52,8 +57,9 @@ def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Man
     manifest = load_manifest(folder, sources)
     located = {
         source: {
+            # The manifest states where external shards are.
             name: split
-            if split.sample_layout is not None  # of others: the manifest says where its shards are
+            if split.sample_layout is not None
             else dataclasses.replace(split, remote=f"{url}/{source}/{name}")
             for name, split in splits.items()
         }
@@ -63,7 +69,7 @@ def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Man
 
 
 def open_tokenizer(path: str, cache: Cache | None) -> Path:
-    """A path of this machine for a tokenizer: its own, or, of the URL of a store, that of the store's copy."""
+    """Return the local path of a tokenizer, which may be named by the URL of a store that holds a copy of it."""
     if not is_url(path):
         return Path(path)
     assert cache is not None
@@ -81,7 +87,7 @@ def open_tokenizer(path: str, cache: Cache | None) -> Path:
 
 
 def _mirror(url: str, cache: Cache) -> Path:
-    """The folder for the present version of a store; holds its manifest."""
+    """Return the local folder for the current version of a store, which holds its manifest."""
     check_scheme(url)
     versions = cache.path_of("stores", url)
     content = cache.refresh(f"{url}/{MANIFEST_NAME}", versions / MANIFEST_NAME, check=lambda file: None)
@@ -89,8 +95,8 @@ def _mirror(url: str, cache: Cache) -> Path:
     others = [path for path in versions.iterdir() if path.is_dir() and path != folder]
     if others and not folder.exists():
         log.warning(
-            "%s has changed since it was last read here: it is fetched anew; what is left of before, in %s and "
-            "among the shards, can be deleted when no run reads it any more",
+            "%s has changed since it was last read here, so it is downloaded again; the earlier version, in %s and "
+            "among the shards, can be deleted when no run reads it",
             url,
             ", ".join(map(str, others)),
         )
@@ -102,8 +108,8 @@ def _fetch_sidecars(url: str, folder: Path, sources: list[str], cache: Cache) ->
     stated = {
         f"{source}/{split}/{name}": entry
         for source in sources
-        for split, of_split in read_manifest_json(folder)["sources"][source]["splits"].items()
-        for name, entry in of_split["files"].items()
+        for split, split_entry in read_manifest_json(folder)["sources"][source]["splits"].items()
+        for name, entry in split_entry["files"].items()
     }
     missing = {
         place: entry
@@ -112,7 +118,8 @@ def _fetch_sidecars(url: str, folder: Path, sources: list[str], cache: Cache) ->
     }
     num_bytes = sum(entry["bytes"] for entry in missing.values())
     title = f"lengths and indices of {url}"
-    hidden = None if num_bytes > _BAR_BYTES else True  # None: where no terminal is
+    # None hides the bar where there is no terminal.
+    hidden = None if num_bytes > _BAR_BYTES else True
     with tqdm(total=num_bytes, desc=title, unit="B", unit_scale=True, disable=hidden) as bar:
         for place, entry in missing.items():
             check = expect(entry["bytes"], {"sha256": entry["sha256"]})

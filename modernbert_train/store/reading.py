@@ -68,7 +68,7 @@ class BlockReader:
             except FileNotFoundError:
                 # Evicted from the cache since `_ensure`.
                 continue
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, IndexError) as error:
                 raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
             tokens = int(split.blocks(block, 1)[0, 1])
             if len(ids) != tokens:

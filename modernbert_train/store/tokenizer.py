@@ -1,4 +1,4 @@
-"""What training needs to know of a tokenizer: its special ids, its sizes, its fingerprint."""
+"""Facts about a tokenizer that training needs: its special ids, sizes and fingerprint."""
 
 import hashlib
 import json
@@ -9,35 +9,50 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-VOCAB_MULTIPLE = 64  # embedding rows in multiples of 64 keep the decoder's matrix product on tensor cores
+# Embedding rows in multiples of 64 keep the matrix product of the decoder on tensor cores.
+VOCAB_MULTIPLE = 64
 
-# Parts of tokenizer.json that decide no content id: settings of whoever saved it last, and the template that adds
-# [CLS] and [SEP], which the reader of a store does by itself.
+# Parts of tokenizer.json that do not affect content ids: settings of the program that saved it last, and the template
+# that adds [CLS] and [SEP], which are added when a store is read.
 _WITHOUT_INFLUENCE = ("truncation", "padding", "post_processor")
 _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
 
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """Ids of a tokenizer. Every id is below `num_ids`; the model's embedding has `vocab_size` rows."""
+    """Ids of a tokenizer."""
 
-    path: Path  # the folder that holds tokenizer.json
-    fingerprint: str  # see `tokenizer_fingerprint`
-    vocab_size: int  # num_ids rounded up to a multiple of 64
+    # Folder that holds tokenizer.json.
+    path: Path
+    # See `tokenizer_fingerprint`.
+    fingerprint: str
+    # Rows of the embedding: num_ids rounded up to a multiple of 64.
+    vocab_size: int
     cls_id: int
     sep_id: int
     pad_id: int
     mask_id: int
     unk_id: int | None
-    special_ids: tuple[int, ...]  # sorted; never masked, never drawn: specials, [unused*], gaps
-    num_ids: int  # highest id + 1: random replacements are drawn below it
+    # Ids that are never masked and never used as random replacements: specials, [unused*] and gaps; sorted.
+    special_ids: tuple[int, ...]
+    # Highest id + 1.
+    num_ids: int
 
 
 def load_tokenizer_info(path: str | Path) -> TokenizerInfo:
-    """Read ids and fingerprint of a tokenizer: a folder with tokenizer.json, or such a file.
+    """Load the ids and the fingerprint of a tokenizer.
 
-    The names of [CLS], [SEP], [PAD], [MASK] and [UNK] come from tokenizer_config.json where that names them.
-    ValueError: no tokenizer there, a file that is not one, or no CLS, SEP, PAD or MASK token.
+    The names of [CLS], [SEP], [PAD], [MASK] and [UNK] are those of tokenizer_config.json if it has any.
+
+    Args:
+        path: tokenizer.json, or the folder that holds it.
+
+    Returns:
+        The facts about the tokenizer.
+
+    Raises:
+        ValueError: The file does not exist or is not a tokenizer, or a token for CLS, SEP, PAD or MASK is missing.
+
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -45,7 +60,9 @@ def load_tokenizer_info(path: str | Path) -> TokenizerInfo:
             f"tokenizer: {file} does not exist; name a folder with tokenizer.json or such a file"
         )
     if file.name != "tokenizer.json":
-        raise ValueError(f"tokenizer: {file} must be named tokenizer.json (everything finds it by that name)")
+        raise ValueError(
+            f"tokenizer: {file} must be named tokenizer.json, the name by which other programs find it"
+        )
     config_file = file.parent / "tokenizer_config.json"
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -90,10 +107,7 @@ def _name(config: dict[str, Any], role: str) -> str:
 
 
 def tokenizer_fingerprint(tokenizer_json: Path) -> str:
-    """sha256 (hex) of tokenizer.json as canonical JSON, so that reformatting does not change it.
-
-    The parts that decide no content id are left out (`_WITHOUT_INFLUENCE`).
-    """
+    """Return the sha256 of tokenizer.json as canonical JSON, without the parts that do not affect content ids."""
     content = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     content = {key: value for key, value in content.items() if key not in _WITHOUT_INFLUENCE}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -1,4 +1,4 @@
-"""Stores as others write them: plain `streaming.MDSWriter`, one document a sample."""
+"""External MDS stores: written by `streaming.MDSWriter`, one document per sample."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from streaming import MDSWriter
 
-CLS, SEP, PAD = 1, 2, 3  # of tests.helpers.stores.make_tokenizer
-LENGTH = 64  # of the columns of fixed length
+CLS, SEP, PAD = 1, 2, 3  # ids of tests.helpers.stores.make_tokenizer
+LENGTH = 64  # of arrays in columns of fixed length
 
 Documents = Sequence[Sequence[int]]
 
@@ -20,7 +20,7 @@ def padded(dtype: str) -> Callable[[Sequence[int]], np.ndarray]:
     return lambda ids: np.array([*ids, *[PAD] * (LENGTH - len(ids))], dtype)
 
 
-# type of the column -> how a document is given to the writer
+# Type of the column -> function that converts a document to what the writer expects.
 COLUMNS = {
     "ndarray:uint16": array("uint16"),
     "ndarray:uint32": array("uint32"),
@@ -42,7 +42,7 @@ def write_mds(
     hashes: Sequence[str] = (),
     shard_bytes: int = 20_000,
 ) -> None:
-    """Write documents as they are given, specials and all."""
+    """Write documents unchanged, with any special tokens they contain."""
     columns = {"input_ids": column} | ({"id": "str", "zz": "int"} if with_id else {})
     with MDSWriter(
         out=str(folder),

@@ -1,8 +1,8 @@
-"""An S3 server for tests: buckets are folders; it counts what is asked for, and fails on demand.
+"""An S3 server for tests: serves folders as buckets, counts requests, and fails on demand.
 
-It speaks what a reader of S3 needs (HEAD, GET, ranges, errors as XML, path-style addresses) with the real client at the
-other end. A signature must be there, but is not checked. Unlike moto's it can fall silent, be slow, cut an answer
-short, and go away and come back on the same port; and it has no dependencies.
+It implements what a reader of S3 needs (HEAD, GET, ranges, errors as XML, path-style addresses), for the real client. A
+request must be signed, but the signature is not checked. Unlike moto's server, it can stop answering, be slow, truncate
+a response, and restart on the same port; and it has no dependencies.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CONNECTIONS_ARE_LEFT = [
 class ObjectStore:
     """Serves the subfolders of `root` as buckets.
 
-    `silent`: keys that match get no answer; `cut`: keys that match get half of it; `delay_seconds`: before an answer;
-    `bytes_per_second`: of an answer, None for as fast as it goes.
+    `silent`: keys that contain it get no response; `cut`: keys that contain it get half of it; `delay_seconds`: wait
+    before each response; `bytes_per_second`: speed of each response, None for unlimited.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.gets: Counter[str] = Counter()  # key -> GET requests that found it
+        self.gets: Counter[str] = Counter()  # key -> successful GET requests
         self.silent: str | None = None
         self.cut: str | None = None
         self.delay_seconds = 0.0
@@ -61,24 +61,24 @@ class ObjectStore:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections from now on, on a port that stays ours to come back to."""
+        """Refuse connections until `start`, which uses the same port."""
         assert self._server is not None
         self._server.shutdown()
-        self._server.socket.shutdown(socket.SHUT_RDWR)  # for the children that have inherited it, too
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # also for children that have inherited it
         self._server.server_close()
         self._server = None
         self._stopped.set()
 
     def shards_got(self) -> Counter[str]:
-        """GET requests for shards, by key."""
+        """Return the number of GET requests for each shard."""
         return Counter({key: count for key, count in self.gets.items() if key.endswith(".mds")})
 
 
 @contextmanager
 def serving(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """An object store that this process and its children find, with credentials that it takes.
+    """Start an object store and set the variables by which this process and its children find it.
 
-    Whoever uses it ignores unclosed connections: `CONNECTIONS_ARE_LEFT`.
+    Tests that use it need the marks `CONNECTIONS_ARE_LEFT`, which ignore unclosed connections.
     """
     store = ObjectStore(root)
     monkeypatch.setenv("S3_ENDPOINT_URL", store.url)
@@ -91,14 +91,14 @@ def serving(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore
     finally:
         if store._server is not None:
             store.stop()
-        # The S3 client leaves its connections to the garbage collector, which would warn of them in whatever test it
-        # ran in: they go here, where the warning is ignored.
+        # The S3 client leaves its connections to the garbage collector, which would warn in any later test. Collect
+        # them here, where the warning is ignored.
         wait_for_downloads()
         gc.collect()
 
 
 def wait_for_downloads(seconds: float = 60) -> None:
-    """Until no thread of this process downloads; those that fetch ahead end after their reader is closed."""
+    """Wait until no thread of this process downloads; prefetching threads end after their reader is closed."""
     deadline = time.monotonic() + seconds
     for thread in threading.enumerate():
         if thread.name.startswith(("fetch ahead ", "download ")):
@@ -107,11 +107,11 @@ def wait_for_downloads(seconds: float = 60) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
+    disable_nagle_algorithm = True  # otherwise every response waits 40 ms for an acknowledgement
     store: ObjectStore
 
     def handle(self) -> None:
-        with suppress(ConnectionError):  # the client has been killed, or has given up
+        with suppress(ConnectionError):  # the client was killed or gave up
             super().handle()
 
     def log_message(self, *arguments: object) -> None:
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         store = self.store
-        if store._server is None:  # a connection that outlived the server
+        if store._server is None:  # the connection is older than `stop`
             self.close_connection = True
             return
         key = unquote(urlparse(self.path).path).lstrip("/")

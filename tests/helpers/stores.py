@@ -1,4 +1,4 @@
-"""Small token stores for tests, written directly: what training reads, without the text it came from."""
+"""Small token stores for tests, written from ids, without text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ Documents = Sequence[Sequence[int]]
 
 
 def make_tokenizer(folder: Path, num_words: int = 251) -> TokenizerInfo:
-    """Words w5, w6, ... after the five special tokens: `num_words` + 5 ids."""
+    """Save a tokenizer of five special tokens and the words w5, w6, ...: `num_words` + 5 ids."""
     specials = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
     words = specials + [f"w{number}" for number in range(len(specials), len(specials) + num_words)]
     tokenizer = Tokenizer(
@@ -35,7 +35,7 @@ def make_tokenizer(folder: Path, num_words: int = 251) -> TokenizerInfo:
 
 
 def random_documents(count: int, seed: int, median: int = 60, longest: int = 2_000) -> list[list[int]]:
-    """Documents of lognormal length, ids from 5 to 255."""
+    """Return documents of lognormal length with ids from 5 to 255."""
     random = np.random.default_rng(seed)
     lengths = np.clip(random.lognormal(np.log(median), 1.0, count), 1, longest).astype(int)
     return [random.integers(5, 256, length).tolist() for length in lengths]
@@ -49,13 +49,13 @@ def make_store(
     block_documents: int = 8,
     shard_bytes: int = 1 << 26,
 ) -> Manifest:
-    """A store with these documents (source -> split -> documents), in this order."""
+    """Write a store with these documents (source -> split -> documents), in this order."""
     splits = {
         source: {
             split: _write_split(folder / source / split, documents, block_documents, shard_bytes)
-            for split, documents in of_source.items()
+            for split, documents in splits_of_source.items()
         }
-        for source, of_source in sources.items()
+        for source, splits_of_source in sources.items()
     }
     empties: dict[str, dict[str, int]] = {source: {} for source in splits}
     write_manifest(folder, tokenizer, splits, licences={}, left_out=empties, command="test")

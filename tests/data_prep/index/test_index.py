@@ -290,7 +290,7 @@ def edit_index(store, edit):
             "bytes",
             None,
             [],
-            "column 'input_ids' holds bytes, which do not tell their dtype; name it with --dtype",
+            "column 'input_ids' has type bytes, which does not state a dtype; name it with --dtype",
         ),
         (
             "ndarray:uint16",
