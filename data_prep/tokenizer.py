@@ -1,7 +1,6 @@
 """Trains a tokenizer like ModernBERT's (NFC, byte-level BPE, [CLS] and [SEP] around a text), or adapts another one."""
 
 import json
-import shutil
 import unicodedata
 from collections.abc import Iterable
 from itertools import chain, count
@@ -14,14 +13,12 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
-    processors,
     trainers,
 )
 
 from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.common.files import write_atomically
-from modernbert_train.store.manifest import TOKENIZER_FILES
-from modernbert_train.store.tokenizer import VOCAB_MULTIPLE, TokenizerInfo
+from modernbert_train.store.tokenizer import VOCAB_MULTIPLE, TokenizerInfo, cls_sep_template, copy_tokenizer
 
 SPECIAL_TOKENS = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 NUM_BYTES = 256
@@ -131,11 +128,7 @@ def _added_tokens() -> list[AddedToken]:
 def _surround(tokenizer: Tokenizer) -> None:
     """Add [CLS] and [SEP] to texts that are encoded with special tokens."""
     cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
-    )
+    tokenizer.post_processor = cls_sep_template(tokenizer, cls, sep)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -163,11 +156,9 @@ def write_tokenizer_config(folder: Path, special_tokens: dict[str, str]) -> None
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def copy_tokenizer(info: TokenizerInfo, folder: Path) -> None:
+def add_tokenizer(info: TokenizerInfo, folder: Path) -> None:
     """Copy the files of a tokenizer into a store; write a minimal tokenizer_config.json if there is none."""
-    for name in TOKENIZER_FILES:
-        if (info.path / name).is_file():
-            shutil.copyfile(info.path / name, folder / name)
+    copy_tokenizer(info.path, folder)
     if not (folder / "tokenizer_config.json").is_file():
         # without a config, load_tokenizer_info looks for ModernBERT's names of the special tokens
         roles = [role for role in SPECIAL_TOKENS if role != "unk" or info.unk_id is not None]

@@ -24,7 +24,7 @@ from data_prep.index.detection import detect_samples, reads_whole
 from data_prep.index.external_store import ExternalSplit, find_splits
 from data_prep.index.parts import IndexParts
 from data_prep.sources import check_known_sources, check_source_name
-from data_prep.tokenizer import copy_tokenizer
+from data_prep.tokenizer import add_tokenizer
 from modernbert_train.common.types import Int64
 from modernbert_train.store.external import (
     SampleLayout,
@@ -84,7 +84,7 @@ def index_store(
     _check_names(found, licences)
     _start(out, overwrite, f"{settings}, {tokenizer.fingerprint}")
     if tokenizer.path.resolve() != out.resolve():
-        copy_tokenizer(tokenizer, out)
+        add_tokenizer(tokenizer, out)
     sources: dict[str, dict[str, Split]] = {}
     left_out: dict[str, dict[str, int]] = {}
     for source, splits in found.items():

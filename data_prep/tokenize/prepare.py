@@ -11,7 +11,7 @@ from data_prep.tokenize.job import Job, Settings, begin, is_finished_by, locked
 from data_prep.tokenize.local import run_stage
 from data_prep.tokenize.merging import merge
 from data_prep.tokenize.stages import stages_of
-from data_prep.tokenizer import copy_tokenizer
+from data_prep.tokenizer import add_tokenizer
 from modernbert_train.store.manifest import (
     Manifest,
     TokenizerInfo,
@@ -80,7 +80,7 @@ def prepare_store(job: Job, tokenizer: TokenizerInfo, workers: int, overwrite: b
             if is_finished_by(job) and not overwrite:
                 return load_manifest(job.store)
             begin(job, overwrite)
-            copy_tokenizer(tokenizer, job.store)
+            add_tokenizer(tokenizer, job.store)
             for stage in stages_of(job):
                 run_stage(job, stage, workers)
             return merge(job)
@@ -108,7 +108,7 @@ def submit_store(
     check_options(slurm)
     with locked(job.store):
         begin(job, overwrite)
-        copy_tokenizer(tokenizer, job.store)
+        add_tokenizer(tokenizer, job.store)
     return submit(job, slurm, workers)
 
 

@@ -1,20 +1,29 @@
-"""Checkpoints on disk: written whole or not at all, verified before they are trusted.
+"""Checkpoints on disk: written completely or not at all, and verified before use.
 
-A checkpoint is two files in `RUN/checkpoints`: `step-00000120.pt` (what Composer saves: weights, optimizer, position
-in the data) and `step-00000120.json` (`CheckpointInfo`: size and SHA-256 of the former, and what a reader needs to
-know). The `.pt` is written under a temporary name and renamed only after it is on the disk and the JSON file is
+A checkpoint is two files in `RUN/checkpoints`: `step-00000120.pt` (what Composer saves: weights, optimizer, position in
+the data) and `step-00000120.json` (`CheckpointInfo`: size and SHA-256 of the `.pt` file, and what is needed to rebuild
+the model). The `.pt` is written under a temporary name and renamed only after it is on the disk and the JSON file is
 complete. A `.pt` without a matching JSON file was therefore damaged later, and a temporary file is an interrupted save,
 which is ignored.
+
+A `.pt` file is a pickle, which can run code when it is loaded. Files that a user names are therefore loaded with
+torch's restricted unpickler, which accepts tensors and the few other types that Composer stores.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import datetime
 import logging
 import os
+import pickle
+import re
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
@@ -24,17 +33,28 @@ from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
 log = logging.getLogger(__name__)
 
-_PREFIX_OF_MODEL = "model."  # Composer saves the module that wraps ours, in which ours is called `model`.
-_UNFINISHED = ".saving-"  # before the name of a file being written; a save that was cut off leaves one
+# Composer saves the module that wraps our encoder under this name.
+_MODEL_PREFIX = "model."
+# Prefix of a file that is being written; an interrupted save leaves one behind.
+_UNFINISHED = ".saving-"
+# What Composer stores besides tensors and plain containers: the state of NumPy's generator, times, versions.
+_ALLOWED_TYPES = [
+    np.array(0).__reduce__()[0],
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),
+    datetime.timedelta,
+    torch.torch_version.TorchVersion,
+]
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
-    """Where the checkpoint after `step` optimizer steps lies in the run folder."""
+    """Return the path of the checkpoint after `step` optimizer steps."""
     return Path(run) / CHECKPOINT_FOLDER / f"step-{step:08d}.pt"
 
 
 def unfinished_path(path: Path) -> Path:
-    """Where a checkpoint is written before it gets its name."""
+    """Return the temporary path of a checkpoint that is being written, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{_UNFINISHED}{path.name}")
 
@@ -54,7 +74,6 @@ def verify(path: Path) -> CheckpointInfo:
 
     Raises:
         ValueError: The checkpoint or its JSON file is missing or damaged.
-
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
@@ -63,54 +82,66 @@ def verify(path: Path) -> CheckpointInfo:
     if size != info.bytes:
         raise ValueError(f"{path}: damaged: {size} bytes where {info.bytes} were written")
     if sha256(path) != info.sha256:
-        raise ValueError(f"{path}: damaged: its SHA-256 is not the one that was written")
+        raise ValueError(f"{path}: damaged: its SHA-256 differs from the one that was written")
     return info
 
 
 def find_latest(run: str | Path) -> Path | None:
-    """The newest good checkpoint of a run; None for a run that has none yet.
+    """Find the newest good checkpoint of a run. Damaged ones are skipped, with an error in the log.
 
-    A damaged one is passed over with a loud line for the one before. ValueError if checkpoints are there and none of
-    them can be used: a restart from nothing would throw the run away.
+    Returns:
+        Its path; None for a run that has no checkpoint yet.
+
+    Raises:
+        ValueError: There are checkpoints, but all are damaged: restarting from scratch would discard the run.
     """
     checkpoints = list_checkpoints(run)
     for path in reversed(checkpoints):
         try:
             verify(path)
         except ValueError as error:
-            log.error("CHECKPOINT PASSED OVER: %s", error)
+            log.error("CHECKPOINT SKIPPED: %s", error)
         else:
             return path
     if checkpoints:
         raise ValueError(
-            f"{Path(run) / CHECKPOINT_FOLDER}: holds {len(checkpoints)} checkpoint(s) and none can be read "
-            "(see the lines above); restore one from a copy, or start anew under another run_folder"
+            f"{Path(run) / CHECKPOINT_FOLDER}: none of its {len(checkpoints)} checkpoint(s) can be read (see the lines "
+            "above); restore one from a copy, or start again with another run_folder"
         )
     return None
 
 
 def prune(run: str | Path, keep: int, newest_step: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `newest_step`, and what saves that were cut off have left.
+    """Delete old checkpoints, and the files of interrupted saves.
 
-    Those marked `keep` (the ends of phases) stay, and so does what a run that was cut off has left beyond that step,
-    since it was passed over for a reason.
+    The ends of phases (`CheckpointInfo.keep`) stay, and so do checkpoints after `newest_step`: an interrupted run left
+    them, and they were skipped for a reason.
+
+    Args:
+        run: The run folder.
+        keep: Number of checkpoints up to `newest_step` that stay.
+        newest_step: Step of the checkpoint that was just saved.
     """
     for path in (Path(run) / CHECKPOINT_FOLDER).glob(f"{_UNFINISHED}*"):
         path.unlink()
     newest = checkpoint_path(run, newest_step)
     for path in [path for path in list_checkpoints(run) if path.name <= newest.name][:-keep]:
         try:
-            stays = read_info(path).keep
+            info = read_info(path)
         except ValueError as error:
-            log.warning("left alone: %s", error)
+            log.warning("not deleted: %s", error)
             continue
-        if not stays:
+        if not info.keep:
             path.unlink()
             info_file(path).unlink()
 
 
 def resolve(source: str | Path) -> Path:
-    """A checkpoint file from what a user may name: a run folder (its newest good one) or a `.pt` file."""
+    """Return the verified checkpoint file that a run folder (its newest good one) or a `.pt` path names.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
     path = Path(source)
     if path.suffix == ".pt":
         verify(path)
@@ -123,34 +154,55 @@ def resolve(source: str | Path) -> Path:
     return latest
 
 
-def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
-    """The weights of a run folder or checkpoint under Transformers' names, on the CPU, and its facts."""
-    path = resolve(source)
-    return read_weights(path), read_info(path)
+def load_tensors(file: Path) -> Any:
+    """Load a file that `torch.save` wrote to the CPU, without running code that it may contain.
+
+    The tensors are memory-mapped where possible: what is not used is not read, and the file must stay in place.
+
+    Raises:
+        ValueError: The file holds anything but tensors and the types that Composer stores, or is not such a file.
+    """
+    try:
+        with torch.serialization.safe_globals(_ALLOWED_TYPES):
+            # torch maps zip files only, which it has written since version 1.6.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        called = re.search(r"GLOBAL (\S+)", str(error))
+        problem = f"refers to {called[1]}, which could run code" if called else "cannot be read as tensors"
+        raise ValueError(
+            f"{file}: refused: its pickle {problem}; use a file that training or Transformers wrote"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint file that has been verified, on the CPU; the optimizer's state is not read."""
-    # Mapped, so that only what is asked for comes from the disk, and copied, so that it outlives the file.
-    model = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state"]["model"]
-    return {name.removeprefix(_PREFIX_OF_MODEL): value for name, value in copy.deepcopy(model).items()}
+    """Read the weights of a verified checkpoint file to the CPU, without the optimizer's state.
+
+    Raises:
+        ValueError: See `load_tensors`.
+    """
+    model = load_tensors(path)["state"]["model"]
+    # Copied, so that the weights outlive the mapped file.
+    return {name.removeprefix(_MODEL_PREFIX): value for name, value in copy.deepcopy(model).items()}
 
 
 def read_average(path: Path) -> dict[str, torch.Tensor]:
-    """The moving average in a checkpoint file that has been verified, under the names of `read_weights`."""
-    state = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state"]
-    average = state.get("callbacks", {}).get("WeightAverage")
+    """Read the moving average in a verified checkpoint file, under the names of `read_weights`.
+
+    Raises:
+        ValueError: There is none; see also `load_tensors`.
+    """
+    average = load_tensors(path)["state"].get("callbacks", {}).get("WeightAverage")
     if average is None:
         raise ValueError(
-            f"{path}: holds no moving average; a run keeps one where training.ema_half_life_tokens is above 0"
+            f"{path}: holds no moving average; a run keeps one if training.ema_half_life_tokens is above 0"
         )
     weights = copy.deepcopy(average["weights"])
     return {**weights, TIED_WEIGHT: weights[EMBEDDING]}
 
 
 def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], info: CheckpointInfo) -> Path:
-    """Write weights (Transformers' names) as a checkpoint that `init.from` can name: without an optimizer's state."""
-    content = {"state": {"model": {_PREFIX_OF_MODEL + name: value for name, value in state_dict.items()}}}
+    """Write weights (Transformers' names) as a checkpoint without optimizer state, for `init.from`."""
+    content = {"state": {"model": {_MODEL_PREFIX + name: value for name, value in state_dict.items()}}}
     path = checkpoint_path(folder, info.step)
     torch.save(content, unfinished_path(path))
     finish_checkpoint(path, dataclasses.replace(info, weights_only=True))
@@ -158,5 +210,5 @@ def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], info: 
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder a checkpoint lies in: that is where its tokenizer and recipe are."""
+    """Return the run folder of a checkpoint, which holds its tokenizer and recipe."""
     return checkpoint.parent.parent

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import shutil
 import subprocess
 import sys
 import uuid
@@ -26,7 +25,7 @@ from modernbert_train.config.comparison import (
     flatten,
     recipe_settings,
 )
-from modernbert_train.store.manifest import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
+from modernbert_train.store.tokenizer import TokenizerInfo, copy_tokenizer, load_tokenizer_info
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +65,7 @@ def prepare_run_folder(
     launches = _previous_launches(run)
     launches.append(provenance(world_size) | ({"skipped": dict(skipped)} if skipped else {}))
     write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
-    for name in TOKENIZER_FILES:
-        if (tokenizer.path / name).exists() and tokenizer.path.resolve() != run.resolve():
-            shutil.copyfile(tokenizer.path / name, run / name)
+    copy_tokenizer(tokenizer.path, run)
 
 
 def make_run_folder(run: Path) -> None:

@@ -1,21 +1,30 @@
-"""What the files of a run folder are called. Imports nothing: a report of a run starts at once."""
+"""The files of a run folder: their names, and the one reader and writer of its JSON lines.
+
+Imports neither torch nor NumPy, so that a report of a run starts at once.
+"""
 
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RECIPE_FILE = "recipe.yaml"  # resolved
+from modernbert_train.common.files import write_atomically
+
+# Resolved: every setting, with includes and overrides applied.
+RECIPE_FILE = "recipe.yaml"
 PROVENANCE_FILE = "provenance.json"
 METRICS_FILE = "metrics.jsonl"
-POSITIONS_FILE = (
-    "positions.jsonl"  # of the streams, at every checkpoint: where `modernbert batch` starts from
-)
+# The position of every data stream at each checkpoint; `modernbert batch` starts from it.
+POSITIONS_FILE = "positions.jsonl"
 REPORT_FILE = "report.png"
 WANDB_ID_FILE = "wandb_id"
 CHECKPOINT_FOLDER = "checkpoints"
-LOCK_FILE = "run.lock"  # held by the run that is at work
+# Locked by the process that is training in the folder.
+LOCK_FILE = "run.lock"
+
+_TAIL_BYTES = 65_536
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:
@@ -23,16 +32,53 @@ def list_checkpoints(run: str | Path) -> list[Path]:
     return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Write a line and wait until it is on the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+@dataclass(frozen=True)
+class RunMetrics:
+    """The lines of metrics.jsonl, ordered by optimizer step."""
+
+    training: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+
+
+def read_metrics(file: Path) -> RunMetrics:
+    """Read metrics.jsonl. Of a step that was repeated after a restart, the last line counts.
+
+    Raises:
+        ValueError: The file does not exist, or a line is not JSON. An unfinished last line is skipped: the run is
+            writing it, or was interrupted.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; name the folder of a run that has started training")
+    lines = []
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not text.endswith("\n") or not text.strip():
+            continue
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: not valid JSON ({error}); remove the line") from error
+    training = {line["step"]: line for line in lines if "loss" in line}
+    evaluations = {line["step"]: line for line in lines if "eval" in line}
+    return RunMetrics(
+        [training[step] for step in sorted(training)], [evaluations[step] for step in sorted(evaluations)]
+    )
+
+
+def read_last_line(file: Path) -> dict[str, Any]:
+    """Return the last complete line of a file of JSON lines, which another process may be writing; {} if none."""
+    if not file.is_file():
+        return {}
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+        *_, last, _ = [b"{}", *opened.read().split(b"\n")]
+    try:
+        return json.loads(last)
+    except ValueError:
+        return {}
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text and content of every whole line; the last may be cut where a run was."""
+    """Yield text and content of every complete line; an interrupted run may have left a truncated one."""
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             record = json.loads(line)
@@ -41,11 +87,16 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield line, record
 
 
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append a JSON line and wait until it is on the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def drop_after(path: Path, step: int) -> None:
-    """Take out what a run that was cut off had written beyond the checkpoint it now goes on from."""
-    if not path.exists():
-        return
-    kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    """Remove the lines that an interrupted run wrote after `step`, the checkpoint from which it now resumes."""
+    if path.exists():
+        kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= step]
+        write_atomically(path, "".join(kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,55 +12,76 @@ from modernbert_train.checkpoints import checkpoint
 from modernbert_train.checkpoints.hf import folder as hf_folder
 from modernbert_train.checkpoints.info import CheckpointInfo, read_info
 from modernbert_train.config import ModelConfig
-from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
+
+
+class FailedCheck(ValueError):
+    """A model that can be read but is not usable or not equal to what it should be equal to."""
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Weights that are there, and what is known of them before they are read."""
+    """Weights on disk, and the facts about them that are known before they are read."""
 
-    path: Path  # the checkpoint file, or the Hugging Face folder
-    info: CheckpointInfo  # of a Hugging Face folder: that of its import
+    # The checkpoint file, or the Hugging Face folder.
+    path: Path
+    info: CheckpointInfo
 
     @property
     def model(self) -> ModelConfig:
+        """The architecture of the weights."""
         return self.info.model
 
     @property
     def folder(self) -> Path:
-        """The run folder or Hugging Face folder: where the tokenizer lies."""
+        """The run folder or Hugging Face folder, which holds the tokenizer."""
         return self.path if self.path.is_dir() else checkpoint.run_folder_of(self.path)
 
     def tokenizer(self) -> TokenizerInfo:
-        """The tokenizer the weights were trained with. ValueError: it is not there, or another is."""
+        """Return the tokenizer that the weights were trained with.
+
+        Raises:
+            ValueError: It is missing, or the folder holds another one.
+        """
         tokenizer = load_tokenizer_info(self.folder)
         if tokenizer.fingerprint != self.info.tokenizer_fingerprint:
             raise ValueError(
-                f"{self.folder / 'tokenizer.json'} is not the tokenizer the weights were trained with; put that "
-                "one back"
+                f"{self.folder / 'tokenizer.json'} is not the tokenizer that the weights were trained with; restore "
+                "the original file"
             )
         return tokenizer
 
     def read(self) -> dict[str, torch.Tensor]:
-        """The weights under Transformers' names, on the CPU. ValueError if they hold NaN or infinity."""
+        """Read the weights, under Transformers' names, to the CPU.
+
+        Raises:
+            FailedCheck: A weight holds NaN or infinity.
+            ValueError: The weights cannot be read, or do not fit the architecture.
+        """
         if self.path.is_dir():
-            weights = hf_folder.read_weights(self.path, self.model)
-        else:
-            weights = checkpoint.read_weights(self.path)
-        return self._finite(weights)
+            return self._checked(hf_folder.read_hf_weights(self.path, self.model))
+        return self._checked(checkpoint.read_weights(self.path))
 
     def read_average(self) -> dict[str, torch.Tensor]:
-        """The moving average of the weights. ValueError if there is none, or one that holds NaN or infinity."""
+        """Read the moving average of the weights (`training.ema_half_life_tokens`) to the CPU.
+
+        Raises:
+            FailedCheck: A weight holds NaN or infinity.
+            ValueError: There is no moving average.
+        """
         if self.path.is_dir():
             raise ValueError(
-                f"{self.path}: a Hugging Face folder holds no moving average; name a run or checkpoint"
+                f"{self.path}: a Hugging Face folder holds no moving average; name a run folder or checkpoint"
             )
-        return self._finite(checkpoint.read_average(self.path))
+        return self._checked(checkpoint.read_average(self.path))
 
-    def _finite(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        broken = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
-        if broken:
-            raise ValueError(f"{self.path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint")
+    def _checked(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if broken := nonfinite(weights.items()):
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            raise FailedCheck(
+                f"{self.path}: {broken[0]}{more} holds NaN or infinity; use an earlier checkpoint"
+            )
         return weights
 
     def __str__(self) -> str:
@@ -69,12 +91,32 @@ class WeightSource:
 
 
 def open_weights(source: str | Path) -> WeightSource:
-    """Find and check what `source` names; of a run folder its newest good checkpoint. No weights are read yet.
+    """Find and verify the weights that `source` names, without reading them yet.
 
-    ValueError: nothing there, or damaged; of a Hugging Face folder, what `hub.import_folder` says.
+    Args:
+        source: A run folder (its newest good checkpoint is used), a `.pt` file, or a Hugging Face folder.
+
+    Raises:
+        ValueError: Nothing is there, the file is damaged, or the Hugging Face model is one our encoder cannot compute.
     """
     path = Path(source)
     if hf_folder.is_hf_folder(path):
-        return WeightSource(path, hf_folder.read_info(path))
+        return WeightSource(path, hf_folder.read_hf_info(path))
     path = checkpoint.resolve(path)
     return WeightSource(path, read_info(path))
+
+
+def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Return the names of the weights that hold NaN or infinity."""
+    return [name for name, weight in weights if not torch.isfinite(weight).all()]
+
+
+def build_encoder(
+    info: CheckpointInfo, weights: Mapping[str, torch.Tensor], attention_backend: str = "torch"
+) -> ModernBertForMaskedLM:
+    """Build our encoder with the weights, thetas and attention mask of a checkpoint, on the CPU, in eval mode."""
+    encoder = ModernBertForMaskedLM(info.model, attention_backend=attention_backend)
+    encoder.load_state_dict(weights)
+    encoder.set_rope_theta(info.global_rope_theta, info.local_rope_theta)
+    encoder.set_causal(info.is_causal)
+    return encoder.eval()

@@ -34,3 +34,9 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table: the first column to the left, the others to the right."""
+    rule = ["---", *(["---:"] * (len(columns) - 1))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, rule, *rows])

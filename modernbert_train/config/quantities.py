@@ -63,21 +63,21 @@ def _parse(value: object, suffixes: dict[str, int], unit: str, expected: str) ->
     return int(amount)
 
 
-def format_tokens(tokens: int) -> str:
-    """Format a number of tokens for display, rounded to four digits: 786432 -> `786.4K`."""
-    return _format(tokens, SUFFIXES)
+def format_tokens(tokens: float, digits: int = 4) -> str:
+    """Format a number of tokens for display, rounded to `digits` digits: 786432 -> `786.4K`."""
+    return _format(tokens, SUFFIXES, digits)
 
 
 def format_bytes(num_bytes: int) -> str:
     """Format a number of bytes for display, rounded to four digits: 4_123_456_789 -> `4.123GB`."""
-    return _format(num_bytes, BYTE_SUFFIXES)
+    return _format(num_bytes, BYTE_SUFFIXES, digits=4)
 
 
-def _format(amount: int, suffixes: dict[str, int]) -> str:
+def _format(amount: float, suffixes: dict[str, int], digits: int) -> str:
     for suffix, factor in reversed(suffixes.items()):
         if amount >= factor:
-            return f"{amount / factor:.4g}{suffix}"
-    return str(amount)
+            return f"{amount / factor:.{digits}g}{suffix}"
+    return f"{amount:.{digits}g}"
 
 
 # Range checks yield a problem for a value out of range. `not (...)` instead of the opposite comparison: NaN fails too.

@@ -1,9 +1,9 @@
-"""`modernbert average`: one checkpoint of several, or of the moving average that one holds.
+"""`modernbert average`: make one checkpoint from several, or from the moving average in one.
 
     OUT/checkpoints/step-00000120.pt, .json   OUT/tokenizer.json   OUT/tokenizer_config.json   OUT/recipe.yaml
 
-It holds weights only, and can be exported, evaluated and started from (init.from) like any other. Its place in
-the run, recipe and tokenizer are those of the checkpoint that has seen the most tokens.
+The result holds weights only, and can be exported, evaluated and used in `init.from`. Its position in the run, recipe
+and tokenizer are those of the checkpoint with the most tokens.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.comparison import architecture_settings, changed_settings
 from modernbert_train.convert.folders import new_folder
-from modernbert_train.convert.tokenizer_files import copy_tokenizer
+from modernbert_train.store.tokenizer import copy_tokenizer
 
 
 def average_checkpoints(
@@ -30,18 +30,26 @@ def average_checkpoints(
     weights: Sequence[float] | None = None,
     ema: bool = False,
 ) -> Path:
-    """Write the mean of checkpoints (run folders, checkpoints, Hugging Face folders) to the new folder `out`.
+    """Write the mean of checkpoints to a new folder.
 
-    `weights`, one for each, need not add up to 1; None: all alike. With `ema` the moving averages that the
-    checkpoints hold are taken in place of their weights.
-    ValueError: models or tokenizers that differ, weights that are not one positive number each, no moving
-    average, `out` not empty.
+    Args:
+        checkpoints: Run folders, `.pt` files or Hugging Face folders.
+        out: A folder that is empty or does not exist.
+        weights: A positive weight for each checkpoint, scaled to add up to 1. None: equal weights.
+        ema: Average the moving averages in the checkpoints, instead of their weights.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: Models or tokenizers differ, `weights` are not one positive number for each checkpoint, there is
+            no moving average, or `out` is not empty.
     """
     sources = [open_weights(path) for path in checkpoints]
     weights = [1.0] * len(sources) if weights is None else weights
     _check_weights(weights, len(sources))
     if len(sources) == 1 and not ema:
-        raise ValueError(f"{checkpoints[0]}: a single checkpoint is its own mean; name more, or take --ema")
+        raise ValueError(f"{checkpoints[0]}: a single checkpoint is its own mean; name more, or use --ema")
     _check_alike(sources)
     what = "the moving average of" if ema else "the mean of"
     shares = [f"{source} by {weight:g}" for source, weight in zip(sources, weights, strict=True)]
@@ -54,10 +62,20 @@ def average_checkpoints(
 def ties_checkpoints(
     checkpoints: Sequence[str | Path], base: str | Path, out: str | Path, density: float = 0.2
 ) -> Path:
-    """Write the TIES merge of checkpoints that were all trained on from `base` to the new folder `out`.
+    """Write the TIES merge of checkpoints to a new folder.
 
-    `density` is the share of each checkpoint's changes that is kept; 0.2 is the paper's. ValueError: fewer than
-    two checkpoints, a density that is no share, models or tokenizers that differ, `out` not empty.
+    Args:
+        checkpoints: Two or more checkpoints, all trained further from `base`.
+        base: The checkpoint they started from.
+        out: A folder that is empty or does not exist.
+        density: Share of each checkpoint's changes that is kept; 0.2 is the paper's.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: There are fewer than two checkpoints, `density` is out of range, models or tokenizers differ, or
+            `out` is not empty.
     """
     sources, base_source = [open_weights(path) for path in checkpoints], open_weights(base)
     if len(sources) < 2:
@@ -65,9 +83,7 @@ def ties_checkpoints(
             f"{checkpoints[0]}: TIES merges the changes of several checkpoints; name two or more"
         )
     if not 0 < density <= 1:
-        raise ValueError(
-            f"--density is {density:g}: it is a share of the changes; choose one above 0, up to 1"
-        )
+        raise ValueError(f"--density is {density:g}: a share of the changes must be above 0 and at most 1")
     _check_alike([base_source, *sources])
     text = f"the TIES merge, density {density:g}, of {', '.join(map(str, sources))} since {base_source}"
     with new_folder(Path(out)) as folder:
@@ -101,7 +117,11 @@ def _check_weights(weights: Sequence[float], num_checkpoints: int) -> None:
 
 
 def _check_alike(sources: Sequence[WeightSource]) -> None:
-    """ValueError unless architecture, tokenizer, RoPE and objective are one: else weights mean different things."""
+    """Check that architecture, tokenizer, RoPE thetas and objective are equal, so that weights are comparable.
+
+    Raises:
+        ValueError: They differ.
+    """
     first = sources[0]
     for other in sources[1:]:
         differing = changed_settings(architecture_settings(first.model), architecture_settings(other.model))
@@ -115,7 +135,7 @@ def _check_alike(sources: Sequence[WeightSource]) -> None:
         if changes:
             raise ValueError(
                 f"{first.path} and {other.path} cannot be merged: {', '.join(changes)}; merge checkpoints of one "
-                "model, in one phase or in phases alike"
+                "model, from one phase or from phases with equal settings"
             )
 
 

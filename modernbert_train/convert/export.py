@@ -1,11 +1,10 @@
-"""A checkpoint as a Hugging Face folder, proven before it is there.
+"""Export a checkpoint as a Hugging Face folder, and prove it equal before it appears.
 
     config.json  model.safetensors  tokenizer.json  tokenizer_config.json  README.md
 
-The folder is written under a temporary name beside its place, loaded again with `AutoModelForMaskedLM` and
-`AutoTokenizer`, and its logits are compared with those of our own encoder. Only then does it get its name:
-whatever goes wrong, nothing is left behind. All of it runs on the CPU, for any checkpoint: step 0, and every
-phase with its theta.
+The folder is written under a temporary name, loaded again with `AutoModelForMaskedLM` and `AutoTokenizer`, and its
+logits are compared with those of our encoder. Only then is it renamed; after any error nothing is left behind.
+Everything runs on the CPU and works for any checkpoint: step 0, and every phase with its RoPE theta.
 """
 
 import json
@@ -20,112 +19,101 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from modernbert_train.checkpoints.checkpoint import checkpoint_path, load_weights, run_folder_of
 from modernbert_train.checkpoints.hf.config import to_hf_config, to_hf_weights
 from modernbert_train.checkpoints.info import CheckpointInfo
-from modernbert_train.config.architecture import TIED_WEIGHT
+from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
-from modernbert_train.convert.folders import build_our_model, load_their_model, new_folder
+from modernbert_train.convert.folders import load_transformers_model, new_folder
 from modernbert_train.convert.model_card import model_card
-from modernbert_train.convert.parity import (
-    PROBE_TEXT,
-    FailedCheck,
-    ProbeResult,
-    check_finite,
-    compare_logits,
-    probe_batches,
-)
+from modernbert_train.convert.parity import PROBE_TEXT, ProbeResult, compare_logits, probe_batches
 from modernbert_train.convert.tokenizer_files import export_tokenizer, text_ids
-from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.store.tokenizer import TokenizerInfo
 
 
 def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequence[str] = ()) -> Path:
-    """Write the newest good checkpoint of a run, or the one named, to the new folder `out`; returns `out`.
+    """Write a checkpoint as a Hugging Face folder.
 
-    Prints how far Transformers' logits are from ours, and the likeliest tokens for each [MASK] of the texts
-    in `fill`. FailedCheck: weights that hold NaN, logits or token ids that differ. ValueError: no such
-    checkpoint, a model for which Transformers has no class, or that was last trained with objective clm, `out` not
-    empty, a text without [MASK].
+    Prints how far Transformers' logits are from ours, and the likeliest tokens for each [MASK] in `fill`.
+
+    Args:
+        run_or_checkpoint: A run folder (its newest good checkpoint is exported) or a `.pt` file.
+        out: A folder that is empty or does not exist.
+        fill: Texts with [MASK].
+
+    Returns:
+        `out`.
+
+    Raises:
+        FailedCheck: A weight holds NaN or infinity, or logits or token ids differ.
+        ValueError: No such checkpoint, a model for which Transformers has no class or that was last trained with
+            objective clm, `out` is not empty, a text without [MASK].
     """
     out = Path(out)
     with new_folder(out) as folder:
-        state_dict, info = load_weights(run_or_checkpoint)
-        run = _run_folder(Path(run_or_checkpoint))
-        checkpoint = checkpoint_path(run, info.step)
-        _refuse_causal(info, checkpoint)
-        check_finite(state_dict, checkpoint)
-        tokenizer = _tokenizer_of(run, info)
+        source = open_weights(run_or_checkpoint)
+        _refuse_causal(source)
+        tokenizer = source.tokenizer()
         check_texts(fill, _mask_token(tokenizer))
-        write_hf_folder(folder, state_dict, info, tokenizer)
-        num_parameters = sum(weight.numel() for name, weight in state_dict.items() if name != TIED_WEIGHT)
-        card = model_card(out.name, info, num_parameters, run)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        weights = source.read()
+        write_hf_folder(folder, weights, source.info, tokenizer)
+        (folder / "README.md").write_text(model_card(out.name, source.info, source.folder), encoding="utf-8")
 
-        theirs, their_tokenizer = load_their_model(folder), AutoTokenizer.from_pretrained(folder)
-        _check_tokenizer(tokenizer, their_tokenizer)
-        print(f"{checkpoint}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU")
-        for result in _check_logits(state_dict, info, tokenizer, theirs):
+        model, hf_tokenizer = load_transformers_model(folder), AutoTokenizer.from_pretrained(folder)
+        _check_tokenizer(tokenizer, hf_tokenizer)
+        print(
+            f"{source.path}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU"
+        )
+        for result in _check_logits(source.info, weights, tokenizer, model):
             print(result)
-        for filled in fill_masks(theirs, their_tokenizer, fill):
+        for filled in fill_masks(model, hf_tokenizer, fill):
             print(filled)
     return out
 
 
 def write_hf_folder(
-    folder: Path, state_dict: dict[str, Tensor], info: CheckpointInfo, tokenizer: TokenizerInfo
+    folder: Path, weights: dict[str, Tensor], info: CheckpointInfo, tokenizer: TokenizerInfo
 ) -> None:
     """Write config, weights in float32 and tokenizer files into an existing folder."""
-    model = info.model
-    config = to_hf_config(model, info.global_rope_theta, info.local_rope_theta, tokenizer)
+    config = to_hf_config(info.model, info.global_rope_theta, info.local_rope_theta, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {name: weight.float().contiguous() for name, weight in to_hf_weights(state_dict, model).items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    # safetensors writes for the owner's eyes alone.
+    hf_weights = to_hf_weights(weights, info.model)
+    hf_weights = {name: weight.float().contiguous() for name, weight in hf_weights.items()}
+    save_file(hf_weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors creates files that only their owner can read.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     export_tokenizer(tokenizer, folder, info.context_tokens)
 
 
-def _refuse_causal(info: CheckpointInfo, checkpoint: Path) -> None:
-    if info.is_causal:
+def _refuse_causal(source: WeightSource) -> None:
+    if source.info.is_causal:
         raise ValueError(
-            f"{checkpoint}: its phase {info.phase} has objective clm, and no class of Transformers computes this "
-            "encoder with causal attention; export a checkpoint of a later phase with objective: mlm, or train one on "
-            f"from it with init.from={checkpoint}"
+            f"{source.path}: its phase {source.info.phase} has objective clm, and no class of Transformers computes "
+            "this encoder with causal attention; export a checkpoint of a later phase with objective: mlm, or train "
+            f"one from it with init.from={source.path}"
         )
-
-
-def _run_folder(run_or_checkpoint: Path) -> Path:
-    return run_folder_of(run_or_checkpoint) if run_or_checkpoint.suffix == ".pt" else run_or_checkpoint
-
-
-def _tokenizer_of(run: Path, info: CheckpointInfo) -> TokenizerInfo:
-    tokenizer = load_tokenizer_info(run)
-    if tokenizer.fingerprint != info.tokenizer_fingerprint:
-        raise ValueError(
-            f"{run / 'tokenizer.json'} is not the tokenizer the weights were trained with; put that one back"
-        )
-    return tokenizer
 
 
 def _mask_token(tokenizer: TokenizerInfo) -> str:
     return Tokenizer.from_file(str(tokenizer.path / "tokenizer.json")).id_to_token(tokenizer.mask_id)
 
 
-def _check_tokenizer(tokenizer: TokenizerInfo, theirs: Any) -> None:
-    """FailedCheck unless the reloaded tokenizer gives the ids that the loader gives while training."""
-    for text in (PROBE_TEXT, f"It opens at {theirs.mask_token}."):
-        expected, actual = text_ids(tokenizer, text), theirs(text, verbose=False)["input_ids"]
+def _check_tokenizer(tokenizer: TokenizerInfo, hf_tokenizer: Any) -> None:
+    """Check that the reloaded tokenizer gives the ids that the loader gives in training.
+
+    Raises:
+        FailedCheck: It does not.
+    """
+    for text in (PROBE_TEXT, f"It opens at {hf_tokenizer.mask_token}."):
+        expected, actual = text_ids(tokenizer, text), hf_tokenizer(text, verbose=False)["input_ids"]
         if expected != actual:
             raise FailedCheck(
                 f"{tokenizer.path / 'tokenizer.json'}: AutoTokenizer gives {actual} for {text!r}, training "
-                f"gave {expected}; mend tokenizer_config.json beside it"
+                f"gave {expected}; correct the tokenizer_config.json beside it"
             )
 
 
 def _check_logits(
-    state_dict: dict[str, Tensor], info: CheckpointInfo, tokenizer: TokenizerInfo, theirs: Any
+    info: CheckpointInfo, weights: dict[str, Tensor], tokenizer: TokenizerInfo, model: Any
 ) -> list[ProbeResult]:
-    model = info.model
-    ours = build_our_model(model, state_dict, info.global_rope_theta, info.local_rope_theta)
-    batches = probe_batches(tokenizer, info.context_tokens, model.local_attention)
-    return compare_logits(ours, theirs, batches)
+    batches = probe_batches(tokenizer, info.context_tokens, info.model.local_attention)
+    return compare_logits(build_encoder(info, weights), model, batches)

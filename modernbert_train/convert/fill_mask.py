@@ -1,4 +1,4 @@
-"""What an exported model puts in the place of [MASK]."""
+"""Predictions of an exported model for [MASK]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +20,29 @@ class FilledMask:
 
 
 def check_texts(texts: Sequence[str], mask_token: str) -> None:
-    """ValueError for a text without a [MASK]."""
+    """Check that every text has a [MASK].
+
+    Raises:
+        ValueError: A text has none.
+    """
     for text in texts:
         if mask_token not in text:
             raise ValueError(
-                f"fill: {text!r} has no {mask_token}; write {mask_token} where a token is to be guessed"
+                f"--fill: {text!r} has no {mask_token}; write {mask_token} where the model is to predict a token"
             )
 
 
 def fill_masks(model: Any, tokenizer: Any, texts: Sequence[str], top: int = 3) -> list[FilledMask]:
-    """The `top` tokens for every [MASK] of every text, by Transformers' model and tokenizer, in eval mode.
+    """Return the `top` likeliest tokens for every [MASK] of every text.
 
-    ValueError: a text without [MASK], or longer than the model's context.
+    Args:
+        model: A masked-LM model of Transformers, in eval mode.
+        tokenizer: Its tokenizer.
+        texts: Texts with [MASK].
+        top: Number of tokens for each [MASK].
+
+    Raises:
+        ValueError: A text has no [MASK], or is longer than the model's context.
     """
     check_texts(texts, tokenizer.mask_token)
     filled = []
@@ -39,7 +50,7 @@ def fill_masks(model: Any, tokenizer: Any, texts: Sequence[str], top: int = 3) -
         input_ids = torch.tensor([tokenizer(text, verbose=False)["input_ids"]])
         if input_ids.shape[1] > tokenizer.model_max_length:
             raise ValueError(
-                f"fill: a text of {input_ids.shape[1]:,} tokens is longer than the context of "
+                f"--fill: a text of {input_ids.shape[1]:,} tokens is longer than the context of "
                 f"{tokenizer.model_max_length:,}; shorten {text[:60]!r}..."
             )
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and the two models that must agree about one."""
+"""Output folders that appear completely or not at all, and Transformers' model of a folder."""
 
 import contextlib
 import tempfile
@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForMaskedLM
 from transformers.utils import logging as hf_logging
-
-from modernbert_train.config import ModelConfig
-from modernbert_train.model import ModernBertForMaskedLM
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which is renamed to `out` at the end; after an error nothing of it is left.
+    """Yield a temporary folder that is renamed to `out` at the end, or deleted after an error.
 
-    ValueError: `out` is a file, or a folder with something in it.
+    Raises:
+        ValueError: `out` is a file, or a folder that is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; name a new folder, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place and not in /tmp: a rename works within one file system only.
+    # Beside `out` and not in /tmp: a rename works only within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
@@ -32,22 +29,13 @@ def new_folder(out: Path) -> Iterator[Path]:
         folder.rename(out)
 
 
-def build_our_model(
-    model: ModelConfig, state_dict: dict[str, Tensor], global_theta: float, local_theta: float
-) -> ModernBertForMaskedLM:
-    """Our encoder with these weights, on the CPU, in eval mode."""
-    ours = ModernBertForMaskedLM(model, attention_backend="torch")
-    ours.load_state_dict(state_dict)
-    ours.set_rope_theta(global_theta, local_theta)
-    return ours.eval()
+def load_transformers_model(folder: Path) -> Any:
+    """Load Transformers' masked-LM model from a folder, in float32, on the CPU, in eval mode.
 
-
-def load_their_model(folder: Path) -> Any:
-    """Transformers' masked-LM model of a folder, in float32, on the CPU, in eval mode.
-
-    ValueError: weights missing, left over or of another shape, which Transformers itself only warns about.
+    Raises:
+        ValueError: Weights are missing, unused or of another shape, which Transformers only warns about.
     """
-    with _quiet_transformers():
+    with _no_progress_bar():
         model, info = AutoModelForMaskedLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
@@ -60,8 +48,7 @@ def load_their_model(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar for files that are read in a moment."""
+def _no_progress_bar() -> Iterator[None]:
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:

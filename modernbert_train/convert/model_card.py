@@ -1,7 +1,5 @@
-"""README.md of an exported model: what it is, what it was trained on, how to load it."""
+"""The README.md of an exported model: what it is, what it was trained on, how to load it."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +7,9 @@ import yaml
 
 from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.info import CheckpointInfo
-from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE
-from modernbert_train.config import ModelConfig
-from modernbert_train.config.architecture import describe_switches, mlp_name
+from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE, read_metrics
+from modernbert_train.common.text import markdown_table
+from modernbert_train.config.architecture import describe_switches, mlp_name, num_parameters
 from modernbert_train.config.mixture import describe_mixture
 from modernbert_train.objectives import OBJECTIVES, MaskedLM
 
@@ -27,43 +25,47 @@ tags:
 """
 
 
-def model_card(name: str, info: CheckpointInfo, num_parameters: int, run: Path) -> str:
-    """The card of a checkpoint, from recipe.yaml and metrics.jsonl of its run, if any."""
+def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
+    """Return the card of a checkpoint.
+
+    Args:
+        name: The heading.
+        info: The facts about the checkpoint.
+        run: Its folder; recipe.yaml and metrics.jsonl are used where they exist.
+    """
     recipe_text = _read(run / RECIPE_FILE)
     scores = latest_evaluation(run / METRICS_FILE, info.step)
-    model = info.model
-    family = "BERT" if hf_class(model) == "BertForMaskedLM" else "ModernBERT"
+    family = "BERT" if hf_class(info.model) == "BertForMaskedLM" else "ModernBERT"
     sections = [HEADER.format(model_type=family.lower()), f"# {name}\n"]
-    sections += [_summary(info, family, num_parameters), _usage(info.context_tokens)]
-    sections.append(_architecture(model, info, num_parameters))
+    sections += [_summary(info, family), _usage(info.context_tokens)]
+    sections.append(_architecture(info))
     if recipe_text is not None:
         sections.append(_training(info, yaml.safe_load(recipe_text)))
     if scores is not None:
         sections.append(_evaluation(scores))
     if recipe_text is not None:
         sections.append(
-            f"## Recipe\n\nThe whole recipe, as it was run:\n\n```yaml\n{recipe_text.strip()}\n```\n"
+            f"## Recipe\n\nThe whole recipe, as it was trained:\n\n```yaml\n{recipe_text.strip()}\n```\n"
         )
     return "\n".join(sections)
 
 
 def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
-    """The last masked-LM scores of held-out text in metrics.jsonl, up to step `step`; None if there are none."""
-    text = _read(metrics) or ""
-    # A last line without its end is being written by a run that still goes on.
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    """Return the last masked-LM scores in metrics.jsonl up to `step`; None if there are none."""
+    if not metrics.is_file():
+        return None
     evaluations = [
         line
-        for line in lines
-        if "eval" in line and line["step"] <= step and line.get("objective", MaskedLM.name) == MaskedLM.name
+        for line in read_metrics(metrics).evaluations
+        if line["step"] <= step and line.get("objective", MaskedLM.name) == MaskedLM.name
     ]
     return evaluations[-1] if evaluations else None
 
 
-def _summary(info: CheckpointInfo, family: str, num_parameters: int) -> str:
+def _summary(info: CheckpointInfo, family: str) -> str:
     return (
-        f"A {family} encoder with {num_parameters:,} parameters, pretrained on {info.tokens:,} tokens, last by "
-        f"masked language modelling with documents of up to {info.context_tokens:,} tokens.\n\n"
+        f"A {family} encoder with {num_parameters(info.model):,} parameters, pretrained on {info.tokens:,} tokens, "
+        f"last by masked language modelling with documents of up to {info.context_tokens:,} tokens.\n\n"
         + (
             f"Its weights are {info.merged}.\n"
             if info.merged is not None
@@ -85,7 +87,8 @@ def _usage(context_tokens: int) -> str:
     )
 
 
-def _architecture(model: ModelConfig, info: CheckpointInfo, num_parameters: int) -> str:
+def _architecture(info: CheckpointInfo) -> str:
+    model = info.model
     every_n = model.global_attn_every_n_layers
     reach = {"global attention": "every layer" if every_n == 1 else f"every {every_n} layers"}
     if every_n > 1:
@@ -94,7 +97,7 @@ def _architecture(model: ModelConfig, info: CheckpointInfo, num_parameters: int)
         for kind, theta in zip(reach, (info.global_rope_theta, info.local_rope_theta), strict=False):
             reach[kind] += f", theta {theta:,.0f}"
     rows = {
-        "parameters": f"{num_parameters:,}",
+        "parameters": f"{num_parameters(model):,}",
         "layers": f"{model.num_hidden_layers}",
         "hidden size": f"{model.hidden_size:,}",
         "attention heads": f"{model.num_attention_heads}",
@@ -103,8 +106,8 @@ def _architecture(model: ModelConfig, info: CheckpointInfo, num_parameters: int)
         **reach,
     }
     if switches := describe_switches(model):
-        rows["other than in ModernBERT"] = ", ".join(switches)
-    return "## Architecture\n\n" + _table(("", ""), list(rows.items()))
+        rows["differences from ModernBERT"] = ", ".join(switches)
+    return "## Architecture\n\n" + markdown_table(("", ""), list(rows.items())) + "\n"
 
 
 def _training(info: CheckpointInfo, recipe: Any) -> str:
@@ -138,7 +141,7 @@ def _training(info: CheckpointInfo, recipe: Any) -> str:
     )
     start = recipe["init"]["from"]
     origin = f"\nThe weights started from `{start}`.\n" if start else ""
-    return f"## Training\n\n{_table(columns, rows)}{origin}\nSources of text:\n\n{sources}"
+    return f"## Training\n\n{markdown_table(columns, rows)}\n{origin}\nSources of text:\n\n{sources}"
 
 
 def _evaluation(scores: dict[str, Any]) -> str:
@@ -146,12 +149,7 @@ def _evaluation(scores: dict[str, Any]) -> str:
     heading = (
         f"## Evaluation\n\nMasked-LM on held-out text with fixed masks, after step {scores['step']:,}:\n\n"
     )
-    return heading + _table(("source", "loss (nats)", "accuracy"), rows)
-
-
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [columns, tuple("---" for _ in columns), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return heading + markdown_table(("source", "loss (nats)", "accuracy"), rows) + "\n"
 
 
 def _read(path: Path) -> str | None:

@@ -1,47 +1,43 @@
 """Do Transformers and our encoder compute the same logits from the same weights?
 
-Both run on the CPU in float32: Transformers on padded batches with its own attention, ours on the same
-documents packed without padding. The documents reach over the edges where exports have gone wrong: a text as
-the tokenizer gives it, a padded batch down to empty documents, one longer than the local window, one as long
-as the context.
+Both run on the CPU in float32: Transformers on padded batches with its own attention, ours on the same documents packed
+without padding. The documents cover the cases in which exports have been wrong: a text as the tokenizer gives it, a
+padded batch with lengths down to empty documents, one longer than the local window, one as long as the context.
 """
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from modernbert_train.checkpoints.source import FailedCheck
 from modernbert_train.convert.tokenizer_files import text_ids
 from modernbert_train.model import ModernBertForMaskedLM
-from modernbert_train.store.manifest import TokenizerInfo
+from modernbert_train.store.tokenizer import TokenizerInfo
 
-# Share of the largest logit (of 1 where all are smaller). In float32, rounding makes 1e-6 with fresh weights
-# and up to 2e-5 where attention is sharp: so far apart are Transformers' own two attentions. A wrong theta or
-# window makes more.
+# Relative to the largest logit, or to 1 if all are smaller. In float32, rounding causes 1e-6 with fresh weights and up
+# to 2e-5 where attention is sharp, as much as between Transformers' own two attentions. A wrong theta or window causes
+# more.
 MAX_DIFFERENCE = 1e-4
 LONGEST_PROBE_TOKENS = 1_024
 PROBE_TEXT = "It opens at nine. def add(a, b): return a + b"
 
 
-class FailedCheck(ValueError):
-    """A model that is not what it should be, where everything else is in order: an export is refused."""
-
-
 @dataclass(frozen=True)
 class ProbeResult:
-    """How far the logits of one batch of documents are apart."""
+    """The difference of the logits on one batch of documents."""
 
     name: str
     document_tokens: tuple[int, ...]
     max_difference: float
-    max_logit: float  # largest absolute value
+    # Largest absolute value.
+    max_logit: float
 
     @property
     def agrees(self) -> bool:
-        """False for a NaN too, since that compares false with everything."""
+        """Whether the difference is small enough; False for NaN, which compares false with everything."""
         return self.max_difference <= MAX_DIFFERENCE * max(1.0, self.max_logit)
 
     def __str__(self) -> str:
@@ -52,18 +48,16 @@ class ProbeResult:
         )
 
 
-def check_finite(state_dict: dict[str, Tensor], origin: Path) -> None:
-    """FailedCheck names the weights that hold NaN or infinity."""
-    broken = [name for name, weight in state_dict.items() if not torch.isfinite(weight).all()]
-    if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        raise FailedCheck(f"{origin}: {broken[0]}{more} holds NaN or infinity; take an earlier checkpoint")
-
-
 def probe_batches(
     tokenizer: TokenizerInfo, context_tokens: int, local_attention: int
 ) -> dict[str, list[list[int]]]:
-    """Batches of documents with their [CLS] and [SEP], none longer than the context; always the same."""
+    """Return batches of documents with their [CLS] and [SEP], none longer than the context; deterministic.
+
+    Args:
+        tokenizer: Its ordinary ids and [MASK] are drawn.
+        context_tokens: The longest document.
+        local_attention: The full width of the window.
+    """
     drawable = [*sorted(set(range(tokenizer.num_ids)) - set(tokenizer.special_ids)), tokenizer.mask_id]
     generator = random.Random(0)
 
@@ -83,9 +77,18 @@ def probe_batches(
 def compare_logits(
     ours: ModernBertForMaskedLM, theirs: Any, batches: dict[str, list[list[int]]]
 ) -> list[ProbeResult]:
-    """Largest difference of the logits, batch by batch; `theirs` is Transformers' model, both in eval mode.
+    """Compare the logits of two models, both in eval mode.
 
-    FailedCheck: a logit that is no number, or a difference above `MAX_DIFFERENCE`.
+    Args:
+        ours: Our encoder.
+        theirs: Transformers' model.
+        batches: Name -> token ids of each document.
+
+    Returns:
+        The largest difference for each batch.
+
+    Raises:
+        FailedCheck: A logit is NaN, or a difference is above `MAX_DIFFERENCE`.
     """
     results = []
     for name, documents in batches.items():
@@ -101,14 +104,14 @@ def compare_logits(
             raise FailedCheck(
                 f"Transformers' logits differ from ours by {result.max_difference:.1e} on {name} "
                 f"({result.document_tokens} tokens, logits up to {result.max_logit:.1f}); "
-                f"allowed is {MAX_DIFFERENCE:.0e} of the largest logit"
+                f"the limit is {MAX_DIFFERENCE:.0e} of the largest logit"
             )
         results.append(result)
     return results
 
 
 def _packed_logits(model: ModernBertForMaskedLM, documents: list[list[int]]) -> Tensor:
-    """Logits [sum of lengths, vocab] of the documents joined without padding."""
+    """Return the logits [sum of lengths, vocab] of the documents, joined without padding."""
     lengths = torch.tensor([len(document) for document in documents])
     return model(
         input_ids=torch.tensor([token for document in documents for token in document]),
@@ -119,7 +122,7 @@ def _packed_logits(model: ModernBertForMaskedLM, documents: list[list[int]]) -> 
 
 
 def _padded_logits(model: Any, documents: list[list[int]]) -> Tensor:
-    """Logits [sum of lengths, vocab] of the documents padded to the longest, without the padding's."""
+    """Return the logits [sum of lengths, vocab] of the documents, padded to the longest."""
     longest = max(map(len, documents))
     padded = torch.full((len(documents), longest), model.config.pad_token_id)
     mask = torch.zeros(len(documents), longest, dtype=torch.int64)

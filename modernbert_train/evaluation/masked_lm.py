@@ -1,13 +1,12 @@
-"""Masked-LM loss and accuracy by source on held-out text, beside what token frequencies alone would reach.
+"""Loss and accuracy of each source on held-out text, beside the unigram baseline.
 
-The masks are fixed, so two models that are given the same recipe answer the same questions. A run or
-checkpoint is computed by our encoder on packed rows; a Hugging Face folder by Transformers on the same
-documents padded, which makes its scores a check of the export too. A checkpoint that was last trained with the
-objective clm is asked for the next token instead.
+The masks are fixed, so models that are evaluated with the same recipe predict the same tokens. Runs and checkpoints are
+computed by our encoder on packed rows; a Hugging Face folder of any masked-LM model by Transformers on the same
+documents, padded, so its scores also check the export. A checkpoint that was last trained with objective clm predicts
+next tokens instead of masked ones.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,8 +17,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from modernbert_train.checkpoints.checkpoint import load_weights, run_folder_of
+from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
+from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.common.text import format_table
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.config.schema import ObjectiveName
@@ -39,7 +39,8 @@ class SourceScore:
     """Scores of one source's held-out text. Losses in nats per target."""
 
     source: str
-    num_tokens: int  # [CLS] and [SEP] included
+    # With [CLS] and [SEP].
+    num_tokens: int
     num_targets: int
     loss: float
     accuracy: float
@@ -53,22 +54,24 @@ class SourceScore:
 
     @property
     def accuracy_ratio(self) -> float:
-        """Accuracy over that of the most frequent token; infinite where that is never right."""
+        """Accuracy divided by the baseline's; infinite if that is 0."""
         return self.accuracy / self.unigram.accuracy if self.unigram.accuracy > 0 else float("inf")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated."""
+class ScoredModel:
+    """A model to evaluate."""
 
     scorer: Scorer
     tokenizer: TokenizerInfo
-    context_tokens: int  # longest document it was trained on
-    objective: ObjectiveName = "mlm"  # that it was last trained with
+    # The longest document it was trained on.
+    context_tokens: int
+    # The objective it was last trained with.
+    objective: ObjectiveName = "mlm"
 
 
 def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
-    """`evaluate_masked_lm` as a text table; the recipe by its path."""
+    """Return the scores of `evaluate_masked_lm` as a text table."""
     recipe = None if recipe_path is None else load_recipe(recipe_path)
     return format_scores(evaluate_masked_lm(target, recipe))
 
@@ -76,125 +79,120 @@ def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
 def evaluate_masked_lm(
     target: str | Path, recipe: Recipe | None = None, *, device: str = "auto", progress_bar: bool = True
 ) -> list[SourceScore]:
-    """Score a run folder, a checkpoint or a Hugging Face folder on each source that has held-out text.
+    """Score a model on each source of a recipe that has held-out text.
 
-    `recipe` says which text (and how much, and the mask rate); left out, it is the one stored with the run.
-    ValueError: nothing there to evaluate, no recipe, another tokenizer than the store's, no held-out text.
+    Args:
+        target: A run folder, a `.pt` file or a Hugging Face folder.
+        recipe: Determines the text, its amount and the mask rate. None: the recipe stored with the run.
+        device: "auto", "gpu" or "cpu".
+        progress_bar: Whether to show one, where the output is a terminal.
+
+    Raises:
+        ValueError: There is no model, no recipe or no held-out text, or the store has another tokenizer.
     """
     target = Path(target)
-    recipe = recipe or _recipe_of(target)
-    subject = _load(target, torch.device(_device(device)))
-    # The text must have been tokenized with the model's own tokenizer, wherever a copy of it lies.
-    data = dataclasses.replace(recipe.data, tokenizer=str(subject.tokenizer.path))
+    source = None if is_hf_folder(target) else open_weights(target)
+    recipe = recipe or _recipe_in(target if source is None else source.folder)
+    model = _open(target, source, torch.device(_device(device)))
+    # The text must have been tokenized with the model's own tokenizer, whichever copy of it the recipe names.
+    data = dataclasses.replace(recipe.data, tokenizer=str(model.tokenizer.path))
     inputs = open_inputs(dataclasses.replace(recipe, data=data))
-    for source in inputs.train.keys() - inputs.valid.keys():
-        log.warning("%s has no held-out text in its store: left out", source)
+    for name in inputs.train.keys() - inputs.valid.keys():
+        log.warning("%s has no held-out text in its store and is skipped", name)
     if not inputs.valid:
         raise ValueError(
             f"{target}: no source of {recipe.name} has held-out text; tokenize with --valid-fraction above 0"
         )
     with closing(inputs.reader):
-        return [score_source(source, inputs, subject, recipe, progress_bar) for source in inputs.valid]
+        return [score_source(name, inputs, model, recipe, progress_bar) for name in inputs.valid]
 
 
 def score_source(
-    source: str, inputs: Inputs, subject: Subject, recipe: Recipe, progress_bar: bool
+    source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe, progress_bar: bool
 ) -> SourceScore:
-    """The model on masked tokens of held-out text; on the same tokens, the frequencies of the training text."""
+    """Score a model on a source's held-out text, and the training text's token frequencies on the same targets.
+
+    Raises:
+        ValueError: There is nothing to predict.
+    """
     loss_sum, num_correct, num_tokens = 0.0, 0, 0
     labels = []
-    batches = _batches(source, inputs, subject, recipe)
+    batches = _batches(source, inputs, model, recipe)
     for batch in tqdm(batches, desc=source, unit="row", leave=False, disable=None if progress_bar else True):
-        batch_loss, batch_correct = subject.scorer(batch)
+        batch_loss, batch_correct = model.scorer(batch)
         loss_sum, num_correct, num_tokens = (
             loss_sum + batch_loss,
             num_correct + batch_correct,
             num_tokens + batch["num_tokens"],
         )
         labels.append(batch["labels"][batch["labels"] != IGNORE_INDEX].numpy())
-    masked = np.concatenate(labels)
-    if len(masked) == 0:
+    targets = np.concatenate(labels)
+    if len(targets) == 0:
         raise ValueError(
             f"{source}: no token of its held-out text was masked; raise evaluation.max_rows or mask_rate"
         )
-    counts = count_tokens(
-        source, inputs.train[source], inputs.reader, subject.tokenizer.num_ids, progress_bar
-    )
-    # Never masked, and in no store: where the next token is asked for, [SEP] is as frequent as in the answers.
-    num_ends = int((masked == subject.tokenizer.sep_id).sum())
-    counts[subject.tokenizer.sep_id] += counts.sum() * num_ends // max(1, len(masked) - num_ends)
+    counts = count_tokens(source, inputs.train[source], inputs.reader, model.tokenizer.num_ids, progress_bar)
+    # Stores have no [SEP], and it is never masked. As a next token, it counts as often as it is a target.
+    num_ends = int((targets == model.tokenizer.sep_id).sum())
+    counts[model.tokenizer.sep_id] += counts.sum() * num_ends // max(1, len(targets) - num_ends)
     return SourceScore(
         source=source,
         num_tokens=num_tokens,
-        num_targets=len(masked),
-        loss=loss_sum / len(masked),
-        accuracy=num_correct / len(masked),
-        unigram=score_unigram(counts, masked),
-        objective=subject.objective,
+        num_targets=len(targets),
+        loss=loss_sum / len(targets),
+        accuracy=num_correct / len(targets),
+        unigram=score_unigram(counts, targets),
+        objective=model.objective,
     )
 
 
 def format_scores(scores: list[SourceScore]) -> str:
-    """The scores as a text table."""
-    asked = OBJECTIVES[scores[0].objective].title
-    columns = ("source", "tokens", asked, "loss", "unigram", "below", "accuracy", "most frequent", "ratio")
+    """Return the scores as a text table."""
+    predicted = OBJECTIVES[scores[0].objective].title
+    columns = (
+        "source", "tokens", predicted,
+        "loss", "unigram loss", "gain (nats)",
+        "accuracy", "baseline accuracy", "x baseline",
+    )  # fmt: skip
     rows = [
         (
             s.source, f"{s.num_tokens:,}", f"{s.num_targets:,}",
             f"{s.loss:.3f}", f"{s.unigram.loss:.3f}", f"{s.gain:.3f}",
-            f"{s.accuracy:.1%}", f"{s.unigram.accuracy:.1%}", f"x{s.accuracy_ratio:.1f}",
+            f"{s.accuracy:.1%}", f"{s.unigram.accuracy:.1%}", f"{s.accuracy_ratio:.1f}",
         )
         for s in scores
     ]  # fmt: skip
     return format_table(columns, rows)
 
 
-def _batches(source: str, inputs: Inputs, subject: Subject, recipe: Recipe) -> Iterator[MicroBatch]:
-    """The last phase's rows, so that the checkpoints of a run and its exports are asked the same."""
+def _batches(source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe) -> Iterator[MicroBatch]:
+    """Yield rows as in the last phase, so that all checkpoints of a run and its exports have the same targets."""
     phase = list(recipe.phases.values())[-1]
     return evaluation_batches(
         source,
         inputs,
-        build_objective(subject.objective, recipe.evaluation),
-        context_tokens=min(phase.context_tokens, subject.context_tokens),
+        build_objective(model.objective, recipe.evaluation),
+        context_tokens=min(phase.context_tokens, model.context_tokens),
         row_tokens=phase.row_tokens,
         max_rows=recipe.evaluation.max_rows,
     )
 
 
-def _load(target: Path, device: torch.device) -> Subject:
-    if (target / "config.json").is_file():
-        return Subject(
-            transformers_scorer(target, device), load_tokenizer_info(target), _hf_context_tokens(target)
-        )
-    state_dict, info = load_weights(target)
-    tokenizer = load_tokenizer_info(_run_folder(target))
-    return Subject(our_scorer(state_dict, info, device), tokenizer, info.context_tokens, info.objective)
+def _open(target: Path, source: WeightSource | None, device: torch.device) -> ScoredModel:
+    if source is None:
+        scorer = transformers_scorer(target, device)
+        return ScoredModel(scorer, load_tokenizer_info(target), context_tokens(target))
+    scorer = our_scorer(source.info, source.read(), device)
+    return ScoredModel(scorer, source.tokenizer(), source.info.context_tokens, source.info.objective)
 
 
-def _hf_context_tokens(folder: Path) -> int:
-    file = folder / "tokenizer_config.json"
-    limits = [json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")]
-    limits += [json.loads(file.read_text(encoding="utf-8")).get("model_max_length")] if file.is_file() else []
-    known = [limit for limit in limits if limit is not None]
-    if not known:
-        raise ValueError(
-            f"{folder}: config.json has no max_position_embeddings; add the longest input of the model"
-        )
-    return int(min(known))
-
-
-def _recipe_of(target: Path) -> Recipe:
-    file = _run_folder(target) / RECIPE_FILE
+def _recipe_in(folder: Path) -> Recipe:
+    file = folder / RECIPE_FILE
     if not file.is_file():
         raise ValueError(
-            f"{target}: no recipe.yaml beside it says what to evaluate on; name one (--recipe RECIPE.yaml)"
+            f"{folder}: no recipe.yaml in it, so the text to evaluate on is unknown; name one (--recipe RECIPE.yaml)"
         )
     return load_recipe(file)
-
-
-def _run_folder(target: Path) -> Path:
-    return run_folder_of(target) if target.suffix == ".pt" else target
 
 
 def _device(device: str) -> str:

@@ -1,4 +1,4 @@
-"""Two ways to score masked tokens: our encoder on packed rows, Transformers on the same documents padded."""
+"""Two ways to score targets: our encoder on packed rows, Transformers on the same documents, padded."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,24 +10,20 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from modernbert_train.checkpoints.info import CheckpointInfo
+from modernbert_train.checkpoints.source import build_encoder
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.objectives import IGNORE_INDEX
 
 # Sum of the losses (nats) and number of correct predictions over the targets of a micro-batch.
 Scorer = Callable[[MicroBatch], tuple[float, int]]
 
-# Transformers' logits are [tokens, vocabulary] for all tokens of a batch: more of them would take gigabytes.
+# Largest padded batch. Transformers computes logits [tokens, vocabulary] for all its tokens, which take gigabytes.
 PADDED_TOKENS = 8_192
 
 
-def our_scorer(state_dict: dict[str, Tensor], info: CheckpointInfo, device: torch.device) -> Scorer:
-    """Score with our encoder: float32 on the CPU; on a GPU bf16, which its attention kernels ask for."""
-    model = ModernBertForMaskedLM(info.model, attention_backend="auto" if device.type == "cuda" else "torch")
-    model.load_state_dict(state_dict)
-    model.set_rope_theta(info.global_rope_theta, info.local_rope_theta)
-    model.set_causal(info.is_causal)
-    model.eval().to(device)
+def our_scorer(info: CheckpointInfo, weights: dict[str, Tensor], device: torch.device) -> Scorer:
+    """Return a scorer by our encoder: float32 on the CPU; bf16 on a GPU, as its attention kernels need."""
+    model = build_encoder(info, weights, "auto" if device.type == "cuda" else "torch").to(device)
 
     def score(batch: MicroBatch) -> tuple[float, int]:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -45,12 +41,16 @@ def our_scorer(state_dict: dict[str, Tensor], info: CheckpointInfo, device: torc
 
 
 def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
-    """Score with the masked-LM model that Transformers loads from a Hugging Face folder, in float32."""
+    """Return a scorer by the masked-LM model that Transformers loads from a folder, in float32.
+
+    Raises:
+        ValueError: Transformers cannot load it.
+    """
     try:
         model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    except OSError as error:  # no weights, or none that can be read
+    except OSError as error:
         raise ValueError(
-            f"{folder}: Transformers cannot open it ({error}); name a folder that `modernbert export` wrote"
+            f"{folder}: Transformers cannot load it ({error}); name a folder that `modernbert export` wrote"
         ) from error
     model.eval().to(device)
 
@@ -71,10 +71,12 @@ def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
 
 
 def padded_batches(batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The documents of a micro-batch, padded: ids, mask, labels (-100 = none), each [documents, longest].
+    """Yield the documents of a micro-batch, padded, in batches of similar length of at most `PADDED_TOKENS` tokens.
 
-    Documents without a target, and padding, are left out: they have nothing to score. Documents of like
-    length share a batch of at most `PADDED_TOKENS` tokens.
+    Documents without a target are skipped.
+
+    Yields:
+        Ids, attention mask and labels (`IGNORE_INDEX` for no target), each [documents, longest].
     """
     labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
     real = batch["labels"] != IGNORE_INDEX
@@ -97,7 +99,7 @@ def padded_batches(batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
 def _pad(documents: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    # What stands in the padding does not matter where the attention mask is 0.
+    # The ids of padding have no effect, as the attention mask is 0 there.
     longest = max(len(ids) for ids, _ in documents)
     input_ids, attention_mask = torch.zeros(2, len(documents), longest, dtype=torch.int64)
     labels = torch.full((len(documents), longest), IGNORE_INDEX)

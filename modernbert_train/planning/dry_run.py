@@ -7,7 +7,14 @@ tell (epochs over each source, how full the rows are) is shown where the caller 
 from collections.abc import Iterator
 from contextlib import closing
 
-from modernbert_train.config import InitConfig, MixtureConfig, PhaseConfig, Recipe, format_tokens
+from modernbert_train.config import (
+    InitConfig,
+    MixtureConfig,
+    PhaseConfig,
+    Recipe,
+    format_bytes,
+    format_tokens,
+)
 from modernbert_train.config.architecture import describe_model
 from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
 from modernbert_train.objectives import build_objective
@@ -83,9 +90,9 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
         f"{max(0, 1 - recipe.masking.mask_fraction - recipe.masking.random_fraction):.0%} kept",
         "evaluation": f"about {_count(plan.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{_held_out(recipe)}, about {_count(recipe.evaluation.max_rows, 'row')} of each source",
-        "checkpoints": f"about {saves:,} written, {bytes_text(each_bytes)} each; the newest "
+        "checkpoints": f"about {saves:,} written, {format_bytes(each_bytes)} each; the newest "
         f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{bytes_text(checkpoints_on_disk_bytes(recipe, plan))} on disk"
+        f"{format_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
         "hours": describe_hours(model, plan, tokens_per_s),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
@@ -133,11 +140,6 @@ def _entry(label: str, text: str) -> Iterator[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def bytes_text(number: int) -> str:
-    """Disk space for people: `13.4 MB`."""
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
 def _tables(

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from modernbert_train.common.files import sha256, write_atomically
 from modernbert_train.store.external import SampleLayout
 from modernbert_train.store.split import SIDECARS, Split, sidecar_shapes
-from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
+from modernbert_train.store.tokenizer import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 
 __all__ = [
     "MANIFEST_NAME", "SPLIT_NAMES", "TOKENIZER_FILES",
@@ -39,7 +39,6 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "modernbert-train token store"
 MANIFEST_VERSION = 2
 SPLIT_NAMES = ("train", "valid")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _SUMMARY = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
 # Number of lengths read at a time.
 _SUMMARY_DOCUMENTS = 1 << 24

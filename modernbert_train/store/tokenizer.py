@@ -3,12 +3,15 @@
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Embedding rows in multiples of 64 keep the matrix product of the decoder on tensor cores.
 VOCAB_MULTIPLE = 64
 
@@ -112,3 +115,19 @@ def tokenizer_fingerprint(tokenizer_json: Path) -> str:
     content = {key: value for key, value in content.items() if key not in _WITHOUT_INFLUENCE}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy tokenizer.json and, if there is one, tokenizer_config.json from one folder to another, unchanged."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file() and source.resolve() != folder.resolve():
+            shutil.copyfile(source / name, folder / name)
+
+
+def cls_sep_template(tokenizer: Tokenizer, cls_token: str, sep_token: str) -> TemplateProcessing:
+    """Return the post-processor that encodes a text as [CLS] text [SEP], and a pair as [CLS] a [SEP] b [SEP]."""
+    return TemplateProcessing(
+        single=[cls_token, "$A", sep_token],
+        pair=[cls_token, "$A", sep_token, "$B:1", f"{sep_token}:1"],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls_token, sep_token)],
+    )

@@ -9,13 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 from modernbert_train.checkpoints.initial import plan_start
-from modernbert_train.checkpoints.run_files import METRICS_FILE, list_checkpoints
+from modernbert_train.checkpoints.run_files import METRICS_FILE, list_checkpoints, read_metrics
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS
 from modernbert_train.common.text import format_table, list_problems
 from modernbert_train.config import format_bytes, format_tokens
 from modernbert_train.config.architecture import num_parameters
 from modernbert_train.data.inputs import open_inputs
-from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.planning.cost import checkpoints_on_disk_bytes, training_flops_per_token
 from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.sweep.definition import Cell, Run, Sweep, read_sweep
@@ -205,6 +204,6 @@ def _most_flops(run: Run, plan: RunSchedule) -> float:
 def _measured_speed(sweep: Sweep) -> float | None:
     """Median of the runs that have begun; of slots of rows, which tokens of a plan are."""
     files = [Path(run.recipe.run_folder) / METRICS_FILE for run in sweep.runs]
-    begun = [read_metrics(file).training for file in files if file.is_file() and file.stat().st_size]
+    begun = [lines for file in files if file.is_file() and (lines := read_metrics(file).training)]
     speeds = [statistics.median(line["tokens_per_s"] / line["fill"] for line in lines) for lines in begun]
     return statistics.median(speeds) if speeds else None

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modernbert_train.checkpoints.run_files import METRICS_FILE
+from modernbert_train.checkpoints.run_files import METRICS_FILE, read_metrics
 from modernbert_train.common.files import write_atomically
+from modernbert_train.common.text import markdown_table
 from modernbert_train.config import Recipe, format_tokens
 from modernbert_train.config.architecture import num_parameters
-from modernbert_train.evaluation.report import read_metrics
 from modernbert_train.sweep.definition import Cell, Run, Sweep
 from modernbert_train.sweep.state import changed_settings, read_state
 
@@ -217,19 +217,14 @@ def markdown(sweep: Sweep, results: list[CellResult]) -> str:
         f"deviation over seeds. The last column is the mean over the sources less that of {first}, seed by seed: "
         "runs of one seed see the same text in the same order.",
         "",
-        *_markdown_table(columns, losses),
+        markdown_table(columns, losses),
         "",
         "Accuracy on masked tokens:",
         "",
-        *_markdown_table(["cell", *sources], accuracies),
+        markdown_table(["cell", *sources], accuracies),
         *(line for note in notes(sweep, results) for line in ("", note)),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---", *(["---:"] * (len(columns) - 1))]
-    return ["| " + " | ".join(row) + " |" for row in [columns, rule, *rows]]
 
 
 def notes(sweep: Sweep, results: list[CellResult]) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from modernbert_train.checkpoints.info import read_info
-from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE, list_checkpoints
+from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE, list_checkpoints, read_last_line
 from modernbert_train.common.text import list_problems
 from modernbert_train.config import Recipe, TrainingConfig, comparison, load_recipe
 from modernbert_train.schedule import build_schedule
@@ -46,16 +45,7 @@ def read_state(run: Run) -> RunState:
 
 def read_tokens(run: Run) -> int:
     """Tokens by the last whole line of its metrics; it may be writing just now."""
-    file = Path(run.recipe.run_folder) / METRICS_FILE
-    if not file.is_file():
-        return 0
-    with file.open("rb") as lines:
-        lines.seek(max(0, file.stat().st_size - 65_536))
-        *_, last, _ = [b"{}", *lines.read().split(b"\n")]
-    try:
-        return json.loads(last).get("tokens", 0)
-    except ValueError:
-        return 0
+    return read_last_line(Path(run.recipe.run_folder) / METRICS_FILE).get("tokens", 0)
 
 
 def check_run_folders(sweep: Sweep) -> None:

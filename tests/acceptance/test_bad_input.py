@@ -191,9 +191,9 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
     (folder / "step-00000007.pt").write_bytes(b"not a checkpoint")
     assert main(["train", str(tiny), f"run_folder={tmp_path}/run"]) == 2
     assert re.match(
-        r".*checkpoints: holds 1 checkpoint\(s\) and none can be read .*another run_folder", the_error(capsys)
+        r".*checkpoints: none of its 1 checkpoint\(s\) can be read .*another run_folder", the_error(capsys)
     )
-    assert "CHECKPOINT PASSED OVER: " in caplog.text
+    assert "CHECKPOINT SKIPPED: " in caplog.text
     assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # no new run was started
 
 

@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
         shutil.copyfile(good.with_suffix(".json"), bad.with_suffix(".json"))
     with caplog.at_level(logging.ERROR):
         assert find_latest(tmp_path) == good
-    assert "CHECKPOINT PASSED OVER" in caplog.text
+    assert "CHECKPOINT SKIPPED" in caplog.text
     assert str(bad.with_suffix("")) in caplog.text
     with pytest.raises(ValueError, match="step-00000002"):
         verify(bad)
@@ -63,7 +63,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
 
 def test_no_good_checkpoint_is_an_error_not_a_new_start(tmp_path):
     save(tmp_path, 1).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds 1 checkpoint\(s\) and none can be read.*another run_folder"):
+    with pytest.raises(ValueError, match=r"none of its 1 checkpoint\(s\) can be read.*another run_folder"):
         find_latest(tmp_path)
 
 
@@ -128,3 +128,38 @@ def test_prune_leaves_alone_what_was_passed_over(tmp_path, caplog):
     left = [int(path.stem.split("-")[1]) for path in list_checkpoints(tmp_path)]
     assert left == [2, 4, 9]
     assert find_latest(tmp_path).name == "step-00000004.pt"
+
+
+class _Call:
+    """What a malicious pickle holds: a call that is made when it is loaded."""
+
+    def __init__(self, command):
+        self._command = command
+
+    def __reduce__(self):
+        return os.system, (self._command,)
+
+
+def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    path = checkpoint.checkpoint_path(tmp_path, 3)
+    torch.save(
+        {"state": {"model": WEIGHTS, "x": _Call(f"touch {tmp_path}/run")}}, checkpoint.unfinished_path(path)
+    )
+    checkpoint.finish_checkpoint(path, make_info(step=3))
+    for read in (checkpoint.read_weights, checkpoint.read_average):
+        with pytest.raises(
+            ValueError, match=r"step-00000003\.pt: refused: its pickle refers to posix\.system, which"
+        ):
+            read(path)
+    assert not (tmp_path / "run").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "run").exists(), "the test would not notice"
+
+
+def test_a_file_that_is_not_of_torch(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"xx")
+    with pytest.raises(
+        ValueError, match=r"x\.bin: refused: its pickle cannot be read as tensors; use a file that"
+    ):
+        checkpoint.load_tensors(tmp_path / "x.bin")

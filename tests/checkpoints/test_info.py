@@ -46,7 +46,7 @@ def test_a_file_of_an_older_version_lacks_what_was_added_since(checkpoint):
         ({"objective": "rtd"}, "objective is 'rtd', expected one of mlm, clm"),
         ({"total_tokens": 0.5}, "total_tokens is 0.5, expected a whole number or null"),
         ({"model": [1]}, r"model is \[1\], expected a JSON object"),
-        ({"model": {"mlp": "relu2"}}, "model.mlp is 'relu2', expected one of geglu, "),
+        ({"model": {"mlp": "relu3"}}, "model.mlp is 'relu3', expected one of geglu, "),
         (
             {"model": {"rank": 4}},
             "this version does not know model.rank; use the version of modernbert_train",

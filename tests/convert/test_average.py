@@ -74,7 +74,7 @@ def test_the_result_is_exported_and_its_card_says_what_it_is(tmp_path, three):
 
 def test_there_is_no_average_to_take(tmp_path, three, capsys):
     assert main(["average", str(three[0]), str(tmp_path / "out"), "--ema"]) == 2
-    assert "step-00000002.pt: holds no moving average; a run keeps one where" in capsys.readouterr().err
+    assert "step-00000002.pt: holds no moving average; a run keeps one if" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     hf = export_checkpoint(three[0], tmp_path / "hf")
     assert main(["average", str(hf), str(tmp_path / "out"), "--ema"]) == 2
@@ -90,7 +90,7 @@ def test_there_is_no_average_to_take(tmp_path, three, capsys):
         (["{0}", "{1}", "out", "--weights", "1,-1"], "--weights is 1, -1: each must be a number above 0"),
         (["{0}", "{1}", "out", "--weights", "1,a"], "--weights is '1,a', must be one number per checkpoint"),
         (["{0}", "{1}", "out", "--density", "0.5"], "--density is used by --ties only"),
-        (["{0}", "{1}", "out", "--ties", "{2}", "--density", "2"], "--density is 2: it is a share"),
+        (["{0}", "{1}", "out", "--ties", "{2}", "--density", "2"], "--density is 2: a share"),
         (["{0}", "out", "--ties", "{2}"], "TIES merges the changes of several checkpoints"),
         (["{0}", "{1}", "run"], "run exists and is not empty"),
     ],

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
+from modernbert_train.checkpoints.source import FailedCheck
 from modernbert_train.config import ModelConfig
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.import_ import import_folder
-from modernbert_train.convert.parity import FailedCheck
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
 from tests.helpers.weights import load_weights
 
@@ -67,7 +67,7 @@ def test_bert_is_what_transformers_saves(tmp_path: Path) -> None:
     assert "A BERT encoder with" in card
     assert "| GELU size | 48 |" in card
     assert "| global attention | every layer |" in card
-    assert "| other than in ModernBERT | post-norm, learned positions, biases |" in card
+    assert "| differences from ModernBERT | post-norm, learned positions, biases |" in card
     assert "theta" not in card
     assert "local attention" not in card
 

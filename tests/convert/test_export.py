@@ -6,12 +6,12 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from modernbert_train.checkpoints.run_files import list_checkpoints
+from modernbert_train.checkpoints.source import FailedCheck, build_encoder
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
-from modernbert_train.convert.folders import build_our_model
-from modernbert_train.convert.parity import FailedCheck
 from modernbert_train.store.manifest import load_tokenizer_info
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
+from tests.helpers.weights import make_info
 
 PHASES = {
     "pretrain": {"context_tokens": 64, "global_rope_theta": 10_000.0, "local_rope_theta": 10_000.0},
@@ -34,9 +34,7 @@ def test_transformers_gives_our_logits_after_every_phase(
     texts = ["a", "hello there", "the window is 16 tokens wide, and this text is longer than that"]
     padded = tokenizer(texts, padding=True, return_tensors="pt")
     lengths = padded["attention_mask"].sum(1)
-    ours = build_our_model(
-        TINY, weights, PHASES[phase]["global_rope_theta"], PHASES[phase]["local_rope_theta"]
-    )
+    ours = build_encoder(make_info(model=TINY, **PHASES[phase]), weights)
     real = padded["attention_mask"].bool()
     with torch.no_grad():
         theirs = model(**padded).logits[real]
@@ -85,7 +83,7 @@ def test_weights_that_are_no_numbers_leave_nothing(
     weights["model.layers.1.mlp.Wo.weight"][0, 0] = value
     run = write_checkpoint_of(tmp_path / "run", weights).parents[1]
     with pytest.raises(
-        FailedCheck, match=r"model\.layers\.1\.mlp\.Wo\.weight holds NaN or infinity; take an earlier"
+        FailedCheck, match=r"model\.layers\.1\.mlp\.Wo\.weight holds NaN or infinity; use an earlier"
     ):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -137,7 +135,7 @@ def test_a_run_whose_tokenizer_was_exchanged(tmp_path: Path, run: Path) -> None:
     ids["a"], ids["b"] = ids["b"], ids["a"]
     (run / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match="is not the tokenizer the weights were trained with; put that one back"
+        ValueError, match="is not the tokenizer that the weights were trained with; restore the original"
     ):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -160,7 +158,8 @@ def test_a_tokenizer_that_transformers_reads_otherwise_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(export, "text_ids", lambda tokenizer, text: [0])
     with pytest.raises(
-        FailedCheck, match=r"tokenizer\.json: AutoTokenizer gives .* training gave \[0\]; mend"
+        FailedCheck,
+        match=r"tokenizer\.json: AutoTokenizer gives .* training gave \[0\]; correct the tokenizer_config",
     ):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -244,8 +243,8 @@ phases:
 def test_model_card(tmp_path: Path, run: Path) -> None:
     (run / "recipe.yaml").write_text(RECIPE)
     lines = [
-        {"step": 2, "tokens": 2_000, "phase": "pretrain", "eval": {"web": {"loss": 5.0, "accuracy": 0.1}}},
-        {"step": 3, "tokens": 3_000, "phase": "pretrain", "eval": {"web": {"loss": 4.5, "accuracy": 0.2}}},
+        {"step": 1, "tokens": 1_000, "phase": "pretrain", "eval": {"web": {"loss": 5.0, "accuracy": 0.1}}},
+        {"step": 2, "tokens": 2_000, "phase": "pretrain", "eval": {"web": {"loss": 4.5, "accuracy": 0.2}}},
         {"step": 3, "tokens": 3_000, "phase": "pretrain", "loss": 4.0},
         {"step": 3, "phase": "warm", "objective": "clm", "eval": {"web": {"loss": 4.4, "accuracy": 0.3}}},
         {"step": 9, "tokens": 9_000, "phase": "extend", "eval": {"web": {"loss": 1.0, "accuracy": 0.9}}},

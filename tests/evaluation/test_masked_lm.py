@@ -142,7 +142,7 @@ def test_a_run_its_checkpoint_and_its_export_score_the_same(
 
     assert of_run == of_checkpoint
     assert [score.source for score in of_run] == ["web", "code"]
-    assert "tiny has no held-out text in its store: left out" in caplog.text
+    assert "tiny has no held-out text in its store and is skipped" in caplog.text
     for ours, theirs in zip(of_run, of_export, strict=True):
         assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
         assert dataclasses.replace(theirs, loss=ours.loss) == ours
@@ -179,17 +179,17 @@ def test_table() -> None:
         SourceScore("code", 2_000, 300, 2.0, 0.5, UnigramScore(6.5, 0.0)),
     ]
     assert format_scores(scores).splitlines() == [
-        "source     tokens   masked   loss  unigram  below  accuracy  most frequent  ratio",
-        "------  ---------  -------  -----  -------  -----  --------  -------------  -----",
-        "web     1,000,000  150,000  3.000    7.250  4.250     40.0%           5.0%   x8.0",
-        "code        2,000      300  2.000    6.500  4.500     50.0%           0.0%   xinf",
+        "source     tokens   masked   loss  unigram loss  gain (nats)  accuracy  baseline accuracy  x baseline",
+        "------  ---------  -------  -----  ------------  -----------  --------  -----------------  ----------",
+        "web     1,000,000  150,000  3.000         7.250        4.250     40.0%               5.0%         8.0",
+        "code        2,000      300  2.000         6.500        4.500     50.0%               0.0%         inf",
     ]
 
 
 def test_what_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
     run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     exported = export_checkpoint(run, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"no recipe\.yaml beside it says what to evaluate on; name one"):
+    with pytest.raises(ValueError, match=r"out: no recipe\.yaml in it, so .* is unknown; name one"):
         evaluate_masked_lm(exported)
     with pytest.raises(ValueError, match="no such run folder or checkpoint"):
         evaluate_masked_lm(tmp_path / "typo", recipe)

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modernbert_train.evaluation.report import draw_report, read_metrics, short_number, smooth, write_report
+from modernbert_train.checkpoints.run_files import read_metrics
+from modernbert_train.config import format_tokens
+from modernbert_train.evaluation.report import draw_report, smooth, source_shares, write_report
 
 
 def step_line(step: int, phase: str = "pretrain", **changes: Any) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def test_what_the_picture_shows(tmp_path: Path) -> None:
     assert figure.get_suptitle() == "toy: 89K tokens in 89 steps"
     assert [text.get_text() for text in loss.texts] == ["pretrain", "extend"]
     labels = [line.get_label() for line in loss.lines]
-    assert labels[1:4] == ["training", "held out: code   0.07", "held out: prose   0.09"]
+    assert labels[1:4] == ["training", "held-out: code   0.07", "held-out: prose   0.09"]
     np.testing.assert_array_equal(loss.lines[2].get_xdata(), [30_000, 59_000, 80_000])
     np.testing.assert_allclose(loss.lines[2].get_ydata(), [6 / 30, 6 / 59, 6 / 80])
     assert list(figure.axes[3].get_yticks()) == [256, 1_024]
@@ -62,7 +64,7 @@ def test_the_mixture_since_the_line_before(tmp_path: Path) -> None:
     counts = [{"web": 30, "code": 10}, {"web": 30, "code": 50}, {"web": 30, "code": 50}]
     write_metrics(tmp_path / "toy", [step_line(n, source_tokens=count) for n, count in enumerate(counts, 1)])
     metrics = read_metrics(tmp_path / "toy" / "metrics.jsonl")
-    shares = {name: share.tolist() for name, share in metrics.source_shares().items()}
+    shares = {name: share.tolist() for name, share in source_shares(metrics).items()}
     assert shares == {"code": [0.25, 1.0, 0.0], "web": [0.75, 0.0, 0.0]}
 
 
@@ -106,8 +108,8 @@ def test_bad_metrics(tmp_path: Path) -> None:
     ("value", "text"),
     [(0, "0"), (256, "256"), (8_192, "8.19K"), (1_500_000, "1.5M"), (2e9, "2B"), (1.719e12, "1.72T")],
 )
-def test_short_number(value: float, text: str) -> None:
-    assert short_number(value) == text
+def test_numbers_on_axes_have_three_digits(value: float, text: str) -> None:
+    assert format_tokens(value, digits=3) == text
 
 
 def test_smooth_is_a_running_mean() -> None:

@@ -184,7 +184,7 @@ def test_the_disk_that_checkpoints_take():
     # 4,096 tokens in all, and the end of the phase. A checkpoint: weight and two moments of 210,560 parameters,
     # 4 bytes each: 2,526,720 bytes. Up to 3 + 1 of them, and one that is being written.
     expected = (
-        "about 5 written, 2.5 MB each; the newest 3 and the end of each phase stay: up to 12.6 MB on disk"
+        "about 5 written, 2.527MB each; the newest 3 and the end of each phase stay: up to 12.63MB on disk"
     )
     assert f"checkpoints {expected}" in text
 

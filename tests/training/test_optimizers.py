@@ -46,7 +46,7 @@ def test_the_size_of_a_checkpoint(tiny, tmp_path):
         (*_, newest) = list_checkpoints(train(recipe))
         sizes[name] = newest.stat().st_size / 1e6
         (said,) = [
-            line for line in describe(recipe, build_schedule(recipe)).splitlines() if " MB each" in line
+            line for line in describe(recipe, build_schedule(recipe)).splitlines() if "MB each" in line
         ]
-        assert f"{sizes[name]:.0f}" == f"{float(said.split(' MB each')[0].split()[-1]):.0f}"
+        assert f"{sizes[name]:.0f}" == f"{float(said.split('MB each')[0].split()[-1]):.0f}"
     assert sizes["muon"] < sizes["adamw"]

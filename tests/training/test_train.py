@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_trained_again(tiny, tmp_path, f
     newest.write_bytes(newest.read_bytes()[:-1000])
     with caplog.at_level(logging.ERROR):
         train(recipe)
-    assert f"CHECKPOINT PASSED OVER: {newest}: damaged" in caplog.text
+    assert f"CHECKPOINT SKIPPED: {newest}: damaged" in caplog.text
     weights, expected = load_weights(run)[0], load_weights(finished[0])[0]
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -1,1 +1,1 @@
-"""Hugging Face's config, weights and folders, and how they are ours."""
+"""Hugging Face's configs, weights and folders, and their equivalents in ours."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
@@ -13,6 +12,7 @@ from composer.utils.checkpoint import save_checkpoint
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, drop_after
+from modernbert_train.checkpoints.source import nonfinite
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.schedule import RunSchedule
@@ -49,7 +49,7 @@ class SaveCheckpoints(Callback):
         if step == self._saved_step:
             return
         path = checkpoint_path(self._run.folder, step)
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters()):
+        if nonfinite(state.model.named_parameters()):
             raise FloatingPointError(
                 f"weights are not finite after step {step}, so they were not saved; start again with a lower "
                 "learning_rate or optimizer.gradient_clip_norm"
