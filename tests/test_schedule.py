@@ -227,8 +227,8 @@ def test_what_is_due_at_skipped_steps_is_done_after_them(steps, every):
             "data.skip.steps has 14, the last step of phase phase0, .* skip up to 13, or shorten the phase",
         ),
         (["10-20"], "data.skip.steps has 14, the last step of phase phase0, "),
-        (["30"], "data.skip.steps has 30, and the run has 20 steps; steps count from 1"),
-        (["20-21"], "data.skip.steps has 21, and the run has 20 steps"),
+        (["30"], "data.skip.steps has 30, but the run has 20 steps; steps count from 1"),
+        (["20-21"], "data.skip.steps has 21, but the run has 20 steps"),
     ],
 )
 def test_steps_that_cannot_be_skipped(steps, told):

@@ -1,7 +1,7 @@
-"""Model FLOPs of training, for the utilization (MFU) of a device.
+"""The cost of a run: model FLOPs, for the utilization (MFU) of a device, GPU-hours, and disk space of checkpoints.
 
-Counted are the matrix products of the mathematics, forward and backward (three times the forward pass), as in PaLM,
-appendix B: nothing for what an implementation repeats, nothing for norms and activations.
+Model FLOPs are those of the matrix products, forward and backward (three times the forward pass), as in appendix B of
+PaLM (2204.02311). Recomputation, norms and activations do not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from modernbert_train.config.architecture import num_global_layers, num_hidden_w
 from modernbert_train.objectives import Objective
 from modernbert_train.schedule import PhaseSchedule, RunSchedule
 
-# Dense bf16 peaks from the vendors' data sheets, by the name torch gives the device.
+# Dense bf16 peaks from the vendors' data sheets, by the device name in torch.
 H100_PEAK_FLOPS = 989e12
 _PEAK_FLOPS = {
     "H100 PCIe": 756e12,
@@ -27,14 +27,23 @@ _PEAK_FLOPS = {
 
 
 def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, objective: Objective) -> float:
-    """Model FLOPs to train on one token of documents of these lengths (tokens).
+    """Return the mean model FLOPs per token of training.
 
-    6 per weight and token: the matrices of all layers; head and decoder (d^2 + d V) on targets. 12 d in
-    each layer for every token that a token sees: its document, or what the window shows of it; under a causal
-    objective of these only itself and what comes before.
+    A token costs 6 FLOPs for each weight in the matrices of the layers, and a target 6 more for each weight of head and
+    decoder (d^2 + d V). Attention costs 12 d per layer for each token that a token attends to: its document or the part
+    of it in the window, and with a causal objective only itself and what precedes it.
+
+    Args:
+        model: sizes of the model.
+        lengths: tokens of each document.
+        objective: what the model is trained to predict.
+
+    Returns:
+        FLOPs per token, padding not counted.
+
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
-    dense = hidden**2  # of the head
+    dense = hidden**2  # in the head
     weights: float = num_hidden_weights(model) - dense
     length = np.asarray(lengths, dtype=np.float64)
     weights += objective.target_share(lengths) * (dense + hidden * model.vocab_size)
@@ -42,15 +51,16 @@ def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, objecti
     # The first and the last `reach` tokens of a document see 1 to `reach` tokens less than 2 * reach + 1.
     in_window = length * (2 * reach + 1) - reach * (reach + 1)
     num_global = num_global_layers(model)
-    seen = num_global * length**2 + (layers - num_global) * in_window
-    if objective.causal:  # of any two tokens that see each other one does; every token still sees itself
-        seen = (seen + layers * length) / 2
-    return float(6 * weights + 12 * hidden * seen.sum() / length.sum())
+    attended = num_global * length**2 + (layers - num_global) * in_window
+    if objective.causal:
+        # Of any two tokens in reach of each other, one attends to the other, and every token attends to itself.
+        attended = (attended + layers * length) / 2
+    return float(6 * weights + 12 * hidden * attended.sum() / length.sum())
 
 
 def peak_flops() -> float | None:
-    """Dense bf16 peak of the CUDA device; None without one, or for one not in the table."""
-    import torch  # here, since a dry run computes hours without it
+    """Return the dense bf16 peak of the CUDA device in FLOP/s; None if there is none or it is not in the table."""
+    import torch  # here, because a dry run does without it
 
     if not torch.cuda.is_available():
         return None
@@ -58,7 +68,7 @@ def peak_flops() -> float | None:
     return next((peak for name, peak in _PEAK_FLOPS.items() if name in device), None)
 
 
-# What ModernBERT-base and -large, at 26% and 33%, were trained with on H100s (published hours, FLOPs as counted here).
+# ModernBERT-base and -large were trained at 26% and 33% on H100s (published hours, FLOPs as defined above).
 ASSUMED_UTILIZATION = 0.3
 GPUS_SHOWN = (8, 32)
 _BYTES_PER_NUMBER = 4  # fp32

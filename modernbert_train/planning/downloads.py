@@ -1,4 +1,4 @@
-"""What a run will download, on which machine, and whether the cache can hold what is read at the same time."""
+"""Downloads of a run per machine, and whether the cache can hold the shards that are read at the same time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ log = logging.getLogger(__name__)
 def check_downloads(
     data: DataConfig, phases: Sequence[PhaseRows], inputs: Inputs, world_size: int, ranks_per_machine: int
 ) -> None:
-    """Say what each machine downloads. ValueError: the cache cannot hold the shards that are shuffled together."""
+    """Log what each machine downloads, and check the limit of the cache.
+
+    Args:
+        data: the recipe's section.
+        phases: what each phase reads.
+        inputs: the opened stores.
+        world_size: number of ranks.
+        ranks_per_machine: number of ranks that share a cache.
+
+    Raises:
+        ValueError: the cache cannot hold the shards that are shuffled together.
+
+    """
     shard_bytes = {
         name: inputs.reader.shard_bytes(split)
         for name, split in inputs.train.items()
@@ -26,37 +38,35 @@ def check_downloads(
     }
     if not shard_bytes:
         return
-    total = sum(int(of_split.sum()) for of_split in shard_bytes.values())
-    nodes = nodes_of_machines(phases[0].plan, world_size, ranks_per_machine)
-    parts = [len(of_machine) / data.num_canonical_nodes for of_machine in nodes]
+    total = sum(int(sizes.sum()) for sizes in shard_bytes.values())
+    nodes_per_machine = assign_nodes(phases[0].plan, world_size, ranks_per_machine)
+    parts = [len(nodes) / data.num_canonical_nodes for nodes in nodes_per_machine]
     log.info(
-        "of %s in remote stores, a machine downloads %s in a pass, into %s%s",
+        "of %s in remote stores, each machine downloads %s per epoch into %s%s",
         format_bytes(total),
         format_bytes(int(total * max(parts))),
         data.cache.folder,
-        "" if data.cache.limit_bytes is None else f", which holds {format_bytes(data.cache.limit_bytes)}",
+        "" if data.cache.limit_bytes is None else f", limited to {format_bytes(data.cache.limit_bytes)}",
     )
-    if max(parts) > 1.001 / len(nodes):
+    if max(parts) > 1.001 / len(nodes_per_machine):
         log.warning(
-            "data.num_canonical_nodes is %d on %d machines, so they download %s in a pass, where %s each would do; let "
-            "it be a multiple of the machines (in a new run: it decides the order of the data)",
+            "data.num_canonical_nodes is %d on %d machines, so they download %s per epoch instead of %s each; in a new "
+            "run, set it to a multiple of the number of machines (it decides the order of the data)",
             data.num_canonical_nodes,
-            len(nodes),
+            len(nodes_per_machine),
             ", ".join(format_bytes(int(total * part)) for part in parts),
-            format_bytes(total // len(nodes)),
+            format_bytes(total // len(nodes_per_machine)),
         )
     if data.cache.limit_bytes is not None:
-        largest = {name: int(of_split.max()) for name, of_split in shard_bytes.items()}
-        at_once = max(
-            _bytes_at_once(phase.plan, largest, max(len(of_machine) for of_machine in nodes))
-            for phase in phases
-        )
+        largest = {name: int(sizes.max()) for name, sizes in shard_bytes.items()}
+        num_nodes = max(len(nodes) for nodes in nodes_per_machine)
+        at_once = max(_bytes_at_once(phase.plan, largest, num_nodes) for phase in phases)
         together = max(min(GROUP_SHARDS, len(shard_bytes[name])) * largest[name] for name in largest)
         _check_limit(data.cache.limit_bytes, together, 2 * at_once)
 
 
-def nodes_of_machines(plan: Plan, world_size: int, ranks_per_machine: int) -> list[set[int]]:
-    """The canonical nodes that each machine reads."""
+def assign_nodes(plan: Plan, world_size: int, ranks_per_machine: int) -> list[set[int]]:
+    """Return the canonical nodes that each machine reads."""
     return [
         plan.nodes_of(
             [
@@ -69,23 +79,22 @@ def nodes_of_machines(plan: Plan, world_size: int, ranks_per_machine: int) -> li
     ]
 
 
-def _bytes_at_once(plan: Plan, largest: dict[str, int], nodes: int) -> int:
-    """Return the bytes of the remote shards that `nodes` nodes read while all streams are at the same shuffle block."""
-    return sum(count * largest.get(name, 0) for name, count in plan.shards_at_once(nodes).items())
+def _bytes_at_once(plan: Plan, largest: dict[str, int], num_nodes: int) -> int:
+    """Return the bytes of the remote shards that `num_nodes` nodes read at the same time."""
+    return sum(count * largest.get(name, 0) for name, count in plan.shards_at_once(num_nodes).items())
 
 
 def _check_limit(limit: int, together: int, smooth: int) -> None:
-    """`together`: of a shard group; `smooth`: of all that is read now and next."""
+    """Compare the limit with the bytes of shards that are shuffled together, and of all that are read now and next."""
     if limit < together:
         raise ValueError(
-            f"data.cache.limit_bytes is {format_bytes(limit)}: the blocks of {GROUP_SHARDS} shards are shuffled "
-            f"together, which take {format_bytes(together)}, so that each shard would be downloaded over and over; "
-            f"set it to {format_bytes(smooth)} or more"
+            f"data.cache.limit_bytes is {format_bytes(limit)}, but {GROUP_SHARDS} shards are shuffled together, which "
+            f"take {format_bytes(together)}: each shard would be downloaded again and again; set it to "
+            f"{format_bytes(smooth)} or more"
         )
     if limit < smooth:
         log.warning(
-            "data.cache.limit_bytes is %s: some shards will be downloaded more than once, and not ahead of time; with "
-            "%s, none will",
+            "data.cache.limit_bytes is %s: some shards will be downloaded more than once and too late; %s avoids this",
             format_bytes(limit),
             format_bytes(smooth),
         )

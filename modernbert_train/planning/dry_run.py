@@ -1,7 +1,7 @@
-"""What a recipe comes to, before anything is trained: parameters, steps, disk, and a picture over the tokens.
+"""`modernbert train RECIPE --dry-run`: a run in figures, without training: parameters, steps, disk, and a timeline.
 
-Text for a terminal of 80 columns. Everything follows from the recipe and its plan; what only the stores can
-tell (epochs over each source, how full the rows are) is shown where the caller gives it.
+The text fits a terminal of 80 columns. Most of it follows from the recipe alone; epochs over each source and the fill
+of the rows need the stores.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,13 @@ from modernbert_train.planning.cost import (
     format_hours,
     gpu_hours,
 )
-from modernbert_train.planning.source_stats import Contribution, PhaseData, phase_data, repetitions, whole_run
+from modernbert_train.planning.source_stats import (
+    PhaseStats,
+    SourceStats,
+    phase_stats,
+    repetitions,
+    whole_run,
+)
 from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
 from modernbert_train.schedule import PhaseSchedule, RunSchedule, build_schedule
 from modernbert_train.store.manifest import load_tokenizer_info
@@ -38,15 +44,15 @@ OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon
 
 def describe(
     recipe: Recipe,
-    plan: RunSchedule,
-    data: list[PhaseData] | None = None,
+    schedule: RunSchedule,
+    data: list[PhaseStats] | None = None,
     tokens_per_s: float | None = None,
 ) -> str:
     """Describe a run in figures.
 
     Args:
         recipe: the recipe of the run.
-        plan: its schedule.
+        schedule: its schedule.
         data: statistics of each phase, if the stores could be opened.
         tokens_per_s: speed of a GPU, for the hours; None: estimated.
 
@@ -56,26 +62,26 @@ def describe(
     """
     alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
-        f"{recipe.name}{alone}: {format_tokens(plan.total_tokens)} tokens in {plan.total_steps:,} steps",
+        f"{recipe.name}{alone}: {format_tokens(schedule.total_tokens)} tokens in {schedule.total_steps:,} steps",
         "",
         *(
             line
-            for label, text in _summary(recipe, plan, tokens_per_s).items()
+            for label, text in _summary(recipe, schedule, tokens_per_s).items()
             for line in _entry(label, text)
         ),
         "",
-        *_tables(recipe, plan, data, tokens_per_s),
-        *(_sources(recipe, plan, data) if data else ()),
-        *draw(plan, has_thetas=recipe.model.positions == "rope"),
+        *_tables(recipe, schedule, data, tokens_per_s),
+        *(_sources(recipe, schedule, data) if data else ()),
+        *draw(schedule, has_thetas=recipe.model.positions == "rope"),
         *(_warnings(recipe, data) if data else ()),
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> dict[str, str]:
+def _summary(recipe: Recipe, schedule: RunSchedule, tokens_per_s: float | None) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip = optimizer.gradient_clip_norm
-    saves = plan.estimate_num_due(training.save_every_tokens)
+    saves = schedule.estimate_num_due(training.save_every_tokens)
     each_bytes = checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
@@ -84,17 +90,17 @@ def _summary(recipe: Recipe, plan: RunSchedule, tokens_per_s: float | None) -> d
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.num_streams, 'stream')}, shuffle blocks of "
-        f"{_count(data.shuffle_rows, 'row')}, {_count(data.num_workers, 'worker')} a rank",
-        **_skipped(recipe, plan),
+        f"{_count(data.shuffle_rows, 'row')}, {_count(data.num_workers, 'worker')} per rank",
+        **_skipped(recipe, schedule),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{max(0, 1 - recipe.masking.mask_fraction - recipe.masking.random_fraction):.0%} kept",
-        "evaluation": f"about {_count(plan.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
+        "evaluation": f"about {_count(schedule.estimate_num_due(recipe.evaluation.every_tokens), 'time')}, "
         f"{_held_out(recipe)}, about {_count(recipe.evaluation.max_rows, 'row')} of each source",
-        "checkpoints": f"about {saves:,} written, {format_bytes(each_bytes)} each; the newest "
-        f"{training.keep_checkpoints} and the end of each phase stay: up to "
-        f"{format_bytes(checkpoints_on_disk_bytes(recipe, plan))} on disk"
+        "checkpoints": f"about {saves:,} saved, {format_bytes(each_bytes)} each; the newest "
+        f"{training.keep_checkpoints} and the last of each phase are kept: up to "
+        f"{format_bytes(checkpoints_on_disk_bytes(recipe, schedule))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
-        "hours": describe_hours(model, plan, tokens_per_s),
+        "hours": describe_hours(model, schedule, tokens_per_s),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
@@ -115,20 +121,20 @@ def _start(init: InitConfig) -> str:
     return ", ".join(steps)
 
 
-def _skipped(recipe: Recipe, plan: RunSchedule) -> dict[str, str]:
-    """What of the data is not trained on; nothing to say for most runs."""
+def _skipped(recipe: Recipe, schedule: RunSchedule) -> dict[str, str]:
+    """Return the entry for skipped data, or none if the recipe skips nothing."""
     skip = recipe.data.skip
-    documents = [*skip.documents, *([f"those in {skip.documents_file}"] if skip.documents_file else [])]
-    said = []
-    if plan.skipped:
-        said.append(f"{_count(sum(map(len, plan.skipped)), 'step')} ({', '.join(skip.steps)})")
+    documents = [*skip.documents, *([f"the list in {skip.documents_file}"] if skip.documents_file else [])]
+    parts = []
+    if schedule.skipped:
+        parts.append(f"{_count(sum(map(len, schedule.skipped)), 'step')} ({', '.join(skip.steps)})")
     if documents:
-        said.append(f"documents {', '.join(documents)}")
-    return {"skipped": "; ".join(said)} if said else {}
+        parts.append(f"documents {', '.join(documents)}")
+    return {"skipped": "; ".join(parts)} if parts else {}
 
 
 def _entry(label: str, text: str) -> Iterator[str]:
-    """Wraps `text` beside its label."""
+    """Yield `text` wrapped beside its label."""
     line = f"{label:<13}"
     for word in text.split():
         if len(line) + len(word) > WIDTH:
@@ -143,7 +149,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tables(
-    recipe: Recipe, plan: RunSchedule, data: list[PhaseData] | None, tokens_per_s: float | None
+    recipe: Recipe, schedule: RunSchedule, data: list[PhaseStats] | None, tokens_per_s: float | None
 ) -> Iterator[str]:
     """Yield a column of figures for each phase, a few phases side by side."""
     columns = [
@@ -153,7 +159,7 @@ def _tables(
             list(recipe.data.sources),
             data[phase.index] if data else None,
         )
-        for phase in plan.phases
+        for phase in schedule.phases
     ]
     if recipe.model.positions != "rope":
         columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
@@ -169,9 +175,9 @@ def _tables(
 
 
 def _figures(
-    phase: PhaseSchedule, speed: float, sources: list[str], data: PhaseData | None
+    phase: PhaseSchedule, speed: float, sources: list[str], data: PhaseStats | None
 ) -> list[tuple[str, str]]:
-    """Returns the labels and figures of one phase; `-` for what it does not have."""
+    """Return labels and figures of one phase; `-` marks a setting that it does not use."""
     config = phase.config
     rows = phase.rows_before(phase.num_steps)
     ramp_rows = rows - phase.step_ranges[-1].num_steps * phase.step_ranges[-1].batch_rows
@@ -205,7 +211,7 @@ def _figures(
 
 
 def _share(mixture: MixtureConfig, source: str) -> str:
-    """What a recipe says of a source; its stores turn epochs and temperatures into shares."""
+    """Return what the recipe sets for a source. Shares from epochs or temperature depend on the stores."""
     if source in mixture.shares:
         return f"{mixture.shares[source]:.2%}"
     if source in mixture.epochs:
@@ -216,30 +222,30 @@ def _share(mixture: MixtureConfig, source: str) -> str:
     return "-"
 
 
-def _sources(recipe: Recipe, plan: RunSchedule, data: list[PhaseData]) -> Iterator[str]:
-    """Yields the table of what each source contributes to each phase, and to the run."""
+def _sources(recipe: Recipe, schedule: RunSchedule, data: list[PhaseStats]) -> Iterator[str]:
+    """Yield the table of what each phase, and the whole run, reads of each source."""
     yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'epochs':>9}{'documents':>13}"
     yield "─" * WIDTH
     for source, whole in whole_run(data).items():
         label = source
-        for phase, of_phase in zip(plan.phases, data, strict=True):
-            if source in of_phase.sources:
-                yield _contribution(label, phase.name, of_phase.sources[source])
+        for phase, stats in zip(schedule.phases, data, strict=True):
+            if source in stats.sources:
+                yield _source_line(label, phase.name, stats.sources[source])
                 label = ""
         if len(data) > 1:
-            yield _contribution("", "whole run", whole)
+            yield _source_line("", "whole run", whole)
     for source in recipe.data.sources:
-        if all(source not in of_phase.sources for of_phase in data):
-            yield f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}in no phase's mixture: not trained on"
+        if all(source not in stats.sources for stats in data):
+            yield f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}not trained on: in no phase's mixture"
     yield ""
 
 
-def _contribution(source: str, phase: str, part: Contribution) -> str:
+def _source_line(source: str, phase: str, part: SourceStats) -> str:
     figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.epochs:>9.3g}{part.documents:>13,}"
     return f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{cut(phase, 19):<20}{figures}"
 
 
-def _warnings(recipe: Recipe, data: list[PhaseData]) -> Iterator[str]:
+def _warnings(recipe: Recipe, data: list[PhaseStats]) -> Iterator[str]:
     for warning in repetitions(data, recipe.data.warn_epochs):
         yield ""
         yield from _entry("WARNING", warning)
@@ -274,7 +280,6 @@ def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> str:
 def _describe_start(recipe: Recipe) -> str:
     if recipe.init.from_ is None:
         return ""
-    # Only here is torch wanted, for the shapes of a model.
     from modernbert_train.checkpoints.initial import describe_changes, describe_start, plan_start
 
     try:
@@ -294,5 +299,5 @@ def _describe_run(recipe: Recipe, tokens_per_s: float | None) -> str:
         text = describe(recipe, schedule, tokens_per_s=tokens_per_s)
         return f"{text}\n\ncould not open the stores, so epochs and fill are not shown: {error}"
     with closing(inputs.reader):
-        data = phase_data(schedule, plan_rows(recipe, schedule, inputs))
+        data = phase_stats(schedule, plan_rows(recipe, schedule, inputs))
         return describe(recipe, schedule, data, tokens_per_s)

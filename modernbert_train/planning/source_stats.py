@@ -1,52 +1,47 @@
-"""What each source contributes to a run, as far as it is known before the first step."""
+"""What a run reads of each source, estimated before the first step."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from modernbert_train.config import format_tokens
+from modernbert_train.data.plan import PhaseRows
 from modernbert_train.schedule import RunSchedule
-
-if TYPE_CHECKING:  # it imports torch, and a dry run needs none of that
-    from modernbert_train.data.plan import PhaseRows
 
 log = logging.getLogger(__name__)
 
-_STREAMS_LOOKED_AT = 2  # for the fill: one shuffle block of each
+_SAMPLED_STREAMS = 2  # the statistics are those of the first shuffle block of each
 
 
 @dataclass(frozen=True)
-class Contribution:
-    """What a phase, or the run, reads of one source."""
+class SourceStats:
+    """What a phase, or the whole run, reads of one source."""
 
-    share: float  # of the content tokens
-    tokens: int  # content tokens: neither [CLS] nor [SEP] nor padding
-    epochs: float  # how many times its text is gone through
-    documents: int  # a document that is read again counts again
+    share: float  # share of the content tokens
+    tokens: int  # content tokens, without [CLS], [SEP] and padding
+    epochs: float  # passes over the text of the source
+    documents: int  # documents read; a repeated one counts each time
 
 
 @dataclass(frozen=True)
-class PhaseData:
-    """What a phase reads, as the stores tell it."""
+class PhaseStats:
+    """What a phase reads."""
 
-    sources: dict[str, Contribution]
-    fill: float  # share of the slots of the rows that hold a token
-
-
-def phase_data(plan: RunSchedule, rows: Sequence[PhaseRows]) -> list[PhaseData]:
-    """The contributions of every phase, by the lengths of the documents in the first shuffle blocks. Skipped steps and
-    documents are not taken off.
-    """
-    return [_of_phase(phase.num_tokens, of_phase) for phase, of_phase in zip(plan.phases, rows, strict=True)]
+    sources: dict[str, SourceStats]
+    fill: float  # share of the token slots that are not padding
 
 
-def _of_phase(num_slots: int, rows: PhaseRows) -> PhaseData:
+def phase_stats(schedule: RunSchedule, rows: Sequence[PhaseRows]) -> list[PhaseStats]:
+    """Estimate what every phase reads from its first shuffle blocks. Skipped steps and documents are included."""
+    return [_phase_stats(phase.num_tokens, part) for phase, part in zip(schedule.phases, rows, strict=True)]
+
+
+def _phase_stats(num_slots: int, rows: PhaseRows) -> PhaseStats:
     plan = rows.plan
     shuffle_blocks = [
-        plan.shuffle_block(stream, 0) for stream in range(min(_STREAMS_LOOKED_AT, plan.num_streams))
+        plan.shuffle_block(stream, 0) for stream in range(min(_SAMPLED_STREAMS, plan.num_streams))
     ]
     slots = sum(block.num_rows for block in shuffle_blocks) * plan.row_tokens
     used = sum(block.slots_used() for block in shuffle_blocks)
@@ -55,12 +50,12 @@ def _of_phase(num_slots: int, rows: PhaseRows) -> PhaseData:
     for name, share in plan.mixture.items():
         epochs = content * share / plan.sources[name].num_tokens
         documents = round(epochs * plan.sources[name].num_documents)
-        sources[name] = Contribution(share, round(content * share), epochs, documents)
-    return PhaseData(sources, fill=used / slots)
+        sources[name] = SourceStats(share, round(content * share), epochs, documents)
+    return PhaseStats(sources, fill=used / slots)
 
 
-def whole_run(phases: Sequence[PhaseData]) -> dict[str, Contribution]:
-    """Source -> what it contributes to all phases together."""
+def whole_run(phases: Sequence[PhaseStats]) -> dict[str, SourceStats]:
+    """Return the sums over all phases for each source."""
     total = sum(part.tokens for phase in phases for part in phase.sources.values())
     names = dict.fromkeys(name for phase in phases for name in phase.sources)
     run = {}
@@ -68,28 +63,28 @@ def whole_run(phases: Sequence[PhaseData]) -> dict[str, Contribution]:
         parts = [phase.sources[name] for phase in phases if name in phase.sources]
         tokens = sum(part.tokens for part in parts)
         epochs, documents = sum(part.epochs for part in parts), sum(part.documents for part in parts)
-        run[name] = Contribution(tokens / total, tokens, epochs, documents)
+        run[name] = SourceStats(tokens / total, tokens, epochs, documents)
     return run
 
 
-def repetitions(phases: Sequence[PhaseData], warn_epochs: float) -> list[str]:
-    """A warning for each source whose text is gone through more often than that over the whole run."""
+def repetitions(phases: Sequence[PhaseStats], warn_epochs: float) -> list[str]:
+    """Return a warning for each source that the whole run reads more than `warn_epochs` times."""
     return [
-        f"the text of {name} is gone through {part.epochs:.3g} times over the run, more than {warn_epochs:g} "
-        "(data.warn_epochs); what it teaches wears off: lower its share, or add text"
+        f"source {name} is repeated {part.epochs:.3g} times over the run (data.warn_epochs: {warn_epochs:g}); "
+        "further repeats help little: lower its share or add data"
         for name, part in whole_run(phases).items()
         if part.epochs > warn_epochs
     ]
 
 
-def log_sources(plan: RunSchedule, rows: Sequence[PhaseRows], warn_epochs: float) -> None:
-    """Say what each phase reads, and warn of `repetitions`."""
-    data = phase_data(plan, rows)
-    for phase, of_phase in zip(plan.phases, data, strict=True):
+def log_sources(schedule: RunSchedule, rows: Sequence[PhaseRows], warn_epochs: float) -> None:
+    """Log what each phase reads, and warn of `repetitions`."""
+    stats = phase_stats(schedule, rows)
+    for phase, phase_stat in zip(schedule.phases, stats, strict=True):
         parts = [
             f"{name} {part.share:.2%} ({format_tokens(part.tokens)} tokens, {part.epochs:.3g} epochs)"
-            for name, part in of_phase.sources.items()
+            for name, part in phase_stat.sources.items()
         ]
         log.info("phase %s reads %s", phase.name, ", ".join(parts))
-    for warning in repetitions(data, warn_epochs):
+    for warning in repetitions(stats, warn_epochs):
         log.warning("WARNING: %s", warning)

@@ -1,4 +1,4 @@
-"""The course of a run drawn in characters: rates, batch, objective, theta and context over its tokens."""
+"""A timeline of a run in characters: learning rate, batch, objective, theta and context over its tokens."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,19 +7,19 @@ from modernbert_train.schedule import PhaseSchedule, RunSchedule, learning_rate
 
 WIDTH = 80  # columns of the terminal
 LABEL_WIDTH = 20
-NARROWEST_PHASE = 11  # columns, so that a value can stand in it
+NARROWEST_PHASE = 11  # columns, enough for a value
 BARS = " ▁▂▃▄▅▆▇█"
-THETAS = ("theta global", "theta local")  # figures that only rotary positions have
+THETAS = ("theta global", "theta local")  # rows of the table that only rotary positions have
 
 
-def draw(plan: RunSchedule, has_thetas: bool) -> Iterator[str]:
-    """Yields the course of the run, from left to right; every phase has its own scale of tokens."""
-    widths = _widths([phase.num_tokens for phase in plan.phases])
-    highest_rate = max(phase.config.learning_rate for phase in plan.phases)
-    most_rows = max(phase.step_ranges[-1].batch_rows * phase.config.row_tokens for phase in plan.phases)
+def draw(schedule: RunSchedule, has_thetas: bool) -> Iterator[str]:
+    """Yield the lines of the timeline, from left to right; every phase has its own scale of tokens."""
+    widths = _widths([phase.num_tokens for phase in schedule.phases])
+    highest_rate = max(phase.config.learning_rate for phase in schedule.phases)
+    most_rows = max(phase.step_ranges[-1].batch_rows * phase.config.row_tokens for phase in schedule.phases)
 
     def band(label: str, value: Callable[[PhaseSchedule], str], filler: str = "─") -> str:
-        cells = [cut(value(p), w).ljust(w, filler) for p, w in zip(plan.phases, widths, strict=True)]
+        cells = [cut(value(p), w).ljust(w, filler) for p, w in zip(schedule.phases, widths, strict=True)]
         return f"{label:<{LABEL_WIDTH}}" + "│".join(cells)
 
     def bars(
@@ -28,7 +28,7 @@ def draw(plan: RunSchedule, has_thetas: bool) -> Iterator[str]:
         for level in reversed(range(height)):
             cells = [
                 "".join(_bar(share(p, (column + 0.5) / w), level, height) for column in range(w))
-                for p, w in zip(plan.phases, widths, strict=True)
+                for p, w in zip(schedule.phases, widths, strict=True)
             ]
             title = label if level == height - 1 else f"  top: {top}" if level == height - 2 else ""
             yield f"{title:<{LABEL_WIDTH}}" + "│".join(cells)
@@ -50,7 +50,7 @@ def draw(plan: RunSchedule, has_thetas: bool) -> Iterator[str]:
 
 
 def _widths(tokens: list[int]) -> list[int]:
-    """Returns the columns of each phase: its share of the tokens, but wide enough to be seen."""
+    """Return the columns of each phase: its share of the tokens, with a minimum width."""
     columns = WIDTH - LABEL_WIDTH - (len(tokens) - 1)
     least = max(1, min(NARROWEST_PHASE, columns // len(tokens)))
     spare = max(0, columns - least * len(tokens))
@@ -59,19 +59,19 @@ def _widths(tokens: list[int]) -> list[int]:
 
 def _batch_rows_at(phase: PhaseSchedule, progress: float) -> int:
     rows = progress * phase.rows_before(phase.num_steps)
-    for segment in phase.step_ranges:
-        rows -= segment.num_steps * segment.batch_rows
+    for step_range in phase.step_ranges:
+        rows -= step_range.num_steps * step_range.batch_rows
         if rows < 0:
             break
-    return segment.batch_rows
+    return step_range.batch_rows
 
 
 def _bar(share: float, level: int, height: int) -> str:
-    """Returns what of a bar falls into one line of the picture; `level` 0 is the lowest of `height` lines."""
+    """Return the part of a bar in one line of the picture; `level` 0 is the lowest of `height` lines."""
     eighths = max(1, round(share * height * 8)) - level * 8
     return BARS[min(max(eighths, 0), 8)]
 
 
 def cut(text: str, width: int) -> str:
-    """Returns the text, or as much of it as fits into `width` columns and an ellipsis."""
+    """Return the text, shortened with an ellipsis to at most `width` columns."""
     return text if len(text) <= width else text[: width - 1] + "…"

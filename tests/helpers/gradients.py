@@ -32,7 +32,7 @@ class _Catch(Callback):
 
 
 def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Name -> gradient of the whole batch, averaged over the masked tokens of all ranks."""
+    """Return the gradient of the whole batch by name of the parameter, averaged over the targets of all ranks."""
     dist.initialize_dist("cpu")
     inputs = open_inputs(recipe)
     with closing(inputs.reader):

@@ -1,12 +1,12 @@
-"""Kill a training run again and again, start it again each time, and compare it with an undisturbed one.
+"""Kill a training run repeatedly, restart it each time, and compare it with an undisturbed run.
 
     python -m tests.helpers.kill RECIPE --kills 20 [--world-size 2] [--seed 0] [--ask]
 
-The libraries are imported once; every start is a fork of this process (one for each rank), killed with SIGKILL, all
-ranks at once, after a random time, or, every other time, as soon as a checkpoint is being written. With `--ask`, one
-rank alone is sent SIGTERM or SIGUSR1 after a random step, and all must save and end by themselves. What must be equal
-in the end, bit for bit: step, loss, gradient norm, checksum of the global batch and held-out losses of every line of
-metrics.jsonl, and all weights of the last checkpoint.
+The libraries are imported once; every start forks this process, once for each rank. All ranks are killed at once with
+SIGKILL, after a random time or, every other time, while a checkpoint is being written. With `--ask`, one rank receives
+SIGTERM or SIGUSR1 after a random step, and all ranks must save and end. In the end, these must be equal bit for bit:
+step, loss, gradient norm, checksum of the global batch and held-out losses of every line of metrics.jsonl, and all
+weights of the last checkpoint.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "peak_me
 
 
 def launch(recipe: Recipe, world_size: int) -> list[int]:
-    """Start all ranks; returns their process ids."""
+    """Start all ranks, and return their process ids."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -63,14 +63,14 @@ def _fork_rank(recipe: Recipe, rank: int, world_size: int, port: str) -> int:
 
 
 def wait(processes: list[int]) -> None:
-    """Until all ranks have ended well."""
+    """Wait until all ranks have ended without an error."""
     for process in processes:
         _, status = os.waitpid(process, 0)
         assert status == 0, f"a rank ended with status {status}"
 
 
 def kill_at(processes: list[int], run: Path, seconds: float, during_save: bool) -> bool:
-    """Kill all ranks after so many seconds, or when a save begins after them. False if the run ended before that."""
+    """Kill all ranks after `seconds`, or during the next save after that; return False if the run ended before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline or (during_save and not list(run.glob("checkpoints/.saving-*"))):
         if os.waitpid(processes[0], os.WNOHANG)[0]:
@@ -82,7 +82,7 @@ def kill_at(processes: list[int], run: Path, seconds: float, during_save: bool) 
 
 
 def kill(processes: list[int]) -> None:
-    """All ranks at once."""
+    """Kill all ranks at once."""
     for process in processes:
         os.kill(process, signal.SIGKILL)
     for process in processes:
@@ -90,7 +90,7 @@ def kill(processes: list[int]) -> None:
 
 
 def ask_at(processes: list[int], run: Path, lines: int) -> bool:
-    """Ask one rank to stop when there are so many lines of metrics. False if the run ended before that."""
+    """Ask one rank to stop after that many lines of metrics; return False if the run ended before."""
     while _num_lines(run) < lines:
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
@@ -112,7 +112,7 @@ def read_metrics(run: Path) -> list[dict]:
 
 
 def assert_same_run(run: Path, undisturbed: Path) -> int:
-    """Bit for bit. Returns the number of lines compared."""
+    """Compare two runs bit for bit, and return the number of compared lines."""
     mine, other = read_metrics(run), read_metrics(undisturbed)
     assert mine == other, next((a, b) for a, b in zip(mine, other, strict=False) if a != b)
     (weights, info), (expected, _) = load_weights(run), load_weights(undisturbed)
@@ -170,7 +170,7 @@ def _newest(run: Path) -> str:
 
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
-    """What every program that kills a run is told."""
+    """Build the options that the programs which kill a run share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

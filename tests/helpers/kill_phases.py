@@ -1,9 +1,9 @@
-"""Kill a training run in each of its phases, start it again each time, and compare it with an undisturbed one.
+"""Kill a training run in each of its phases, restart it each time, and compare it with an undisturbed run.
 
     python -m tests.helpers.kill_phases RECIPE [OVERRIDES] [--rounds 2] [--world-size 2] [--seed 0]
 
-Like `tests.helpers.kill`, only that a kill comes after a random step of the phase whose turn it is, in every second
-round as soon as a checkpoint is being written after it. The recipe must log every step.
+Like `tests.helpers.kill`, but each kill comes after a random step of the next phase, in every second round during the
+save after that step. The recipe must log every step.
 """
 
 import json
@@ -39,7 +39,7 @@ def kill_phases(recipe_path: Path, rounds: int, world_size: int, seed: int, over
 
 
 def kill_in_phase(recipe: Recipe, phase: PhaseSchedule, world_size: int, during_save: bool) -> bool:
-    """Start the run and kill it in the phase. False if the kill came too late; the run then begins anew."""
+    """Start the run and kill it in the phase; return False, and delete the run, if the kill came too late."""
     run, end = Path(recipe.run_folder), phase.first_step + phase.num_steps
     saved = steps_saved(run)
     done = end
@@ -57,8 +57,8 @@ def kill_in_phase(recipe: Recipe, phase: PhaseSchedule, world_size: int, during_
 
 
 def kill_after(processes: list[int], run: Path, step: int, during_save: bool) -> None:
-    """Kill all ranks once they have finished `step`, or when a save begins after that, or if the run ends before."""
-    inode = _inode(run)  # what is there was written before this start
+    """Kill all ranks after `step`, or during the next save after it, unless the run ends before."""
+    inode = _inode(run)  # of the file that an earlier start has written
     while not (_inode(run) != inode and steps_done(run) >= step and (not during_save or _is_saving(run))):
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
@@ -68,7 +68,7 @@ def kill_after(processes: list[int], run: Path, step: int, during_save: bool) ->
 
 
 def _inode(run: Path) -> int | None:
-    """Of the metrics: a run that goes on replaces the file, so that its lines end where its checkpoint does."""
+    """Return the inode of the metrics: a resumed run replaces the file by one that ends at its checkpoint."""
     file = run / "metrics.jsonl"
     return file.stat().st_ino if file.exists() else None
 
@@ -78,7 +78,7 @@ def _is_saving(run: Path) -> bool:
 
 
 def steps_done(run: Path) -> int:
-    """The last step that the metrics know of."""
+    """Return the last step in the metrics."""
     if not (run / "metrics.jsonl").exists():
         return 0
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be cut
@@ -86,7 +86,7 @@ def steps_done(run: Path) -> int:
 
 
 def steps_saved(run: Path) -> int:
-    """The step of the newest checkpoint."""
+    """Return the step of the newest checkpoint."""
     return max(
         (int(path.stem.removeprefix("step-")) for path in run.glob("checkpoints/step-*.pt")), default=0
     )

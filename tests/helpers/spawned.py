@@ -1,4 +1,4 @@
-"""Real ranks, joined by gloo, for what several processes must find out together."""
+"""Real ranks, joined by gloo, for tests of collective checks."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from modernbert_train.training.distributed.run_lock import only_run_in
 
-# Forks of a process that has imported everything once, and of none that pytest has touched.
+# Forks of a process that has imported everything once, and that is not the one of pytest.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.helpers.quiet_composer", "modernbert_train.training.train"])
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 def on_ranks(
     function: Callable[..., Any], arguments: Sequence[tuple], environment: Sequence[dict[str, str]] = ()
 ) -> list[str]:
-    """Call `function` with the arguments of each rank on it; what each said in a ValueError, or "ended well"."""
+    """Call `function` on each rank with its arguments; return the text of each ValueError, or "ended well"."""
     port = str(free_port())
     children = []
     for rank, its_arguments in enumerate(arguments):
@@ -58,7 +58,7 @@ def on_ranks(
 
 def _answer(receiver: Connection, deadline: float) -> str:
     if not receiver.poll(max(0.0, deadline - time.monotonic())):
-        return "says nothing"
+        return "no answer"
     try:
         return receiver.recv()
     except EOFError:
@@ -79,7 +79,7 @@ def _run(
 
 @contextmanager
 def held(run: Path) -> Iterator[BaseProcess]:
-    """A process that is at work in a run folder, for all that others can see; it is killed at the end."""
+    """Run a process that holds the lock of a run folder, and kill it at the end."""
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_hold, args=(run, sender))
     process.start()
@@ -93,7 +93,7 @@ def held(run: Path) -> Iterator[BaseProcess]:
 
 
 def _hold(run: Path, answer: Connection) -> None:
-    """Like a rank: its loader's workers are forks that have its open files, and outlive it if it is killed."""
+    """Hold the lock as a rank does, whose loader workers are forks with its open files that outlive it."""
     with only_run_in(run):
         if os.fork() == 0:
             time.sleep(20)

@@ -8,7 +8,7 @@ from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig,
 from modernbert_train.config.architecture import describe_model, num_parameters
 from modernbert_train.config.schema import MLPS, Mlp
 from modernbert_train.planning.dry_run import describe
-from modernbert_train.planning.source_stats import Contribution, PhaseData, repetitions
+from modernbert_train.planning.source_stats import PhaseStats, SourceStats, repetitions
 from modernbert_train.schedule import build_schedule
 from tests.helpers.little_recipe import a_phase, a_recipe
 from tests.helpers.recipes import shipped_recipes
@@ -131,8 +131,8 @@ def test_a_mixture_that_only_the_stores_resolve():
 
 # 3,000 tokens of web in 300 documents, 1,000 of code in 50: 3,600 and 400 tokens, then 1,000 of web.
 DATA = [
-    PhaseData({"web": Contribution(0.9, 3_600, 1.2, 360), "code": Contribution(0.1, 400, 0.4, 20)}, 0.99951),
-    PhaseData({"web": Contribution(1.0, 1_000, 1 / 3, 100)}, 0.98),
+    PhaseStats({"web": SourceStats(0.9, 3_600, 1.2, 360), "code": SourceStats(0.1, 400, 0.4, 20)}, 0.99951),
+    PhaseStats({"web": SourceStats(1.0, 1_000, 1 / 3, 100)}, 0.98),
 ]
 SOURCES = """
 source              phase                  share    tokens   epochs    documents
@@ -142,7 +142,7 @@ web                 phase0                90.00%      3.6K      1.2          360
                     whole run             92.00%      4.6K     1.53          460
 code                phase0                10.00%       400      0.4           20
                     whole run              8.00%       400      0.4           20
-science             in no phase's mixture: not trained on
+science             not trained on: in no phase's mixture
 """
 
 
@@ -163,7 +163,7 @@ def test_sources_that_are_gone_through_too_often_are_warned_of():
     assert repetitions(DATA, warn_epochs=1.6) == []
     (warning,) = repetitions(DATA, warn_epochs=1.5)
     assert warning.startswith(
-        "the text of web is gone through 1.53 times over the run, more than 1.5 (data.warn_"
+        "source web is repeated 1.53 times over the run (data.warn_epochs: 1.5); further"
     )
     lines = lines_of(replace(recipe, data=replace(recipe.data, warn_epochs=1.5)), DATA)
     at = next(number for number, line in enumerate(lines) if line.startswith("WARNING"))
@@ -174,7 +174,7 @@ def test_what_is_skipped_is_told():
     recipe = a_recipe(a_phase())
     skip = SkipConfig(steps=["3", "5-8"], documents=["web:17"], documents_file="bad.txt")
     text = " ".join(" ".join(lines_of(replace(recipe, data=replace(recipe.data, skip=skip)))).split())
-    assert "skipped 5 steps (3, 5-8); documents web:17, those in bad.txt masking" in text
+    assert "skipped 5 steps (3, 5-8); documents web:17, the list in bad.txt masking" in text
 
 
 def test_the_disk_that_checkpoints_take():
@@ -184,7 +184,7 @@ def test_the_disk_that_checkpoints_take():
     # 4,096 tokens in all, and the end of the phase. A checkpoint: weight and two moments of 210,560 parameters,
     # 4 bytes each: 2,526,720 bytes. Up to 3 + 1 of them, and one that is being written.
     expected = (
-        "about 5 written, 2.527MB each; the newest 3 and the end of each phase stay: up to 12.63MB on disk"
+        "about 5 saved, 2.527MB each; the newest 3 and the last of each phase are kept: up to 12.63MB on disk"
     )
     assert f"checkpoints {expected}" in text
 

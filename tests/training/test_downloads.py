@@ -20,7 +20,7 @@ from modernbert_train.config import load_recipe
 from modernbert_train.data.batch import checksum, join
 from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
-from modernbert_train.planning.downloads import check_downloads, nodes_of_machines
+from modernbert_train.planning.downloads import assign_nodes, check_downloads
 from modernbert_train.schedule import build_schedule
 from modernbert_train.store import download
 from modernbert_train.store.reading import BlockReader
@@ -257,19 +257,19 @@ def test_nodes_of_machines(tiny):
     )
     inputs = open_inputs(recipe)
     plan = plan_rows(recipe, build_schedule(recipe), inputs)[0].plan
-    assert nodes_of_machines(plan, 4, 2) == [{0, 1}, {2, 3}]
-    assert nodes_of_machines(plan, 8, 1) == [{0}, {0}, {1}, {1}, {2}, {2}, {3}, {3}]
-    assert nodes_of_machines(plan, 3, 1) == [{0, 1}, {1, 2}, {3}]
-    assert nodes_of_machines(plan, 1, 1) == [{0, 1, 2, 3}]
+    assert assign_nodes(plan, 4, 2) == [{0, 1}, {2, 3}]
+    assert assign_nodes(plan, 8, 1) == [{0}, {0}, {1}, {1}, {2}, {2}, {3}, {3}]
+    assert assign_nodes(plan, 3, 1) == [{0, 1}, {1, 2}, {3}]
+    assert assign_nodes(plan, 1, 1) == [{0, 1, 2, 3}]
 
 
 @pytest.mark.parametrize(
     ("limit", "nodes", "world_size", "message"),
     [
-        ("10KB", 1, 1, r"limit_bytes is 10KB: the blocks of 8 shards are shuffled together, .* 21.94KB, so that"),
-        ("60KB", 1, 1, r"limit_bytes is 60KB: some shards will be downloaded more than once, .*; with \d+.\dKB, none"),
+        ("10KB", 1, 1, r"limit_bytes is 10KB, but 8 shards are shuffled together, .* 21.94KB: each"),
+        ("60KB", 1, 1, r"limit_bytes is 60KB: some shards will be downloaded more than once .*; \d+.\dKB avoids this"),
         ("500GB", 1, 1, None),
-        ("null", 1, 2, r"num_canonical_nodes is 1 on 2 machines, so they download (\S+), \1 in a pass, where \S+ each"),
+        ("null", 1, 2, r"nodes is 1 on 2 machines, so they download (\S+), \1 per epoch instead of \S+ each"),
         ("null", 2, 2, None),
         ("null", 4, 2, None),
         ("null", 2, 4, "num_canonical_nodes is 2 on 4 machines"),
@@ -290,7 +290,7 @@ def test_what_is_said_of_the_downloads(tiny, server, caplog, limit, nodes, world
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == (message is not None)
     assert message is None or re.search(message, warnings[0])
-    assert "in remote stores, a machine downloads" in caplog.text
+    assert "in remote stores, each machine downloads" in caplog.text
 
 
 @pytest.mark.parametrize("remote", [None, "/a/store/that/somebody/else/wrote"])

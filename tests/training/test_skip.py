@@ -125,7 +125,7 @@ def test_a_skipped_document_is_not_trained_on(tiny, tmp_path, whole):
     ("override", "message"),
     [
         ("data.skip.steps=[14]", "data.skip.steps has 14, the last step of phase pretrain, .*; skip up to 13, or"),
-        ("data.skip.steps=[23]", "data.skip.steps has 23, and the run has 22 steps; steps count from 1"),
+        ("data.skip.steps=[23]", "data.skip.steps has 23, but the run has 22 steps; steps count from 1"),
         ("data.skip.documents=[web:400]", "data.skip.documents has 'web:400': web has 400 documents for training, .*"),
         ("data.skip.documents_file=gone.txt", "data.skip.documents_file is gone.txt, which cannot be read .*; name a"),
     ],

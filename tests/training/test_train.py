@@ -16,7 +16,7 @@ from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.convert import import_folder
 from modernbert_train.data.inputs import open_inputs, plan_rows
-from modernbert_train.planning.source_stats import phase_data, whole_run
+from modernbert_train.planning.source_stats import phase_stats, whole_run
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
 from tests.helpers.stores import make_tokenizer
@@ -230,9 +230,7 @@ def test_dry_run_knows_the_stores(tiny, capsys):
     assert "fill of the rows" in text
     assert "WARNING" not in text
     assert main(["train", str(tiny), "--dry-run", "data.warn_epochs=0.5"]) == 0
-    assert re.search(
-        r"WARNING +the text of web is gone through 0\.\d+ times over the\s+run", capsys.readouterr().out
-    )
+    assert re.search(r"WARNING +source web is repeated 0\.\d+ times over the run", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +242,7 @@ def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
     recipe = load_recipe(tiny, options)
     plan, inputs = build_schedule(recipe), open_inputs(recipe)
     with closing(inputs.reader):
-        planned = whole_run(phase_data(plan, plan_rows(recipe, plan, inputs)))
+        planned = whole_run(phase_stats(plan, plan_rows(recipe, plan, inputs)))
     read = metrics(train(recipe))[0][-1]["source_tokens"]
     total = sum(read.values())
     assert total == pytest.approx(sum(part.tokens for part in planned.values()), rel=0.03)
@@ -253,6 +251,6 @@ def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
         assert tokens / total == pytest.approx(planned[name].share if name in planned else 0, abs=0.08)
     for name, part in planned.items():
         assert part.epochs == pytest.approx(part.tokens / inputs.train[name].num_tokens, rel=1e-3)
-        warned = f"WARNING: the text of {name} is gone through {part.epochs:.3g} times" in caplog.text
+        warned = f"WARNING: source {name} is repeated {part.epochs:.3g} times" in caplog.text
         assert warned == (part.epochs > 0.3)
     assert "phase pretrain reads " in caplog.text
