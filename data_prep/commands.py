@@ -151,7 +151,7 @@ def _command(options: argparse.Namespace) -> str:
 
 def run_index(options: argparse.Namespace) -> int:
     """Index an external MDS store."""
-    from data_prep.index.index import IndexSettings, index_store
+    from data_prep.index.build import IndexSettings, index_store
     from data_prep.report import print_store
     from modernbert_train.store.external import SPECIALS
 
@@ -218,7 +218,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Show the contents of a store; exit code 1 if a shard is damaged."""
-    from data_prep.inspect.inspection import inspect_store
+    from data_prep.inspect.summary import inspect_store
     from modernbert_train.store.manifest import load_manifest
 
     picture = options.picture or options.store / "lengths.png"

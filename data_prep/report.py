@@ -1,10 +1,10 @@
 """Tables and summaries that the commands print."""
 
-import json
 from collections.abc import Iterable, Sequence
 
 from modernbert_train.common.text import format_table
 from modernbert_train.store.manifest import Manifest, Split
+from modernbert_train.store.mds import read_shards
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:
@@ -53,5 +53,4 @@ def left_out_words(counts: dict[str, int]) -> str:
 
 
 def _shard_megabytes(split: Split) -> float:
-    shards = json.loads((split.path / "index.json").read_text(encoding="utf-8"))["shards"]
-    return sum((shard["zip_data"] or shard["raw_data"])["bytes"] for shard in shards) / 1e6
+    return sum((shard.compressed or shard.raw).bytes for shard in read_shards(split.path)) / 1e6

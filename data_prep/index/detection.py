@@ -1,4 +1,4 @@
-"""What the documents of an external store hold besides content, found by reading some of them."""
+"""Detects how the documents of an external store are stored, by reading a sample of them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from modernbert_train.store.manifest import TokenizerInfo
 from modernbert_train.store.mds import Shard
 
 SAMPLED_SHARDS = 4
-SAMPLED_DOCUMENTS = 64  # of each
+SAMPLED_DOCUMENTS = 64  # per shard
 Item = TypeVar("Item")
 
 
@@ -34,9 +34,23 @@ def detect_samples(
     bytes_dtype: str | None,
     strip: tuple[str, ...] | None,
 ) -> SampleLayout:
-    """How a split holds its documents; says on stdout what it found. `strip` overrides what some documents show.
+    """Detect how a split holds its documents, and print the findings.
 
-    ValueError: a column that holds no ids, ids beyond the tokenizer's, no document that can be read.
+    Args:
+        files: of the store.
+        split: to sample.
+        name: of the split, for messages.
+        tokenizer: that the store was made with.
+        column: of the ids.
+        bytes_dtype: dtype of the ids if the column holds bytes.
+        strip: special tokens to strip; None to detect them.
+
+    Returns:
+        The layout of the samples.
+
+    Raises:
+        ValueError: The column holds no ids, ids exceed the tokenizer's, or no document can be read.
+
     """
     samples = SampleLayout(column, bytes_dtype, strip or (), tokenizer.vocab_size)
     found: Counter[str] = Counter()
@@ -51,7 +65,7 @@ def detect_samples(
         whole |= reads_whole(files, shard, layout)
         try:
             documents = _some_documents(files, shard.below(split.folder), layout)
-        except (ValueError, FileNotFoundError) as error:  # indexing reads it again, and names it
+        except (ValueError, FileNotFoundError) as error:  # indexing will read the shard again and report it
             problem = error
             continue
         for ids in documents:
@@ -61,12 +75,12 @@ def detect_samples(
     if strip is None:
         samples = replace(samples, strip=_to_strip(found, whole, fixed_length))
     encoding = split.shards[0].column_encodings[split.shards[0].column_names.index(column)]
-    print(f"{name}: {column} is {encoding}; {_words(found, samples)}")
+    print(f"{name}: {column} is {encoding}; {_describe(found, samples)}")
     return samples
 
 
 def reads_whole(files: ShardFiles, shard: Shard, layout: ShardLayout) -> bool:
-    """Whether the shard must be read to know the lengths of its documents; else its header tells them."""
+    """Check whether the lengths of documents need the whole shard; otherwise its header is enough."""
     return (
         not layout.in_header
         or layout.ids_bytes is not None
@@ -76,7 +90,7 @@ def reads_whole(files: ShardFiles, shard: Shard, layout: ShardLayout) -> bool:
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """About `count` items, evenly spread, first and last among them."""
+    """Choose up to `count` evenly spaced items, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))
     return [items[number] for number in chosen]
 
@@ -98,7 +112,7 @@ def _count(ids: np.ndarray, tokenizer: TokenizerInfo, found: Counter[str], path:
         return
     if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
         raise ValueError(
-            f"store: {path} has ids from {ids.min()} to {ids.max()}, the tokenizer {tokenizer.path} has "
+            f"store: {path} has ids from {ids.min()} to {ids.max()}, but those of the tokenizer {tokenizer.path} are "
             f"0 to {tokenizer.vocab_size - 1}; name the tokenizer the store was made with, or check --column "
             "and --dtype"
         )
@@ -110,24 +124,30 @@ def _count(ids: np.ndarray, tokenizer: TokenizerInfo, found: Counter[str], path:
 
 
 def _to_strip(found: Counter[str], whole: bool, fixed_length: bool) -> tuple[str, ...]:
-    """[CLS] if all documents have it. [SEP] too, or where shards are read whole, from those that have it."""
-    every = found["documents"]
+    """Choose what to strip: [CLS] and [SEP] that all documents have, and [PAD].
+
+    If shards are read whole, a [SEP] that only some documents have is stripped from those.
+
+    Returns:
+        The special tokens, from SPECIALS.
+
+    """
+    num_documents = found["documents"]
     strip = {
-        "cls": found["cls"] == every,
-        "sep": found["sep"] == every or (whole and found["sep"] > 0),
+        "cls": found["cls"] == num_documents,
+        "sep": found["sep"] == num_documents or (whole and found["sep"] > 0),
         "pad": found["pad"] > 0 or fixed_length,
     }
     return tuple(special for special in SPECIALS if strip[special])
 
 
-def _words(found: Counter[str], samples: SampleLayout) -> str:
-    every = found["documents"]
+def _describe(found: Counter[str], samples: SampleLayout) -> str:
     shares = (
-        f"[{special.upper()}] in {found[special]} ({'not counted' if special in samples.strip else 'kept'})"
+        f"[{special.upper()}] in {found[special]} ({'stripped' if special in samples.strip else 'kept'})"
         for special in SPECIALS
         if found[special]
     )
-    return f"of {every} documents sampled: {', '.join(shares) or 'no [CLS], [SEP] or [PAD]'}"
+    return f"{found['documents']} documents sampled: {', '.join(shares) or 'no [CLS], [SEP] or [PAD]'}"
 
 
 def _path(files: ShardFiles, split: ExternalSplit, shard: Shard) -> str:

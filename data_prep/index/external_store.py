@@ -1,11 +1,11 @@
-"""What is in an MDS store that somebody else wrote: its sources and splits, by its index.json files alone.
+"""Finds the sources and splits of an external MDS store from its index.json files.
 
     STORE/train/<source>/...   STORE/validation/<source>/...   every folder of a split is a source
-    STORE/<source>/...         all of it for training, every folder a source
-    STORE/shard.00000.mds ...  one source
+    STORE/<source>/...                                         every folder is a source, all for training
+    STORE/shard.00000.mds ...                                  one source
 
-A folder is read by its index.json, which may name shards in folders below it (Streaming's `merge_index`); where it has
-none, all index.json below it are joined.
+The index.json of a folder may list shards in folders below it (Streaming's `merge_index`). If a folder has none, all
+index.json files below it are joined.
 """
 
 from dataclasses import dataclass
@@ -15,46 +15,58 @@ from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.mds import INDEX_NAME, Shard
 from modernbert_train.store.split import SIDECARS
 
-# Our splits, and the folders that are taken for them
+# Split -> names of folders that are recognized as this split
 SPLIT_FOLDERS = {"train": ("train", "training"), "valid": ("valid", "validation", "val", "eval", "dev")}
 
 
 @dataclass(frozen=True)
 class ExternalSplit:
-    """Shards of one split of one source."""
+    """The shards of one split of one source."""
 
-    folder: str  # below the store; names of the shards count from here
+    folder: str  # relative to the store; the names of the shards are relative to it
     shards: list[Shard]
 
 
 def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, ExternalSplit]]:
-    """Source -> split ("train", "valid") -> its shards. `source`: the name of all there is, as one source.
+    """Find the splits of all sources.
 
-    ValueError: no index.json, a broken one, or one of another format.
+    Args:
+        files: of the store.
+        source: name of the single source that all shards belong to; None if folders are sources.
+
+    Returns:
+        Source -> split ("train", "valid") -> its shards.
+
+    Raises:
+        ValueError: There is no index.json, or it is broken or of another format, or a source has nothing to train on.
+
     """
     found: dict[str, dict[str, ExternalSplit]] = {}
     for split, names in SPLIT_FOLDERS.items():
         for folder in names:
             shards = _shards_of(files, folder)
-            for name, of_source in _by_source(shards, source or folder, group=source is None).items():
-                found.setdefault(name, {}).setdefault(split, ExternalSplit(folder, of_source))
+            by_source = _by_source(shards, source or folder, group=source is None)
+            for name, source_shards in by_source.items():
+                found.setdefault(name, {}).setdefault(split, ExternalSplit(folder, source_shards))
     if not found:
         shards = _shards_of(files, "")
-        sources = _by_source(shards, source or PurePosixPath(files.root).name, group=source is None)
-        found = {name: {"train": ExternalSplit("", of_source)} for name, of_source in sources.items()}
+        by_source = _by_source(shards, source or PurePosixPath(files.root).name, group=source is None)
+        found = {name: {"train": ExternalSplit("", shards)} for name, shards in by_source.items()}
     if not found:
         raise ValueError(
-            f"store: {files.root} has no {INDEX_NAME} with shards, nor has a folder train/ in it: not an MDS store, "
-            "or not its top folder"
+            f"store: {files.root} has no {INDEX_NAME} with shards, and neither has train/ in it; name the top folder "
+            "of an MDS store"
         )
     without = [name for name, splits in found.items() if "train" not in splits]
     if without:
-        raise ValueError(f"store: source {without[0]} of {files.root} has no shards for training")
+        raise ValueError(
+            f"store: source {without[0]} of {files.root} has no shards for training; move them to train/"
+        )
     return found
 
 
 def _shards_of(files: ShardFiles, folder: str) -> list[Shard]:
-    """The shards of a folder, as its index.json names them; joined from those below it where it has none."""
+    """List the shards of a folder from its index.json or, if it has none, from those below it."""
     prefix = f"{folder}/" if folder else ""
     if files.exists(prefix + INDEX_NAME):
         return _read_index(files, prefix + INDEX_NAME, "")
@@ -62,10 +74,9 @@ def _shards_of(files: ShardFiles, folder: str) -> list[Shard]:
     read: list[str] = []
     for name in sorted(files.indexes(folder), key=lambda name: (name.count("/"), name)):
         below = name.removesuffix(INDEX_NAME)
-        named_already = any(below.startswith(outer) for outer in read)  # by an index further out
-        if not named_already and not files.exists(
-            below + SIDECARS[0]
-        ):  # what `index` itself wrote is no source
+        is_listed = any(below.startswith(outer) for outer in read)  # by an index in a folder above
+        is_ours = files.exists(below + SIDECARS[0])  # written by `data_prep index`
+        if not is_listed and not is_ours:
             read.append(below)
             shards += _read_index(files, name, below.removeprefix(prefix).rstrip("/"))
     return shards
@@ -85,7 +96,7 @@ def _read_index(files: ShardFiles, name: str, folder: str) -> list[Shard]:
 
 
 def _by_source(shards: list[Shard], name: str, *, group: bool) -> dict[str, list[Shard]]:
-    """Shards by the first folder of their names, which is their source; shards without one are source `name`."""
+    """Group shards by the first folder in their name, which is their source; others belong to source `name`."""
     sources: dict[str, list[Shard]] = {}
     for shard in shards:
         first, *rest = PurePosixPath(shard.raw.basename).parts

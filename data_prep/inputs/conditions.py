@@ -25,6 +25,9 @@ class Condition:
     def holds(self, record: Mapping[str, Any]) -> bool:
         """Check whether a record meets the condition.
 
+        Returns:
+            Whether it does.
+
         Raises:
             ValueError: The field is missing, or <, <=, > or >= is applied to something that is not a number.
 

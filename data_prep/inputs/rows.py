@@ -190,6 +190,9 @@ def _parquet_row(batch: pyarrow.RecordBatch, index: int) -> Any:
 def load_saved(path: str) -> Any:
     """Load a dataset that `datasets.save_to_disk` wrote.
 
+    Returns:
+        A `datasets.Dataset`.
+
     Raises:
         UnreadableFile: The folder is damaged.
 
@@ -204,6 +207,9 @@ def load_saved(path: str) -> Any:
 
 def load_hub(item: str) -> Any:
     """Open hf:NAME[@REVISION][:CONFIG][:SPLIT] for streaming; the default split is "train".
+
+    Returns:
+        A `datasets.IterableDataset`.
 
     Raises:
         ValueError: A name of another form.

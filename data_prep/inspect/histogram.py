@@ -1,4 +1,4 @@
-"""How long documents are: in bins of powers of two, as text and as a picture."""
+"""Histograms of the lengths of documents in bins of powers of two, as text and as a picture."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from data_prep.report import print_table
 from modernbert_train.common.pictures import COLOURS, INK, style_axis
 from modernbert_train.store.manifest import Split
 
-_CHUNK_DOCUMENTS = 1 << 22  # read at once: a split may have billions
-_BAR = 40
+_CHUNK_DOCUMENTS = 1 << 22  # read at once; a split may have billions
+_BAR_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Documents and their tokens by length: bin 0 are empty ones, bin b those of 2^(b-1) to 2^b - 1 tokens."""
+    """Documents and their tokens by length: bin 0 is for empty ones, bin b for 2^(b-1) to 2^b - 1 tokens."""
 
     documents: np.ndarray  # int64 [33]
     tokens: np.ndarray  # int64 [33]
 
 
 def length_histogram(splits: Iterable[Split]) -> Histogram:
-    """Of all documents of some splits."""
+    """Count the documents of some splits by length."""
     documents, tokens = np.zeros(33, np.int64), np.zeros(33, np.int64)
     for split in splits:
         for first in range(0, split.num_documents, _CHUNK_DOCUMENTS):
@@ -38,20 +38,20 @@ def length_histogram(splits: Iterable[Split]) -> Histogram:
 
 
 def print_histogram(name: str, histogram: Histogram) -> None:
-    """One line a bin: shares of documents and of tokens, and a bar of the latter."""
+    """Print a line per bin: its share of the documents and of the tokens, and a bar of the latter."""
     used = np.flatnonzero(histogram.documents)
     documents = histogram.documents / histogram.documents.sum()
     tokens = histogram.tokens / max(1, histogram.tokens.sum())
     longest = max(tokens.max(), 1e-9)
     print()
     print_table(
-        (f"{name}: tokens of a document", "documents", "of tokens", ""),
+        (f"{name}: tokens per document", "documents", "tokens", ""),
         [
             (
                 _range(b),
                 f"{documents[b]:.1%}",
                 f"{tokens[b]:.1%}",
-                f"{'#' * round(_BAR * tokens[b] / longest):<{_BAR}}",
+                f"{'#' * round(_BAR_CHARACTERS * tokens[b] / longest):<{_BAR_CHARACTERS}}",
             )
             for b in range(used[0], used[-1] + 1)
         ],
@@ -65,7 +65,15 @@ def _range(number: int) -> str:
 def draw_histograms(
     histograms: dict[str, Histogram], marks_tokens: Sequence[int], title: str, file: Path
 ) -> None:
-    """Draw shares of tokens and of documents by length, a line a source, into a PNG; marks at `marks_tokens`."""
+    """Draw shares of tokens and of documents by length into a PNG.
+
+    Args:
+        histograms: source -> its histogram; each becomes a line.
+        marks_tokens: lengths to mark with a vertical line.
+        title: of the picture.
+        file: PNG to write.
+
+    """
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, what in zip(axes, ("tokens", "documents"), strict=True):
@@ -92,6 +100,6 @@ def draw_histograms(
         axis.set_ylabel(f"share of {what}", color=INK)
         axis.set_ylim(bottom=0)
     axes[0].legend(fontsize=8, frameon=False, labelcolor=INK)
-    axes[1].set_xlabel("content tokens of a document", color=INK)
-    figure.suptitle(f"Lengths of documents: {title}", x=0.012, ha="left", color=INK, fontsize=12)
+    axes[1].set_xlabel("content tokens per document", color=INK)
+    figure.suptitle(f"Document lengths: {title}", x=0.012, ha="left", color=INK, fontsize=12)
     FigureCanvasAgg(figure).print_png(file)

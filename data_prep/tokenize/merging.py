@@ -1,8 +1,8 @@
-"""Finished parts -> the store: shards get their final numbers by renames, sidecars are joined, the manifest ends it.
+"""Merges finished parts into the store: shards are renamed or joined, sidecars concatenated, the manifest written last.
 
-Every step can be cut off and done again: what has its final name is finished, and everything else follows from
-what the parts wrote about themselves. Neighbouring shards that are small (the ends of parts, the validation
-split) are joined, so that many parts do not make many tiny shards.
+Every step can be interrupted and repeated: a file with its final name is finished, and the rest follows from the
+sidecars of the parts. Small neighbouring shards (the ends of parts, the validation split) are joined, so that many
+parts do not make many tiny shards.
 """
 
 import json
@@ -36,16 +36,15 @@ from modernbert_train.store.mds import (
 )
 from modernbert_train.store.split import Split, write_sidecars
 
-SMALL = (
-    4  # a shard of less than a quarter of the size at which shards are cut is joined with small neighbours
-)
+# Neighbouring shards smaller than 1/4 of the maximum size are joined
+SMALL_FRACTION = 4
 
 
 class PartShard(NamedTuple):
-    """A shard that a part wrote."""
+    """A shard of a part."""
 
     file: Path
-    entry: Shard  # in the part's index.json
+    entry: Shard  # from the part's index.json
 
     @property
     def num_bytes(self) -> int:
@@ -53,9 +52,14 @@ class PartShard(NamedTuple):
 
 
 def merge(job: Job) -> Manifest:
-    """Make the store out of its finished parts, and name what could not be read.
+    """Merge the finished parts of a job and report what could not be read.
 
-    ValueError: a source without a document, or without one that is not held out.
+    Returns:
+        The manifest of the finished store.
+
+    Raises:
+        ValueError: A source has no document, or all its documents are held out.
+
     """
     left_out: dict[str, Counter[str]] = {source: Counter() for source in job.inputs}
     for number, part in enumerate(job.parts):
@@ -83,7 +87,7 @@ def merge(job: Job) -> Manifest:
 
 
 def _part_folders(job: Job, source: str) -> dict[str, list[Path]]:
-    """For every split the folders of the parts that have documents of it, in order."""
+    """List, for every split, the folders of the parts that have documents of it, in order."""
     numbers = [number for number, part in enumerate(job.parts) if part.source == source]
     return {
         name: [
@@ -126,12 +130,12 @@ def _merge_split(job: Job, source: str, name: str, parts: list[Path]) -> Split:
 
 
 def _groups(shards: Iterable[PartShard], shard_bytes: int) -> Iterator[list[PartShard]]:
-    """Neighbours that become one shard: small ones as long as they fit together, all others by themselves."""
+    """Group neighbouring shards that become one: small ones while they fit together, others alone."""
     group: list[PartShard] = []
     for shard in shards:
         fits = sum(member.num_bytes for member in (*group, shard)) <= shard_bytes
         if group and not (
-            fits and all(member.num_bytes < shard_bytes // SMALL for member in (group[0], shard))
+            fits and all(member.num_bytes < shard_bytes // SMALL_FRACTION for member in (group[0], shard))
         ):
             yield group
             group = []
@@ -141,7 +145,7 @@ def _groups(shards: Iterable[PartShard], shard_bytes: int) -> Iterator[list[Part
 
 
 def _place_shards(group: list[PartShard], folder: Path, number: int, shard_format: ShardFormat) -> Shard:
-    """Rename or join shards to final shard `number`, unless it is there; its entry in index.json."""
+    """Rename or join shards to the final shard `number`, unless it exists; return its entry in index.json."""
     final = folder / shard_name(number)
     if len(group) == 1:
         file, entry = group[0]
@@ -157,11 +161,11 @@ def _place_shards(group: list[PartShard], folder: Path, number: int, shard_forma
 
 
 def _join_lengths(parts: list[Path], scratch: Path, num_documents: int) -> np.ndarray:
-    """The lengths of all parts, mapped and not in memory: uint32 [num_documents]."""
+    """Concatenate the lengths of all parts in a memory-mapped file: uint32 [num_documents]."""
     lengths = np.lib.format.open_memmap(scratch, "w+", np.uint32, (num_documents,))
     first = 0
     for part in parts:
-        of_part = np.load(part / "lengths.npy")
-        lengths[first : first + len(of_part)] = of_part
-        first += len(of_part)
+        part_lengths = np.load(part / "lengths.npy")
+        lengths[first : first + len(part_lengths)] = part_lengths
+        first += len(part_lengths)
     return lengths

@@ -7,10 +7,11 @@ from pathlib import Path
 from data_prep.inputs.parts import plan_parts, resolve_inputs, stat_input
 from data_prep.inputs.rows import HUB_PREFIX
 from data_prep.sources import check_known_sources, check_source_name
-from data_prep.tokenize.job import Job, Settings, begin, is_finished_by, locked
+from data_prep.tokenize.job import Job, Settings
 from data_prep.tokenize.local import run_stage
 from data_prep.tokenize.merging import merge
 from data_prep.tokenize.stages import stages_of
+from data_prep.tokenize.work_folder import begin, is_finished_by, store_locked
 from data_prep.tokenizer import add_tokenizer
 from modernbert_train.store.manifest import (
     Manifest,
@@ -76,7 +77,7 @@ def prepare_store(job: Job, tokenizer: TokenizerInfo, workers: int, overwrite: b
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
     try:
-        with locked(job.store):
+        with store_locked(job.store):
             if is_finished_by(job) and not overwrite:
                 return load_manifest(job.store)
             begin(job, overwrite)
@@ -106,7 +107,7 @@ def submit_store(
     from data_prep.tokenize.slurm import check_options, submit  # imports datatrove
 
     check_options(slurm)
-    with locked(job.store):
+    with store_locked(job.store):
         begin(job, overwrite)
         add_tokenizer(tokenizer, job.store)
     return submit(job, slurm, workers)

@@ -15,9 +15,10 @@ from pathlib import Path
 from datatrove.executor import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.tokenize.job import Job, load_job, locked
+from data_prep.tokenize.job import Job, load_job
 from data_prep.tokenize.merging import merge
 from data_prep.tokenize.stages import run_task, stages_of
+from data_prep.tokenize.work_folder import store_locked
 
 MERGE = "merge"
 ARRAY_JOBS = 1_000  # Slurm's default limit of an array; with more tasks, a job runs several
@@ -37,7 +38,7 @@ class StageStep(PipelineStep):
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
         job = load_job(self.store)
         if self.name == MERGE:
-            with locked(self.store):
+            with store_locked(self.store):
                 merge(job)
             return
         stage = next(stage for stage in stages_of(job) if stage.name == self.name)

@@ -1,4 +1,4 @@
-"""Encoded documents -> MDS blocks with their sidecars: one split of one source, or of a part of it."""
+"""Encoded documents -> MDS shards and sidecars of one split of a source or of a part."""
 
 from array import array
 from pathlib import Path
@@ -11,12 +11,12 @@ from modernbert_train.store.split import Split, write_sidecars
 
 
 class SplitWriter:
-    """Writes documents in the order they come. Nothing is on disk before the first shard is full."""
+    """Writes the documents of a split, in order. Nothing is on disk before the first shard is full."""
 
     def __init__(self, folder: Path, dtype: str, shard_bytes: int) -> None:
         self.folder = folder
         self.format = ShardFormat(dtype, shard_bytes)
-        self.lengths = array("I")  # of all documents: 4 bytes each
+        self.lengths = array("I")  # tokens of every document, 4 bytes each
         self.blocks: list[tuple[int, int]] = []
         self.shards: list[Shard] = []
         self._samples: list[bytes] = []
@@ -25,7 +25,7 @@ class SplitWriter:
         self._pending_tokens = 0
 
     def add(self, document: np.ndarray) -> None:
-        """Append one document: ids [tokens > 0] of the split's dtype."""
+        """Append a document: ids [tokens > 0] of the split's dtype."""
         self._pending.append(document)
         self._pending_tokens += len(document)
         self.lengths.append(len(document))
@@ -48,7 +48,7 @@ class SplitWriter:
         self._samples, self._shard_bytes = [], self.format.empty_bytes
 
     def finish(self) -> Split | None:
-        """Write the last block, index.json and the sidecars. None if there was no document."""
+        """Write the last block, index.json and the sidecars; return None if there was no document."""
         if self._pending:
             self._close_block()
         if self._samples:

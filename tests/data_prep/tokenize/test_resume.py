@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.tokenize.job import locked
+from data_prep.tokenize.work_folder import store_locked
 from modernbert_train.store.manifest import load_manifest
 from modernbert_train.store.verification import verify_store
 from tests.helpers.texts import files_of, numbered_texts, run_tokenize, write_json_lines
@@ -99,8 +99,10 @@ def test_another_command_over_an_unfinished_store_is_refused(tokenizer_folder, i
     options = (*OPTIONS, "--valid-fraction", "0.1")
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=options) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: store: store is the unfinished one of another command (it was `python -m")
-    assert "finish that one, name another folder, or start afresh with --overwrite" in error
+    assert error.startswith(
+        "error: store: store is an unfinished store of another command (it was `python -m"
+    )
+    assert "finish it with that command, name another folder, or replace it with --overwrite" in error
     assert files_of(Path("store")) == before
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=(*options, "--overwrite")) == 0
     assert "--valid-fraction 0.1" in load_manifest("store").command
@@ -110,7 +112,7 @@ def test_an_input_that_changed_is_refused(tokenizer_folder, inputs, monkeypatch,
     interrupt(tokenizer_folder, inputs, monkeypatch)
     write_json_lines(Path("b.jsonl"), ["something else"])
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=OPTIONS) == 2
-    assert "(the input b.jsonl has changed since it began)" in capsys.readouterr().err
+    assert "(the input b.jsonl has changed since)" in capsys.readouterr().err
 
 
 def test_overwrite_goes_on_with_the_same_command(tokenizer_folder, inputs, monkeypatch):
@@ -130,7 +132,7 @@ def test_a_finished_store_is_left_alone_by_its_own_command(tokenizer_folder, inp
 
 
 def test_a_store_is_prepared_by_one_process_at_a_time(tokenizer_folder, inputs, capsys):
-    with locked(Path("store")):
+    with store_locked(Path("store")):
         assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=OPTIONS) == 2
     assert "error: store: another process is preparing store" in capsys.readouterr().err
 

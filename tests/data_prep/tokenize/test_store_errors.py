@@ -24,7 +24,7 @@ def test_a_failed_run_leaves_no_store_and_the_next_one_goes_on(tokenizer_folder,
         load_manifest(store)
     options = ("--workers", "1", "--skip-unreadable", "--valid-fraction", "0")
     assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={bad}", options=options) == 2
-    assert "is the unfinished one of another command" in capsys.readouterr().err
+    assert "is an unfinished store of another command" in capsys.readouterr().err
     options = (*options, "--overwrite")
     assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={bad}", options=options) == 0
     assert list(load_manifest(store).sources) == ["a", "b"]
@@ -94,13 +94,13 @@ def test_files_of_others_are_never_deleted(tokenizer_folder, tmp_path, capsys, o
     (tmp_path / "page").mkdir()
     (tmp_path / "page/manifest.json").write_text('{"name": "a web page"}')
     assert run_tokenize(tmp_path / "page", tokenizer_folder, f"web={file}", options=options) == 2
-    assert "holds files that are no token store's" in capsys.readouterr().err
+    assert "is not empty and not a token store" in capsys.readouterr().err
     assert run_tokenize(file, tokenizer_folder, f"web={tmp_path}/*.jsonl", options=options) == 2
     assert "which is emptied first; name another store" in capsys.readouterr().err
     assert (
         run_tokenize(tmp_path / "page/manifest.json", tokenizer_folder, f"web={file}", options=options) == 2
     )
-    assert "is a file; name a new folder" in capsys.readouterr().err
+    assert "is a file; name a new or empty folder" in capsys.readouterr().err
     assert (tmp_path / "page/manifest.json").is_file()
 
 

@@ -1,12 +1,12 @@
-"""An MDS store that somebody else wrote -> a manifest and sidecars for it. Its shards stay where they lie.
+"""Builds a manifest and sidecars for an external MDS store. Its shards stay where they are.
 
-What is read of a shard depends on its columns:
+How much of a shard is read depends on its columns:
 
-    ids the only column of variable size, not compressed      the header: 4 bytes a document
-    other columns of variable size (such as `id`)             the shard, for each document tells its sizes at its head
-    compressed, padded, of fixed length, dtype told by each   the shard
+    ids are the only column of variable size, uncompressed      the header: 4 bytes per document
+    other columns of variable size (such as `id`)               the whole shard: sizes are stored with each document
+    compressed, padded, of fixed length, dtype in each array    the whole shard
 
-Shards are read one by one, a few ahead; what is done is kept, and the same command goes on after it.
+Shards are read in order, a few ahead. Finished shards are recorded, so that the same command resumes after them.
 """
 
 import os
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_prep.index.detection import detect_samples, reads_whole
 from data_prep.index.external_store import ExternalSplit, find_splits
-from data_prep.index.parts import IndexParts
+from data_prep.index.partial_sidecars import PartialSidecars
 from data_prep.sources import check_known_sources, check_source_name
 from data_prep.tokenizer import add_tokenizer
 from modernbert_train.common.types import Int64
@@ -48,21 +48,21 @@ from modernbert_train.store.manifest import (
 from modernbert_train.store.mds import INDEX_NAME, Shard
 from modernbert_train.store.split import SIDECARS, load_split
 
-MARKER_NAME = "INDEXING"  # holds the settings of an index that is not finished
+MARKER_NAME = "INDEXING"  # file with the settings of an unfinished index
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What decides the index of a store."""
+    """Everything that affects the index of a store."""
 
     store: str  # folder or URL
     tokenizer: str  # folder
-    source: str | None  # name of all there is, as one source; None: folders are sources
-    column: str  # of the ids
-    bytes_dtype: str | None  # of the ids in a column of bytes
-    strip: tuple[str, ...] | None  # see SampleLayout; None: found by reading some documents
+    source: str | None  # name of the single source; None if folders are sources
+    column: str  # name of the column of the ids
+    bytes_dtype: str | None  # dtype of the ids if the column holds bytes
+    strip: tuple[str, ...] | None  # special tokens to strip (see SampleLayout); None to detect them
     skip_unreadable: bool
 
 
@@ -75,7 +75,23 @@ def index_store(
     overwrite: bool,
     command: str,
 ) -> Manifest:
-    """Write manifest, sidecars and tokenizer to `out`. ValueError: what cannot be used, in one line."""
+    """Write manifest, sidecars and tokenizer of an external store.
+
+    Args:
+        settings: of the index.
+        out: folder to write to.
+        licences: source -> note.
+        workers: number of shards read at once.
+        overwrite: whether to replace a finished index.
+        command: for the manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: The store, the tokenizer, the output folder or an option cannot be used.
+
+    """
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
     tokenizer = load_tokenizer_info(settings.tokenizer)
@@ -119,15 +135,15 @@ def _check_names(found: dict[str, dict[str, ExternalSplit]], licences: dict[str,
 
 
 def _start(out: Path, overwrite: bool, settings: str) -> None:
-    """Mark `out` as unfinished. What another index left there unfinished, with other settings, does not count."""
+    """Mark `out` as unfinished; delete the unfinished work of an index with other settings."""
     if (out / MANIFEST_NAME).exists():
         if not is_store(out):
             raise ValueError(
-                f"out: {out} has a {MANIFEST_NAME} of another kind; name another folder with --out"
+                f"out: {out}/{MANIFEST_NAME} is not a store's manifest; name another folder with --out"
             )
         if not overwrite:
             raise ValueError(
-                f"out: {out} is finished; replace it with --overwrite, or name another with --out"
+                f"out: {out} is finished; replace it with --overwrite, or name another folder with --out"
             )
     out.mkdir(parents=True, exist_ok=True)
     marker = out / MARKER_NAME
@@ -141,13 +157,18 @@ def _start(out: Path, overwrite: bool, settings: str) -> None:
 
 
 def _address(files: ShardFiles, split: ExternalSplit, out: Path) -> str:
-    """Where the shards lie, for the manifest: a URL, a path from `out` if that is one tree, else an absolute path."""
+    """Return the location of the shards for the manifest.
+
+    Returns:
+        A URL; a path relative to `out` if one folder contains the other; otherwise an absolute path.
+
+    """
     if files.folder is None:
         return f"{files.root}/{split.folder}".rstrip("/")
     store, out = files.folder.resolve(), out.resolve()
     shards = store / split.folder
-    one_tree = out.is_relative_to(store) or store.is_relative_to(out)
-    return os.path.relpath(shards, out) if one_tree else str(shards)
+    nested = out.is_relative_to(store) or store.is_relative_to(out)
+    return os.path.relpath(shards, out) if nested else str(shards)
 
 
 def _index_split(
@@ -161,10 +182,12 @@ def _index_split(
 ) -> Split:
     if (folder / INDEX_NAME).exists():
         if not (folder / SIDECARS[0]).exists():
-            raise ValueError(f"out: {folder} is a folder of the store itself; name another one with --out")
-        return load_split(folder)  # by a run that was cut off later
+            raise ValueError(
+                f"out: {folder} is a folder of the external store; name another folder with --out"
+            )
+        return load_split(folder)  # finished by an earlier run
     folder.mkdir(parents=True, exist_ok=True)
-    parts = IndexParts(folder)
+    parts = PartialSidecars(folder)
 
     def lengths_of(number: int) -> Int64 | ValueError:
         try:
@@ -184,7 +207,7 @@ def _index_split(
             if isinstance(lengths, Exception):
                 if not skip_unreadable:
                     raise ValueError(
-                        f"{lengths}; restore it, or leave such shards out with --skip-unreadable"
+                        f"{lengths}; restore the shard, or leave such shards out with --skip-unreadable"
                     )
                 tqdm.write(f"left out: {lengths}")
             else:
@@ -197,7 +220,7 @@ def _index_split(
 def _in_order(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """`function` of every item, in order, computed at most `ahead` items before they are asked for."""
+    """Apply a function to all items in a pool and yield the results in order, at most `ahead` items in advance."""
     running: deque[Future[Result]] = deque()
     for item in items:
         running.append(pool.submit(function, item))
@@ -210,7 +233,7 @@ def _in_order(
 def shard_lengths(
     files: ShardFiles, folder: str, shard: Shard, samples: SampleLayout, tokenizer: TokenizerInfo
 ) -> Int64:
-    """Content tokens of every document of a shard. ValueError, FileNotFoundError: it cannot be read."""
+    """Count the content tokens of every document of a shard, which must be readable."""
     layout, shard = shard_layout(shard, samples), shard.below(folder)
     raw, num_samples = shard.raw, shard.num_samples
     if "pad" not in samples.strip and not reads_whole(files, shard, layout):

@@ -1,4 +1,4 @@
-"""`inspect`: of own stores and of others', on this machine and elsewhere."""
+"""`inspect` of our stores and of external ones, local and remote."""
 
 import fsspec
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.cli import main
 from data_prep.inspect.histogram import length_histogram
-from data_prep.inspect.inspection import document_ids
+from data_prep.inspect.summary import document_ids
 from modernbert_train.store.manifest import load_manifest
 from tests.helpers.external import with_specials, write_mds
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
@@ -30,14 +30,14 @@ def make_own(folder, tokenizer):
     return folder / "store", folder / "store/web/train"
 
 
-def make_foreign(folder, tokenizer, compression=None):
+def make_external(folder, tokenizer, compression=None):
     write_mds(folder / "mds", with_specials(DOCUMENTS), compression=compression)
     command = ["index", str(folder / "mds"), "--out", str(folder / "out"), "--source", "web"]
     assert main([*command, "--tokenizer", str(tokenizer.path)]) == 0
     return folder / "out", folder / "mds"
 
 
-@pytest.mark.parametrize("make", [make_own, make_foreign])
+@pytest.mark.parametrize("make", [make_own, make_external])
 def test_table_histogram_picture_and_samples(tmp_path, tokenizer, capsys, make):
     store, _ = make(tmp_path, tokenizer)
     capsys.readouterr()
@@ -56,7 +56,7 @@ def test_table_histogram_picture_and_samples(tmp_path, tokenizer, capsys, make):
     assert "damaged" not in out
 
 
-@pytest.mark.parametrize("make", [make_own, make_foreign])
+@pytest.mark.parametrize("make", [make_own, make_external])
 def test_any_document_can_be_shown(tmp_path, tokenizer, make):
     store, _ = make(tmp_path, tokenizer)
     split = load_manifest(store).sources["web"]["train"]
@@ -72,7 +72,7 @@ def break_header(shard):
     shard.write_bytes(b"\xff" + shard.read_bytes()[1:])
 
 
-@pytest.mark.parametrize("make", [make_own, make_foreign])
+@pytest.mark.parametrize("make", [make_own, make_external])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -91,7 +91,7 @@ def test_damaged_shards_are_named(tmp_path, tokenizer, capsys, make, damage, mes
 
 
 def test_samples_of_a_damaged_shard_are_passed_over(tmp_path, tokenizer, capsys):
-    store, shards = make_foreign(tmp_path, tokenizer)
+    store, shards = make_external(tmp_path, tokenizer)
     (shards / "shard.00000.mds").unlink()
     assert main(["inspect", str(store), "--documents", "5"]) == 1
     out = capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_samples_of_a_damaged_shard_are_passed_over(tmp_path, tokenizer, capsys)
 
 
 def test_a_compressed_store(tmp_path, tokenizer, capsys):
-    store, shards = make_foreign(tmp_path, tokenizer, compression="zstd")
+    store, shards = make_external(tmp_path, tokenizer, compression="zstd")
     assert main(["inspect", str(store)]) == 0
     assert f"document 250, {len(DOCUMENTS[250])} tokens\n{words(DOCUMENTS[250])}" in capsys.readouterr().out
     truncate(shards / "shard.00001.mds.zstd")

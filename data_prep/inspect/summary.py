@@ -1,4 +1,4 @@
-"""What a store holds, for a look: its sources, the lengths of its documents, some of them decoded, damaged shards."""
+"""Prints the sources of a store, the lengths of its documents, decoded samples and damaged shards."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from data_prep.inspect.histogram import draw_histograms, length_histogram, print_histogram
 from data_prep.report import left_out_words, print_table
+from data_prep.sources import check_known_sources
 from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.store.external import read_document
 from modernbert_train.store.files import ShardFiles
@@ -13,20 +14,28 @@ from modernbert_train.store.manifest import Manifest, Split
 from modernbert_train.store.mds import read_block, read_shards
 from modernbert_train.store.verification import shard_header_problem
 
-CONTEXTS_TOKENS = (1_024, 8_192)  # of the recipes: longer documents are read in several pieces
+CONTEXTS_TOKENS = (1_024, 8_192)  # contexts of the recipes; longer documents are cut into pieces
 SAMPLE_TOKENS = 80
 
 
 def inspect_store(manifest: Manifest, source: str | None, num_samples: int, picture: Path) -> list[str]:
-    """Print what a store, or one source of it, holds, and draw the lengths of its documents into `picture`.
+    """Print a summary of a store and draw the lengths of its documents.
 
-    Returns what is wrong with shards, by their sizes and headers: one line each.
-    ValueError: a source that the store does not have; a picture that cannot be written.
+    Args:
+        manifest: of the store.
+        source: to show; None for all.
+        num_samples: number of documents to decode per source.
+        picture: PNG to write.
+
+    Returns:
+        A line for every shard whose size or header is wrong.
+
+    Raises:
+        ValueError: The store has no such source, or the picture cannot be written.
+
     """
-    if source is not None and source not in manifest.sources:
-        raise ValueError(
-            f"source: {source!r} is not in {manifest.path}; sources: {', '.join(manifest.sources)}"
-        )
+    if source is not None:
+        check_known_sources([source], manifest.sources, "source")
     chosen = {name: splits for name, splits in manifest.sources.items() if source in (None, name)}
     _print_sources(manifest, chosen)
     histograms = {name: length_histogram(splits.values()) for name, splits in chosen.items()}
@@ -36,9 +45,9 @@ def inspect_store(manifest: Manifest, source: str | None, num_samples: int, pict
         draw_histograms(histograms, CONTEXTS_TOKENS, str(manifest.path), picture)
     except OSError as error:
         raise ValueError(
-            f"picture: {picture} cannot be written ({error}); name another with --picture"
+            f"picture: {picture} cannot be written ({error}); name another file with --picture"
         ) from error
-    print(f"\npicture of these: {picture}")
+    print(f"\npicture: {picture}")
     _print_samples(manifest, chosen, num_samples)
     return [
         problem for splits in chosen.values() for split in splits.values() for problem in _problems(split)
@@ -46,10 +55,10 @@ def inspect_store(manifest: Manifest, source: str | None, num_samples: int, pict
 
 
 def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> None:
-    splits = {f"{name}/{s}": split for name, of_source in chosen.items() for s, split in of_source.items()}
+    splits = {f"{name}/{s}": split for name, by_name in chosen.items() for s, split in by_name.items()}
     num_tokens = sum(split.num_tokens for split in splits.values())
     header = ["split", "documents", "tokens", "p5", "p50", "p95", "max"]
-    header += [*(f"documents > {tokens:,}" for tokens in CONTEXTS_TOKENS), "of all tokens"]
+    header += [*(f"documents > {tokens:,}" for tokens in CONTEXTS_TOKENS), "share of tokens"]
     print_table(
         header,
         [
@@ -64,14 +73,14 @@ def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> N
         ],
     )
     print(f"tokenizer {manifest.tokenizer_fingerprint[:16]}..., {manifest.vocab_size:,} embedding rows")
-    print(f"made by: {manifest.command}")
+    print(f"command: {manifest.command}")
     for name in chosen:
         licence = manifest.licences.get(name, "not stated")
         print(f"{name}: licence {licence}; left out {left_out_words(manifest.left_out[name])}")
     for name, split in splits.items():
         if split.sample_layout is not None:
             specials = ", ".join(f"[{special.upper()}]" for special in split.sample_layout.strip) or "nothing"
-            print(f"{name}: one document a sample, in {split.remote}; {specials} is not counted as content")
+            print(f"{name}: one document per sample, in {split.remote}; not content: {specials}")
 
 
 def _length_cells(split: Split) -> list[str | int | float]:
@@ -101,7 +110,7 @@ def _spread(num_documents: int, num_samples: int) -> list[int]:
 
 
 def document_ids(split: Split, number: int) -> np.ndarray:
-    """Ids of a document. ValueError, OSError: it cannot be read."""
+    """Read the ids of a document, which must be readable."""
     at = int(np.searchsorted(split.first_of_shards[:, 1], number, side="right")) - 1
     first_block, first_document = split.first_of_shards[at].tolist()
     shard = read_shards(split.path)[at]
@@ -118,7 +127,7 @@ def document_ids(split: Split, number: int) -> np.ndarray:
 
 
 def _problems(split: Split) -> list[str]:
-    """Of shards on this machine."""
+    """Describe what is wrong with shards on this machine, by their sizes and headers."""
     files = ShardFiles(split.remote or str(split.path))
     if files.folder is None:
         print(f"\nshards in {files.root} are not checked here; `verify` reads them all")

@@ -1,4 +1,4 @@
-"""Stores of others: indexed, planned, read back token for token, verified."""
+"""External stores are indexed, planned, read back token by token, and verified."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from streaming.base.storage import CloudDownloader
 from streaming.base.util import merge_index
 
 from data_prep.cli import main
-from data_prep.index.index import shard_lengths
+from data_prep.index.build import shard_lengths
 from modernbert_train.store import download
 from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import RetryPolicy
@@ -245,7 +245,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, tokenizer, monkeypatch):
         read.append(name)
         return shard_lengths(files, folder, shard, *rest)
 
-    monkeypatch.setattr("data_prep.index.index.shard_lengths", failing)
+    monkeypatch.setattr("data_prep.index.build.shard_lengths", failing)
     arguments = (tmp_path / "store", tmp_path / "out", tokenizer, "--workers", "1")
     assert index(*arguments) == 2
     assert len(read) > 2
@@ -322,7 +322,7 @@ def edit_index(store, edit):
             "ndarray:uint16",
             lambda s: edit_index(s, lambda c: c["shards"][0].update(format="csv")),
             [],
-            "allowed: format mds, version 2",
+            "allowed: mds version 2",
         ),
         (
             "ndarray:uint16",
@@ -334,7 +334,7 @@ def edit_index(store, edit):
             "ndarray:uint16",
             lambda s: (s / "manifest.json").write_text("{}"),
             ["--out", "{store}"],
-            "has a manifest.json of another kind",
+            "/manifest.json is not a store's manifest",
         ),
     ],
 )

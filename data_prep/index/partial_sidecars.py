@@ -1,4 +1,4 @@
-"""The sidecars of a split that is being indexed, and how its documents are cut into blocks."""
+"""The sidecars of a split that is being indexed."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from modernbert_train.store.mds import Shard, write_shards
 from modernbert_train.store.split import Split, write_sidecars
 
 
-class IndexParts:
-    """Sidecars while they grow, shard by shard, on disk: a run that was cut off goes on from them."""
+class PartialSidecars:
+    """Sidecars that grow on disk shard by shard, so that an interrupted run can resume."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -21,14 +21,14 @@ class IndexParts:
         )
         done = self._read_shards()
         self.next_shard = int(done[-1, 0]) + 1 if len(done) else 0
-        # what was written of a shard before it was recorded is written again
-        _cut(self._lengths, 4 * int(done[:, 1].sum()))
-        _cut(self._blocks, 16 * int(done[:, 2].sum()))
-        _cut(self._shards, 24 * len(done))
+        # drop the lengths and blocks of a shard that was not recorded as done
+        _truncate(self._lengths, 4 * int(done[:, 1].sum()))
+        _truncate(self._blocks, 16 * int(done[:, 2].sum()))
+        _truncate(self._shards, 24 * len(done))
         self.num_tokens = int(self._read_blocks()[:, 1].sum())
 
     def _read_shards(self) -> Int64:
-        """Number, documents and blocks of every shard that is done: int64 [num_shards, 3]."""
+        """Read number, documents and blocks of every finished shard: int64 [num_shards, 3]."""
         if not self._shards.exists():
             return np.empty((0, 3), np.int64)
         stored = np.fromfile(self._shards, np.int64)
@@ -50,7 +50,18 @@ class IndexParts:
         self.num_tokens += int(blocks[:, 1].sum())
 
     def finish(self, shards: list[Shard]) -> Split:
-        """Write index.json and the sidecars. ValueError: there is no token."""
+        """Write index.json and the sidecars.
+
+        Args:
+            shards: all shards of the split.
+
+        Returns:
+            The split, without shards that were left out.
+
+        Raises:
+            ValueError: There is no token.
+
+        """
         done = self._read_shards()
         if not self.num_tokens:
             raise ValueError(f"source {'/'.join(self.folder.parts[-2:])}: no document has any content token")
@@ -62,6 +73,6 @@ class IndexParts:
         return split
 
 
-def _cut(file: Path, num_bytes: int) -> None:
+def _truncate(file: Path, num_bytes: int) -> None:
     file.touch()
     os.truncate(file, num_bytes)
