@@ -98,7 +98,7 @@ def test_paths_of_the_layout_exist():
     there = {
         f"{path.name}/" for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()
     }
-    assert rooms == there | {"schedule.py"}
+    assert rooms == there | {"schedule.py", "objectives.py"}
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
