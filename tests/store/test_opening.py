@@ -1,4 +1,4 @@
-"""Stores behind a URL: through the real S3 client, from a server that fails on demand."""
+"""Remote stores, read with the real S3 client from a server that fails on demand."""
 
 import dataclasses
 import multiprocessing
@@ -34,7 +34,7 @@ fork = multiprocessing.get_context("fork")
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    """The folder above a bucket with a store of about fifty shards."""
+    """The folder that holds a bucket with a store of about fifty shards."""
     root = tmp_path_factory.mktemp("buckets")
     store = root / "bucket/store"
     tokenizer = make_tokenizer(root / "tokenizer")
@@ -50,7 +50,7 @@ def bucket(tmp_path_factory):
 
 @pytest.fixture
 def server(bucket, tmp_path, monkeypatch):
-    """Serves a copy of the bucket that a test may damage."""
+    """A server of a copy of the bucket, which a test may damage."""
     shutil.copytree(bucket / "bucket", tmp_path / "buckets/bucket")
     monkeypatch.setattr(download, "LONGEST_PAUSE_SECONDS", 0.3)
     with serving(tmp_path / "buckets", monkeypatch) as store:
@@ -96,7 +96,7 @@ def test_reading_through_a_cache_smaller_than_the_store(server, bucket):
     with closing(BlockReader([split], cache)) as reader:
         assert read_all(split, reader) == read_locally(bucket)
         assert 0.5 * limit < bytes_of(Path("cache/shards")) <= limit
-        # In order, each shard comes once, whole; nothing else is downloaded, and nothing of sources that are not read.
+        # Each shard is downloaded once, and nothing of sources that are not read.
         assert set(server.shards_got().values()) == {1}
         assert len(server.shards_got()) == len(split.shards) > 40
     assert not [key for key in server.gets if "code" in key or ("valid" in key and key.endswith(".mds"))]
@@ -109,9 +109,8 @@ def test_what_is_cached_is_not_downloaded_again(server, bucket):
         split = open_web(cache)
         with closing(BlockReader([split], cache)) as reader:
             assert read_all(split, reader) == read_locally(bucket)
-    assert (
-        server.gets.pop("bucket/store/manifest.json") == 2
-    )  # whether it has changed is asked at every start
+    # Downloaded at every start, since it may have changed.
+    assert server.gets.pop("bucket/store/manifest.json") == 2
     assert set(server.gets.values()) == {1}
 
 
@@ -132,13 +131,13 @@ def test_processes_that_open_at_once_fetch_once(server):
         open_web(open_cache())
 
     _run_all([fork.Process(target=open_one) for _ in range(4)])
-    assert server.gets.pop("bucket/store/manifest.json") < 4  # late comers ask again
+    assert server.gets.pop("bucket/store/manifest.json") < 4  # later ones download it again
     assert len(server.gets) == 8
     assert set(server.gets.values()) == {1}
 
 
 def test_many_processes_read_below_the_limit(server, bucket):
-    """Each in an order of its own, with hardly more room than they read at once; right, and never above the limit."""
+    """Each reads in its own order, with little more space than they read at once, and never above the limit."""
     expected, limit = read_locally(bucket), 12 * SHARD_BYTES
 
     def read(seed: int) -> None:
@@ -158,11 +157,13 @@ def test_many_processes_read_below_the_limit(server, bucket):
         time.sleep(0.005)
     assert [process.exitcode for process in processes] == [0] * 4
     assert 0.5 * limit < most <= limit
-    assert sum(server.shards_got().values()) > len(server.shards_got())  # shards did make room, and came back
+    assert sum(server.shards_got().values()) > len(
+        server.shards_got()
+    )  # shards were evicted and downloaded again
 
 
 def make_big_shard(server, folder: Path) -> list[list[int]]:
-    """A store of one shard of four megabytes: clients hold back what is shorter than a sixteenth of that."""
+    """Write a store of one shard of four megabytes; clients buffer what is shorter than a sixteenth of that."""
     documents = np.random.default_rng(0).integers(5, 256, (8, 262_144)).tolist()
     make_store(server.root / "bucket/big", make_tokenizer(folder), {"web": {"train": documents}})
     return documents
@@ -186,7 +187,7 @@ def test_killed_in_the_middle_of_a_download(server, tmp_path):
     process.join()
     server.bytes_per_second = None
     left = [name for name in os.listdir("cache/incoming") if name.startswith("shards--")]
-    assert len(left) == 2  # the claim, and a part of a shard
+    assert len(left) == 2  # the claim and a partial shard
     cache = open_cache(8_000_000)
     assert os.listdir("cache/incoming") == ["room.lock"]
     with closing(BlockReader([split], cache)) as reader:
@@ -227,7 +228,7 @@ def test_a_shard_damaged_in_the_store(server):
         with pytest.raises(ValueError, match=message):
             read_all(split, reader)
         assert "shard.00002.mds" not in cached_shards()
-        with pytest.raises(ValueError, match="arrives damaged"):  # nor is it there for whoever asks next
+        with pytest.raises(ValueError, match="arrives damaged"):  # nor is it kept for the next read
             read_all(split, reader)
     assert os.listdir("cache/incoming") == ["room.lock"]
 
@@ -276,7 +277,7 @@ def test_a_server_that_does_not_come_back(server, how):
     longest = (
         policy.attempts * policy.silence_seconds + (policy.attempts - 1) * download.LONGEST_PAUSE_SECONDS
     )
-    assert time.monotonic() - started < longest + 20  # which a busy machine may take besides
+    assert time.monotonic() - started < longest + 20  # for a busy machine
     reason = "EndpointConnectionError|ConnectionClosedError" if how == "gone" else "no byte for 1 s"
     assert error.match(reason)
     assert error.match("check the server and the network, then run the same command again to continue")
@@ -290,7 +291,7 @@ def test_slow_is_not_silent(server, tmp_path):
     make_big_shard(server, tmp_path)
     split = open_store("s3://bucket/big", {"web"}, open_cache()).sources["web"]["train"]
     cache = open_cache(policy=RetryPolicy(attempts=1, silence_seconds=4))
-    server.bytes_per_second = 700_000  # six seconds, more than silence is suffered
+    server.bytes_per_second = 700_000  # six seconds in all, longer than the timeout without data
     started = time.monotonic()
     with closing(BlockReader([split], cache)) as reader:
         reader.read(split, 0)
@@ -311,9 +312,8 @@ def test_slow_is_not_silent(server, tmp_path):
     ],
 )  # fmt: skip
 def test_what_no_second_attempt_would_change(server, monkeypatch, url, variables, message):
-    monkeypatch.setenv(
-        "AWS_EC2_METADATA_DISABLED", "true"
-    )  # where a machine in the cloud would find credentials
+    # On a machine in the cloud, the client would find credentials there.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name, value in variables.items():
         if value is None:
             monkeypatch.delenv(name)
@@ -325,7 +325,7 @@ def test_what_no_second_attempt_would_change(server, monkeypatch, url, variables
 
 
 def test_not_allowed(server, monkeypatch):
-    """An unsigned request is what the server refuses; as S3 does a signature that does not count."""
+    """The server refuses unsigned requests, as S3 refuses an invalid signature."""
     monkeypatch.setattr("botocore.auth.HmacV1Auth.add_auth", lambda self, request: None)
     monkeypatch.setattr("botocore.auth.S3SigV4Auth.add_auth", lambda self, request: None)
     with pytest.raises(
@@ -349,7 +349,7 @@ def test_a_store_that_has_changed(server, bucket, caplog):
     with closing(BlockReader([changed], cache)) as reader:
         read = [token for block in read_all(changed, reader) for token in block]
     assert read == [token for document in documents for token in document]
-    # Whoever still reads what was there before finds that it is gone, and does not take one for the other.
+    # A reader of the earlier version gets an error, not shards of the new one.
     with (
         closing(BlockReader([split], cache)) as reader,
         pytest.raises(ValueError, match=r"store: s3://.*train/shard"),
@@ -383,7 +383,7 @@ def test_the_tokenizer_of_a_store(server, bucket):
 
 
 def test_compressed_shards_are_kept_decompressed(server, bucket):
-    """As stores of others may hold them; no hash then tells of the raw file, its size does."""
+    """As in external stores; the raw file has no hash then, only a size."""
     folder = server.root / "bucket/store/web/train"
     blocks = read_locally(bucket)
     lengths, table = np.load(folder / "lengths.npy"), np.load(folder / "blocks.npy")
