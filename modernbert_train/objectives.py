@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.randomness import philox
-from modernbert_train.common.types import Float64, Int32, Int64
+from modernbert_train.common.types import Bool, Float64, Int32, Int64
 from modernbert_train.config import EvaluationConfig, PhaseConfig
 from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.store.manifest import TokenizerInfo
@@ -71,7 +71,7 @@ class Masking:
     # Share that becomes a random ordinary token; the rest stays as it is.
     random_fraction: float
     # [vocab_size] False for special tokens, [PAD] and ids that no token has
-    maskable: npt.NDArray[np.bool_]
+    maskable: Bool
     # The ids where `maskable` is True; random replacements are drawn from them.
     ordinary_ids: Int32
 

@@ -16,10 +16,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from modernbert_train.common.randomness import permutation
-from modernbert_train.common.types import Int64
+from modernbert_train.common.types import Bool, Int64
 from modernbert_train.data.order import (
     BLOCK,
     DOCUMENTS,
@@ -68,7 +67,7 @@ class ShuffleBlock:
         """Return the pieces of a row."""
         return slice(int(self.row_first[row]), int(self.row_first[row + 1]))
 
-    def source_tokens(self, sources: Sequence[str], left_out: npt.NDArray[np.bool_] | None = None) -> Int64:
+    def source_tokens(self, sources: Sequence[str], left_out: Bool | None = None) -> Int64:
         """Count the content tokens of each source in each row.
 
         Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from modernbert_train.common.types import Bool, Int64
 from modernbert_train.data.batch import MicroBatch, collate, micro_batches, padding_segments
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.plan import (
@@ -65,7 +65,7 @@ class StreamReader:
         self._inputs = inputs
         self._block_reader: ShuffleBlockReader | None = None
         # Skipped pieces of the shuffle block; None if there are none.
-        self._skipped: npt.NDArray[np.bool_] | None = None
+        self._skipped: Bool | None = None
         # Content tokens of each source in each row of the shuffle block, and in the rows read so far.
         self._source_tokens = np.empty((0, len(self.plan.sources)), dtype=np.int64)
         self._taken = np.zeros(len(self.plan.sources), dtype=np.int64)
@@ -74,7 +74,7 @@ class StreamReader:
         """Read the next `count` rows and move the position past them."""
         return [self._next_row() for _ in range(count)]
 
-    def take_source_tokens(self) -> npt.NDArray[np.int64]:
+    def take_source_tokens(self) -> Int64:
         """Return the content tokens of each source of the plan in the rows read since the last call."""
         taken, self._taken = self._taken, np.zeros_like(self._taken)
         return taken
