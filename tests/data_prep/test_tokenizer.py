@@ -125,7 +125,7 @@ def test_command_errors(tmp_path, capsys, texts, vocab_size, message):
 
 
 def byte_level(vocabulary, specials=()):
-    """A tokenizer of somebody else: all bytes, some merges, special tokens of its own."""
+    """Build a tokenizer with all bytes, some merges and its own special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *vocabulary]
     tokenizer = Tokenizer(

@@ -36,7 +36,7 @@ def index(store, out, tokenizer, *options):
 
 
 def read_back(out, source="web", split="train"):
-    """Every document of an indexed split, as training reads it."""
+    """Read every document of an indexed split as training does."""
     split = load_manifest(out).sources[source][split]
     reader = BlockReader([split], Cache(out.parent / "cache", None, RetryPolicy()))
     try:
@@ -68,7 +68,7 @@ def test_a_store_is_indexed_and_read_back(tmp_path, tokenizer, column, specials,
 
 
 def write_sources(store, merged=True):
-    """Two sources of two parts each, as on the hub, and a held-out part of one; all indexes merged into one, or not."""
+    """Write two sources of two parts each, as on the Hub, and a validation part of one, with or without merged indexes."""
     parts = {
         "train/web/split_1-tokenized": DOCUMENTS[:200],
         "train/web/split_2-tokenized": DOCUMENTS[200:300],
@@ -141,7 +141,7 @@ def test_a_remote_store(tmp_path, tokenizer, compression, with_id):
 @unclosed
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_a_store_that_can_only_be_downloaded(tmp_path, tokenizer, monkeypatch, compression):
-    """Of a kind that fsspec has no extension for here: whole files, through Streaming's downloaders."""
+    """fsspec has no extension for this scheme here, so whole files are read with Streaming's downloaders."""
     write_mds(tmp_path / "bucket/train/web", with_specials(DOCUMENTS), with_id=False, compression=compression)
     merge_index([str(tmp_path / "bucket/train/web/index.json")], str(tmp_path / "bucket/train"))
     copy = lambda remote, local, timeout: shutil.copy(remote.replace("s3:/", str(tmp_path)), local)  # noqa: E731
@@ -214,7 +214,7 @@ def test_empty_documents_and_documents_of_specials_alone(tmp_path, tokenizer, ca
 
 
 def test_sep_in_some_documents_only(tmp_path, tokenizer):
-    """As of documents cut into chunks, where only the last chunk ends with [SEP]."""
+    """As for documents cut into chunks, where only the last chunk ends with [SEP]."""
     stored = [[CLS, *ids, *[SEP] * (number % 3 == 0)] for number, ids in enumerate(DOCUMENTS)]
     write_mds(tmp_path / "store", stored)
     assert index(tmp_path / "store", tmp_path / "out", tokenizer, "--source", "web") == 0
@@ -365,7 +365,7 @@ def test_a_finished_index_is_replaced_on_request_only(tmp_path, tokenizer, capsy
 
 
 def test_shards_that_are_not_those_of_the_manifest(tmp_path, tokenizer, capsys):
-    """One replaced by another of the same number of documents, and one with ids beyond the tokenizer."""
+    """Shards are replaced by others with as many documents, or with ids that the tokenizer lacks."""
     store, out = tmp_path / "web", tmp_path / "out"
     write_mds(store, DOCUMENTS, with_id=False, shard_bytes=1 << 20)
     assert index(store, out, tokenizer) == 0

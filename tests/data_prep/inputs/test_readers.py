@@ -56,7 +56,7 @@ def test_saved_dataset(tmp_path):
 
 
 def test_hub_names_are_streamed(tmp_path):
-    """The library takes a folder where it takes a name, so that this needs no network."""
+    """datasets accepts a folder as a name, so no network is needed."""
     folder = tmp_path / "data"
     folder.mkdir()
     for split in ("train", "test"):

@@ -1,4 +1,4 @@
-"""Disks that are full and files that cannot be read: named, and nothing finished is lost."""
+"""Full disks and unreadable files are reported, and no finished part is lost."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def test_a_full_disk_is_an_error_and_what_is_finished_stays(tokenizer_folder, tmp_path):
-    """Stands for a full disk: no file may grow beyond a limit. Two parts fit, the third does not."""
+    """Simulate a full disk by a limit on file sizes: two parts fit, the third does not."""
     for name, count in (("a", 10), ("b", 20), ("c", 6_000)):
         write_json_lines(tmp_path / f"{name}.jsonl", numbered_texts(count))
     command = [sys.executable, "-m", "data_prep", "tokenize", "store", "--tokenizer", str(tokenizer_folder)]
@@ -41,7 +41,7 @@ def test_a_full_disk_is_an_error_and_what_is_finished_stays(tokenizer_folder, tm
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_full_disk_in_truth(tokenizer_folder, tmp_path, capsys):
+def test_a_full_tmpfs(tokenizer_folder, tmp_path, capsys):
     write_json_lines(tmp_path / "x.jsonl", numbered_texts(30_000))
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -11,7 +11,7 @@ from tests.helpers.texts import files_of, run_tokenize, stored_texts, write_json
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
-    """Three files of two sources with many repetitions, within and between them."""
+    """Write three files of two sources with many duplicates within and across files."""
     monkeypatch.setattr("data_prep.inputs.parts.MIN_PART_BYTES", 2_000)
     random = np.random.default_rng(0)
     texts = {
@@ -29,7 +29,7 @@ def test_the_first_occurrence_stays(tokenizer_folder, texts, monkeypatch, bucket
         "data_prep.tokenize.exact_duplicates.BUCKET_BYTES", bucket_bytes
     )  # one bucket, and ten
     seen, expected, left_out = set(), {"web": [], "code": []}, {"web": 0, "code": 0}
-    for source, name in (("web", "c"), ("web", "a"), ("code", "b")):  # the slow, obvious way
+    for source, name in (("web", "c"), ("web", "a"), ("code", "b")):  # the slow, simple way
         for text in filter(None, texts[name]):
             if text in seen:
                 left_out[source] += 1
@@ -69,7 +69,7 @@ def test_hashes_that_agree_in_one_half_are_no_duplicates(tokenizer_folder, tmp_p
 
 
 def test_documents_with_the_same_id_are_two_documents(tokenizer_folder, tmp_path):
-    """Ids of the input are not kept: a document is known by source, shard and number."""
+    """Ids of the input are not used: a document is identified by source, part and number."""
     lines = [{"id": 7, "text": "one"}, {"id": 7, "text": "two"}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     options = ("--workers", "1", "--valid-fraction", "0")

@@ -1,4 +1,4 @@
-"""Cut off anywhere and started again, a preparation ends with the same bytes and redoes no finished part."""
+"""Interrupted anywhere and rerun, a preparation ends with the same bytes and repeats no finished part."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.helpers.texts import files_of, numbered_texts, run_tokenize, write_js
 
 
 class Killed(BaseException):
-    """As sudden as kill -9, within this process: nothing in the program catches it."""
+    """Simulates kill -9 within this process: nothing in the program catches it."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ OPTIONS = ("--workers", "1", "--valid-fraction", "0.2")
 @pytest.mark.parametrize("options", [(), ("--dedup",)])
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_at_every_rename(tokenizer_folder, monkeypatch, inputs, options, after):
-    """Every step of a preparation, merging included, ends in a rename: it dies before or after each, in turn."""
+    """Every step, including merging, ends in a rename: die before or after each one in turn."""
     options = (*OPTIONS, *options)
     assert run_tokenize(Path("whole"), tokenizer_folder, *inputs, options=options) == 0
     expected = files_of(Path("whole"))
@@ -65,7 +65,7 @@ def test_killed_at_every_rename(tokenizer_folder, monkeypatch, inputs, options, 
             for name in ("rename", "replace"):
                 patch.setattr(os, name, recorded_rename)
             assert run_tokenize(store, tokenizer_folder, *inputs, options=options) == 0
-        assert not finished & set(renames), "a finished part is done again"
+        assert not finished & set(renames), "a finished part is repeated"
         assert files_of(store) == expected
     assert last > 20
     assert files_of(store) == expected

@@ -1,4 +1,4 @@
-"""The preparation sent to a cluster: datatrove's Slurm executor, and a stand-in for Slurm's commands.
+"""Preparation on a cluster: datatrove's Slurm executor with fake Slurm commands.
 
 No test may reach a Slurm that the machine happens to have: unless the stand-in is what is found, there is none.
 """
@@ -53,7 +53,7 @@ SCONTROL = "#!/bin/sh\necho here\n"
 
 @pytest.fixture(autouse=True)
 def _no_slurm(monkeypatch, tmp_path):
-    """What is found as sbatch is the stand-in or nothing; what is run as such fails unless it is the stand-in."""
+    """Hide a real Slurm: `which` finds no sbatch, and running it fails."""
     absent = tmp_path / "absent"
     absent.mkdir()
     for name in ("sbatch", "srun", "scontrol"):
@@ -65,7 +65,7 @@ def _no_slurm(monkeypatch, tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch, _no_slurm):
-    """The stand-in on the PATH; the file in which it writes a line for every job."""
+    """Put fake Slurm commands on the PATH; return the file in which they write a line per job."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", SRUN)):
@@ -98,7 +98,7 @@ def test_a_cluster_makes_the_same_store(tokenizer_folder, tmp_path, monkeypatch,
     assert all(job[3] == "0" for job in jobs)
 
 
-def test_what_failed_is_sent_again(tokenizer_folder, tmp_path, monkeypatch, slurm):
+def test_failed_tasks_are_submitted_again(tokenizer_folder, tmp_path, monkeypatch, slurm):
     good = write_json_lines(tmp_path / "a.jsonl", numbered_texts(50))
     bad = tmp_path / "b.jsonl"
     bad.write_text("{")
@@ -131,7 +131,7 @@ def test_errors_are_one_line(tokenizer_folder, tmp_path, capsys, options, messag
     assert not Path("store").exists()
 
 
-def test_without_slurm_there_is_a_clear_word(tokenizer_folder, tmp_path, capsys):
+def test_without_slurm_there_is_a_clear_error(tokenizer_folder, tmp_path, capsys):
     write_json_lines(tmp_path / "x.jsonl", ["x"])
     assert run_tokenize(Path("store"), tokenizer_folder, "web=x.jsonl", options=SLURM) == 2
     assert "error: slurm: sbatch is not installed on this machine" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_shards_are_cut_at_their_size(tokenizer_folder, tmp_path):
 
 @pytest.mark.parametrize(("num_words", "dtype"), [(65_531, "uint16"), (65_532, "uint32")])
 def test_ids_have_the_smallest_dtype(tmp_path, num_words, dtype):
-    """65,536 ids fit into 16 bits, one more makes 65,600 rows."""
+    """65,536 ids fit into 16 bits; one more id makes 65,600 rows."""
     info = make_tokenizer(tmp_path / "tokenizer", num_words)
     last = f"w{info.num_ids - 1}"
     file = write_json_lines(tmp_path / "x.jsonl", [f"w5 {last}", "w6"])
