@@ -68,7 +68,7 @@ def test_a_store_is_indexed_and_read_back(tmp_path, tokenizer, column, specials,
 
 
 def write_sources(store, merged=True):
-    """Write two sources of two parts each, as on the Hub, and a validation part of one, with or without merged indexes."""
+    """Write two sources of two parts each, as on the Hub, and a validation part of one; `merged`: their indexes too."""
     parts = {
         "train/web/split_1-tokenized": DOCUMENTS[:200],
         "train/web/split_2-tokenized": DOCUMENTS[200:300],
@@ -322,7 +322,7 @@ def edit_index(store, edit):
             "ndarray:uint16",
             lambda s: edit_index(s, lambda c: c["shards"][0].update(format="csv")),
             [],
-            "allowed: mds version 2",
+            "allowed: format mds, version 2",
         ),
         (
             "ndarray:uint16",
@@ -351,7 +351,7 @@ def test_bad_stores_and_options(tmp_path, tokenizer, capsys, column, prepare, op
 def test_ids_of_another_tokenizer(tmp_path, tokenizer, capsys):
     write_mds(tmp_path / "store", [[7, 300]] * 5)
     assert index(tmp_path / "store", tmp_path / "out", tokenizer) == 2
-    assert "has ids from 7 to 300, the tokenizer" in capsys.readouterr().err
+    assert "has ids from 7 to 300, but those of the tokenizer" in capsys.readouterr().err
 
 
 def test_a_finished_index_is_replaced_on_request_only(tmp_path, tokenizer, capsys):
