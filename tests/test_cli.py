@@ -12,7 +12,7 @@ from modernbert_train.cli import commands, main
 from modernbert_train.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("train", "sweep", "report", "batch", "evaluate", "export", "import", "average", "doctor")
+COMMANDS = ("train", "sweep", "report", "plan", "evaluate", "export", "import", "average", "doctor")
 
 
 def help_of(*arguments: str) -> str:

@@ -16,7 +16,7 @@ from modernbert_train.common.files import write_atomically
 RECIPE_FILE = "recipe.yaml"
 PROVENANCE_FILE = "provenance.json"
 METRICS_FILE = "metrics.jsonl"
-# The position of every data stream at each checkpoint; `modernbert batch` starts from it.
+# The position of every data stream at each checkpoint; `modernbert plan` starts from it.
 POSITIONS_FILE = "positions.jsonl"
 REPORT_FILE = "report.png"
 WANDB_ID_FILE = "wandb_id"

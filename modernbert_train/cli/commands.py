@@ -57,7 +57,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_batch(options: argparse.Namespace) -> int:
+def run_plan(options: argparse.Namespace) -> int:
     """Show the contents of the batch of a step."""
     from modernbert_train.config import load_recipe
     from modernbert_train.planning.step_contents import step_contents, to_json, to_text

@@ -20,7 +20,7 @@ examples:
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert sweep yamls/ablations/mlp.yaml --parallel 2
   modernbert report runs/quickstart
-  modernbert batch runs/quickstart/recipe.yaml --step 100
+  modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(subparsers)
     _add_sweep(subparsers)
     _add_report(subparsers)
-    _add_batch(subparsers)
+    _add_plan(subparsers)
     _add_evaluate(subparsers)
     _add_export(subparsers)
     _add_import(subparsers)
@@ -164,16 +164,16 @@ def _add_sweep(subparsers: Subparsers) -> None:
     instead.add_argument("--report", action="store_true", help="write tables and plots of the finished runs")
 
 
-def _add_batch(subparsers: Subparsers) -> None:
+def _add_plan(subparsers: Subparsers) -> None:
     command = _command(
         subparsers,
-        "batch",
-        commands.run_batch,
+        "plan",
+        commands.run_plan,
         "show the contents of the batch of a step: its documents, and where they are stored",
         """
-        modernbert batch yamls/quickstart.yaml --step 100
-        modernbert batch runs/base/recipe.yaml --step 1200 --text | less
-        modernbert batch runs/base/recipe.yaml --step 1200 --json > step-1200.json
+        modernbert plan yamls/quickstart.yaml --step 100
+        modernbert plan runs/base/recipe.yaml --step 1200 --text | less
+        modernbert plan runs/base/recipe.yaml --step 1200 --json > step-1200.json
         """,
     )
     command.add_argument("recipe", help="path of the YAML recipe, or recipe.yaml of a run folder")

@@ -1,4 +1,4 @@
-"""`modernbert batch RECIPE --step N`: the documents that were, or will be, in the batch of a step.
+"""`modernbert plan RECIPE --step N`: the documents that were, or will be, in the batch of a step.
 
 Packs the rows of the step again from the lengths of the documents, and finds each piece in its store.
 """

@@ -1,4 +1,4 @@
-"""`modernbert batch`: the documents that it names are those that the run has trained on."""
+"""`modernbert plan`: the documents that it names are those that the run has trained on."""
 
 import json
 import logging
@@ -108,7 +108,7 @@ def test_stores_of_others(tiny, tmp_path, capsys):
 
 def test_on_the_command_line(tiny, run, capsys):
     recipe = str(run / "recipe.yaml")
-    assert main(["batch", recipe, "--step", "12", "--json"]) == 0
+    assert main(["plan", recipe, "--step", "12", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["step"], found["phase"], found["rows"], found["skipped"]) == (12, "pretrain", 8, False)
     piece = found["pieces"][0]
@@ -120,7 +120,7 @@ def test_on_the_command_line(tiny, run, capsys):
         for piece in found["pieces"]
     )
 
-    assert main(["batch", recipe, "--step", "7", "--text"]) == 0
+    assert main(["plan", recipe, "--step", "7", "--text"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("step 7 of 22, phase pretrain: 8 rows, ")
     assert table[0].endswith("(skipped by data.skip.steps: not trained on)")
@@ -141,5 +141,5 @@ def test_on_the_command_line(tiny, run, capsys):
     ],
 )
 def test_mistakes(tiny, capsys, arguments, message):
-    assert main(["batch", str(tiny), *arguments]) == 2
+    assert main(["plan", str(tiny), *arguments]) == 2
     assert message in capsys.readouterr().err

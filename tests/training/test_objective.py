@@ -100,5 +100,5 @@ def test_progress_names_it_and_steps_are_planned_as_ever(tiny, tmp_path, capsys)
     said = capsys.readouterr().err
     assert "pretrain, next token: step 1/2, " in said
     assert re.search(r"held out after 4,096 tokens \(pretrain, next token\): loss \(accuracy\) web", said)
-    assert main(["batch", *recipe, "--step", "2"]) == 0
+    assert main(["plan", *recipe, "--step", "2"]) == 0
     assert "step 2 of 2, phase pretrain: 8 rows" in capsys.readouterr().out
