@@ -70,7 +70,10 @@ def finish_checkpoint(path: Path, info: CheckpointInfo) -> None:
 
 
 def verify(path: Path) -> CheckpointInfo:
-    """Check that a checkpoint's bytes are those that were written, and return its facts.
+    """Check that a checkpoint's bytes are those that were written.
+
+    Returns:
+        Its facts.
 
     Raises:
         ValueError: The checkpoint or its JSON file is missing or damaged.
@@ -159,6 +162,9 @@ def load_tensors(file: Path) -> Any:
 
     The tensors are memory-mapped where possible: what is not used is not read, and the file must stay in place.
 
+    Returns:
+        The object that was saved.
+
     Raises:
         ValueError: The file holds anything but tensors and the types that Composer stores, or is not such a file.
     """
@@ -177,6 +183,9 @@ def load_tensors(file: Path) -> Any:
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a verified checkpoint file to the CPU, without the optimizer's state.
 
+    Returns:
+        Transformers' name of a weight -> its value.
+
     Raises:
         ValueError: See `load_tensors`.
     """
@@ -187,6 +196,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def read_average(path: Path) -> dict[str, torch.Tensor]:
     """Read the moving average in a verified checkpoint file, under the names of `read_weights`.
+
+    Returns:
+        Transformers' name of a weight -> its average.
 
     Raises:
         ValueError: There is none; see also `load_tensors`.

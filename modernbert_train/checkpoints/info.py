@@ -61,9 +61,11 @@ def info_file(checkpoint: Path) -> Path:
 def read_info(checkpoint: Path) -> CheckpointInfo:
     """Read the JSON file beside a checkpoint.
 
+    Returns:
+        Its content.
+
     Raises:
         ValueError: The file is missing or unreadable, or a field is missing or has the wrong type.
-
     """
     file = info_file(checkpoint)
     try:
@@ -96,9 +98,11 @@ def _section(content: object, where: str) -> dict[str, Any]:
 def _build(kind: type[_T], content: dict[str, Any], where: str) -> _T:
     """Build a dataclass from the fields it knows. Fields with a default may be missing: older files lack some.
 
+    Returns:
+        The dataclass.
+
     Raises:
         ValueError: A field is missing or has the wrong type.
-
     """
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]

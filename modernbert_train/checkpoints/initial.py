@@ -1,11 +1,10 @@
-"""The weights a run begins with: random ones, or by `init` those of another model.
+"""The first weights of a run: random, or as `init` says, from another model.
 
     copy                         the same model: continued pretraining
-    tile_middle, tile_edge       a larger model from a smaller one, see `model.tiling`
-    transplant                   with another tokenizer, see `model.transplant`; before tiling, if both
+    tile_middle, tile_edge       a larger model from a smaller one, see `checkpoints.tiling`
+    transplant                   with another tokenizer, see `checkpoints.transplant`; applied before tiling
 
-Only the first start of a run comes here: a restart takes its checkpoint's weights, and needs what `init` names
-no longer.
+Only used when a run starts for the first time: a restart loads its checkpoint, and no longer needs the source.
 """
 
 from __future__ import annotations
@@ -31,21 +30,24 @@ from modernbert_train.store.manifest import TokenizerInfo
 log = logging.getLogger(__name__)
 
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-_MATHEMATICS = ("local_attention", "global_attn_every_n_layers", "norm_eps")  # that no shape tells of
+# Settings that change the computation, but no shape.
+_SHAPELESS = ("local_attention", "global_attn_every_n_layers", "norm_eps")
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins from, checked against its recipe."""
+    """The source of a run's first weights, checked against the recipe."""
 
     source: WeightSource
     init: InitConfig
-    model: ModelConfig  # of the recipe
-    matches: TokenMatches | None  # of a transplant
+    # The recipe's.
+    model: ModelConfig
+    # None without a transplant.
+    matches: TokenMatches | None
 
     @property
     def source_model(self) -> ModelConfig:
-        """The source's model; with the recipe's vocabulary, where that is transplanted."""
+        """The source's model, with the recipe's vocabulary size after a transplant."""
         if self.matches is None:
             return self.source.model
         return dataclasses.replace(self.source.model, vocab_size=self.model.vocab_size)
@@ -59,7 +61,6 @@ def set_first_weights(model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: T
 
     Raises:
         ValueError: See `plan_start`.
-
     """
     if recipe.init.from_ is None:
         initialize_weights(model, recipe.model, torch.Generator().manual_seed(recipe.seed))
@@ -78,10 +79,14 @@ def log_start(start: Start, phase: PhaseConfig) -> None:
 
 
 def plan_start(recipe: Recipe, tokenizer: TokenizerInfo) -> Start:
-    """What `init` of a recipe comes to; no weights are read.
+    """Open the source that `init` of a recipe names, and check that it fits. No weights are read.
 
-    ValueError names what does not fit: nothing at `init.from`, another tokenizer, another architecture, a
-    model of another size, or one that cannot be tiled.
+    Returns:
+        The source and the recipe's model.
+
+    Raises:
+        ValueError: There are no weights at `init.from`, they have another tokenizer, architecture or size, or cannot be
+            tiled.
     """
     init = recipe.init
     assert init.from_ is not None
@@ -95,7 +100,7 @@ def plan_start(recipe: Recipe, tokenizer: TokenizerInfo) -> Start:
         raise ValueError(
             f"init.from: {source.path} was trained with another tokenizer than data.tokenizer "
             f"{recipe.data.tokenizer}; set init.transplant=true to carry over the embeddings of the tokens that both "
-            f"have, or tokenize with its own, {source.folder}/tokenizer.json"
+            f"have, or tokenize with its tokenizer, {source.folder}/tokenizer.json"
         )
     matches = (
         match_tokens(tokenizer, source.tokenizer(), recipe.model.vocab_size) if init.transplant else None
@@ -107,41 +112,42 @@ def plan_start(recipe: Recipe, tokenizer: TokenizerInfo) -> Start:
 
 
 def _problems(start: Start) -> Iterator[str]:
-    there, here = start.source_model, start.model
+    source, model = start.source_model, start.model
     changes = [
-        f"model.{switch} is {getattr(there, switch)} there and {getattr(here, switch)} here"
+        f"model.{switch}: source {getattr(source, switch)}, recipe {getattr(model, switch)}"
         for switch in MODEL_SWITCHES
-        if getattr(there, switch) != getattr(here, switch)
+        if getattr(source, switch) != getattr(model, switch)
     ]
-    if changes:  # equal shapes may be of another mathematics, such as another activation
-        yield f"{', '.join(changes)}; use the model section of the run it comes from"
+    # Even if all shapes are equal, the computation is not, as with another activation.
+    if changes:
+        yield f"{', '.join(changes)}; use the model section of the source"
         return
-    if there.vocab_size != here.vocab_size:
+    if source.vocab_size != model.vocab_size:
         yield (
-            f"model.vocab_size is {there.vocab_size:,} there and {here.vocab_size:,} here; make it "
-            f"{there.vocab_size:,}, or set init.transplant=true"
+            f"model.vocab_size: source {source.vocab_size:,}, recipe {model.vocab_size:,}; make it "
+            f"{source.vocab_size:,}, or set init.transplant=true"
         )
     if start.init.method == "copy":
-        yield from _size_problems(there, here)
+        yield from _size_problems(source, model)
     else:
-        yield from tiling_problems(there, here)
+        yield from tiling_problems(source, model)
 
 
-def _size_problems(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
-    sizes = (*_SIZES, "max_position_embeddings") if here.positions == "learned" else _SIZES
+def _size_problems(source: ModelConfig, model: ModelConfig) -> Iterator[str]:
+    sizes = (*_SIZES, "max_position_embeddings") if model.positions == "learned" else _SIZES
     changes = [
-        f"model.{size} is {getattr(there, size):,} there and {getattr(here, size):,} here"
+        f"model.{size}: source {getattr(source, size):,}, recipe {getattr(model, size):,}"
         for size in sizes
-        if getattr(there, size) != getattr(here, size)
+        if getattr(source, size) != getattr(model, size)
     ]
     if changes:
-        can_tile = not list(tiling_problems(there, here))
-        larger = ", or set init.method=tile_middle to begin a larger model with it" if can_tile else ""
-        yield f"{', '.join(changes)}; use the model section of the run it comes from{larger}"
+        can_tile = not list(tiling_problems(source, model))
+        larger = ", or set init.method=tile_middle to start a larger model from it" if can_tile else ""
+        yield f"{', '.join(changes)}; use the model section of the source{larger}"
 
 
 def first_weights(start: Start) -> dict[str, torch.Tensor]:
-    """The weights of the recipe's model, on the CPU."""
+    """Return the weights of the recipe's model, on the CPU."""
     weights = start.source.read()
     if start.matches is not None:
         origins, ordinary = map(torch.from_numpy, (start.matches.origins, start.matches.ordinary))
@@ -152,21 +158,21 @@ def first_weights(start: Start) -> dict[str, torch.Tensor]:
 
 
 def describe_start(start: Start) -> list[str]:
-    """The plan as lines of text: source, layers, tokens, and the shape of every weight there and here."""
+    """Return lines of text: the source, its layers and tokens, and the shape of every weight in source and recipe."""
     lines = [f"weights from {start.source}"]
-    there, here = start.source_model, start.model
-    if there.num_hidden_layers != here.num_hidden_layers:
+    source, model = start.source_model, start.model
+    if source.num_hidden_layers != model.num_hidden_layers:
         origins = [
-            source_name(f"model.layers.{layer}.", there, here).split(".")[2]
-            for layer in range(here.num_hidden_layers)
+            source_name(f"model.layers.{layer}.", source, model).split(".")[2]
+            for layer in range(model.num_hidden_layers)
         ]
-        lines.append(f"layers 0 to {here.num_hidden_layers - 1} begin as layers {' '.join(origins)}")
+        lines.append(f"layers 0 to {model.num_hidden_layers - 1} start as layers {' '.join(origins)}")
     if start.matches is not None:
         matches = start.matches
         others = matches.num_tokens - matches.num_shared - matches.num_by_role
         lines.append(
-            f"tokens: {matches.num_shared:,} of {matches.num_tokens:,} carried over by their string, "
-            f"{matches.num_by_role} by their role, {others:,} begin as the mean of {len(matches.ordinary):,}"
+            f"tokens: {matches.num_shared:,} of {matches.num_tokens:,} matched by string, "
+            f"{matches.num_by_role} by role, {others:,} start as the mean of {len(matches.ordinary):,}"
         )
     num_copied = 0
     for (name, old, new, how), count in _shape_rows(start).items():
@@ -175,21 +181,21 @@ def describe_start(start: Start) -> list[str]:
         else:
             lines.append(f"  {name:<30} {old:>14} -> {new:<14} {how}, {count}")
     if num_copied:
-        lines.append(f"  copied as they are, {num_copied}")
+        lines.append(f"  copied unchanged, {num_copied}")
     return lines
 
 
 def _shape_rows(start: Start) -> Counter[tuple[str, str, str, str]]:
-    """(Name with * for the layer, short, shape there, shape here, what is done) -> for how many weights."""
-    there, here = start.source_model, start.model
-    shapes_there, rows = weight_shapes(start.source.model), Counter[tuple[str, str, str, str]]()
-    for name, shape in weight_shapes(here).items():
+    """Count weights by short name (* for the layer), shape in the source, shape in the recipe, and method."""
+    source, model = start.source_model, start.model
+    source_shapes, rows = weight_shapes(start.source.model), Counter[tuple[str, str, str, str]]()
+    for name, shape in weight_shapes(model).items():
         if name == TIED_WEIGHT:
             continue
-        old = shapes_there.get(source_name(name, there, here))
+        old = source_shapes.get(source_name(name, source, model))
         if old is None:
-            how = "a fresh norm"
-        elif start.matches is not None and axes(name, here)[0].size == "vocab_size":
+            how = "new norm"
+        elif start.matches is not None and axes(name, model)[0].size == "vocab_size":
             how = "transplanted" if old[1:] == shape[1:] else f"transplanted, {start.init.method}"
         else:
             how = "copied" if old == shape else start.init.method
@@ -203,19 +209,20 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def describe_changes(start: Start, phase: PhaseConfig) -> list[str]:
-    """What the weights were trained with and the first phase is without, as lines of text.
+    """Return a line for each window, norm epsilon or RoPE theta that differs from the weights' training.
 
-    They would fit either way, so that nothing else shows it; it may be what is wanted, and costs at the start.
+    The shapes match either way, so nothing else would show the difference. It may be intended, and costs some loss at
+    the start.
     """
     unread, lines = unread_fields(start.model), []
-    for name in _MATHEMATICS:
-        there, here = getattr(start.source.model, name), getattr(start.model, name)
-        if there != here and name not in unread:
-            lines.append(f"model.{name}: the weights were trained with {there}, the recipe has {here}")
+    for name in _SHAPELESS:
+        source, recipe = getattr(start.source.model, name), getattr(start.model, name)
+        if source != recipe and name not in unread:
+            lines.append(f"model.{name}: the weights were trained with {source}, the recipe has {recipe}")
     for name in ("global_rope_theta", "local_rope_theta"):
-        there, here = getattr(start.source.info, name), getattr(phase, name)
-        if there != here and name not in unread:
+        source, recipe = getattr(start.source.info, name), getattr(phase, name)
+        if source != recipe and name not in unread:
             lines.append(
-                f"{name}: the weights were trained with {there:,.0f}, the first phase sets {here:,.0f}"
+                f"{name}: the weights were trained with {source:,.0f}, the first phase sets {recipe:,.0f}"
             )
     return lines

@@ -1,7 +1,7 @@
-"""Several models' weights made one, as pure functions. The models come one at a time, and one is held at a time.
+"""Merge the weights of several models, as pure functions. Models are iterated, so only one is in memory at a time.
 
-mean    w_1 m_1 + w_2 m_2 + ..., the w adding up to 1
-ties    base + what the models agree to have changed (Yadav et al., TIES-Merging, 2306.01708, algorithm 1)
+mean    w_1 m_1 + w_2 m_2 + ..., where the w add up to 1
+ties    base + the changes that the models agree on (Yadav et al., TIES-Merging, 2306.01708, algorithm 1)
 """
 
 import math
@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 
 
 def mean(models: Iterable[Weights], weights: Sequence[float]) -> Weights:
-    """The weighted mean of the models, summed in float64; `weights`, one for each, are scaled to add up to 1."""
+    """Return the weighted mean of the models, summed in float64; `weights` are scaled to add up to 1."""
     total = math.fsum(weights)
     sums: Weights = {}
     for model, weight in zip(models, weights, strict=True):
@@ -27,14 +27,17 @@ def mean(models: Iterable[Weights], weights: Sequence[float]) -> Weights:
 
 
 def ties(base: Weights, models: Iterable[Weights], density: float) -> Weights:
-    """Merge what the models have changed since `base`.
+    """Merge the changes that the models made to `base`.
 
-    Trim: of each model's changes the largest, a share of `density` of all its parameters, are kept. Elect: each
-    parameter's sign is that of the sum of its kept changes. Merge: the mean of those kept changes that have this
-    sign is added to the base (lambda = 1); a parameter without any stays.
+    Trim: keep the largest of each model's changes, a share of `density`. Elect: the sign of a parameter is that of the
+    sum of its kept changes. Merge: add the mean of the kept changes with that sign to the base (lambda = 1); a
+    parameter without kept changes keeps its value.
+
+    Returns:
+        The merged weights.
     """
     base = _untied(base)
-    # [0]: changes above zero, [1]: below; sums of them and how many there are.
+    # Sums and numbers of changes: [0] of the positive ones, [1] of the negative ones.
     sums = {name: torch.zeros(2, *value.shape) for name, value in base.items()}
     counts = {name: torch.zeros(2, *value.shape, dtype=torch.uint8) for name, value in base.items()}
     for model in models:
@@ -49,7 +52,7 @@ def ties(base: Weights, models: Iterable[Weights], density: float) -> Weights:
 
 
 def trim_threshold(changes: Iterable[Tensor], density: float) -> float:
-    """The smallest size of a change that is among the largest `density` of all."""
+    """Return the size of the smallest change among the largest `density` of all changes."""
     sizes = torch.cat([change.abs().flatten() for change in changes])
     num_kept = max(1, round(density * len(sizes)))
     return float(sizes.kthvalue(len(sizes) - num_kept + 1).values)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints so that it can be understood, repeated and exported later."""
+"""The files beside a run's checkpoints that make it reproducible and exportable: recipe, provenance, tokenizer."""
 
 from __future__ import annotations
 
@@ -49,14 +49,21 @@ def prepare_run_folder(
     fresh: bool,
     skipped: Mapping[str, list[str]] | None = None,
 ) -> None:
-    """Write resolved recipe, provenance and tokenizer into the run folder. `skipped`: steps and documents, in full.
+    """Write the resolved recipe, provenance and tokenizer into the run folder.
 
-    A `fresh` run that finds the metrics of an earlier one, whose checkpoints are gone, says so and puts them aside.
+    Args:
+        run: The run folder.
+        recipe: The recipe.
+        tokenizer: The tokenizer of its data.
+        world_size: Number of ranks.
+        fresh: Whether the run starts without a checkpoint. Metrics of an earlier run, whose checkpoints are gone, are
+            then renamed, with a warning.
+        skipped: All skipped steps and documents.
     """
     make_run_folder(run)
     if fresh and (run / METRICS_FILE).exists():
         log.warning(
-            "%s was begun before and has no checkpoint: it begins anew; the metrics so far are now %s.old",
+            "%s was started before but has no checkpoint, so it starts again; its metrics were renamed to %s.old",
             run,
             METRICS_FILE,
         )
@@ -69,17 +76,21 @@ def prepare_run_folder(
 
 
 def make_run_folder(run: Path) -> None:
-    """ValueError if it cannot be made."""
+    """Create a run folder.
+
+    Raises:
+        ValueError: It cannot be created.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"run_folder is {run}, which cannot be made ({error.strerror}); name a folder that you may write to"
+            f"run_folder is {run}, which cannot be created ({error.strerror}); choose a folder that is writable"
         ) from error
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what is computed, of those that are installed."""
+    """Return the versions of the installed packages that affect the computation."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -90,7 +101,7 @@ def package_versions() -> dict[str, str]:
 
 
 def provenance(world_size: int) -> dict[str, Any]:
-    """Code version, package versions and command of this launch."""
+    """Return code version, package versions and command of this launch."""
     return {
         "command": sys.argv,
         "git_commit": git_commit(),
@@ -101,7 +112,7 @@ def provenance(world_size: int) -> dict[str, Any]:
 
 
 def wandb_id(run: Path) -> str:
-    """The id under which W&B knows this run folder, over all its restarts."""
+    """Return the W&B id of this run folder, the same for all restarts; create it if needed."""
     run.mkdir(parents=True, exist_ok=True)
     file = run / WANDB_ID_FILE
     if not file.exists():
@@ -110,7 +121,7 @@ def wandb_id(run: Path) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" where files differ from it; None outside its git checkout."""
+    """Return the commit of the running code, with "-dirty" if files were changed; None outside a git checkout."""
     command = [
         "git",
         "-C",
@@ -136,42 +147,45 @@ def _previous_launches(run: Path) -> list[dict[str, Any]]:
 
 
 def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
-    """Compare the recipe with that of the last start of the run.
+    """Compare the recipe with the one that the run was last started with.
 
-    ValueError for another architecture, tokenizer or optimizer: the checkpoints would not fit; and for a run of
-    another phase alone, or of all. Other changes (a longer phase, another interval) are allowed, and listed in the log.
+    Changes that checkpoints allow, such as a longer phase or another interval, are logged.
+
+    Raises:
+        ValueError: Architecture, tokenizer or optimizer differ, so the checkpoints would not fit, or the run was
+            started for another phase.
     """
     if not (run / RECIPE_FILE).exists():
         return
     if load_tokenizer_info(run).fingerprint != tokenizer.fingerprint:
         raise ValueError(
             f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
-            "restore it and the stores made with it, or name another run_folder"
+            "restore it and the stores made with it, or choose another run_folder"
         )
-    # A run of an older version has not written down the fields added since, whose defaults are what it did.
+    # Recipes of older versions lack fields that were added since; their defaults match the earlier behaviour.
     older = flatten({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
     before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
     now = recipe_settings(recipe)
     changed = dict(sorted(changed_settings(before, now).items()))
     if "phase" in changed:
-        of = [
+        extents = [
             f"of the phase {side['phase']} alone" if side.get("phase") else "of all phases"
             for side in (before, now)
         ]
         raise ValueError(
-            f"run_folder is {run}, which holds a run {of[0]}, not {of[1]}; name another run_folder"
+            f"run_folder is {run}, which holds a run {extents[0]}, not {extents[1]}; choose another run_folder"
         )
     fields = architecture_settings(recipe.model)
     fatal = [f"{key} was {then}, is {value}" for key, (then, value) in changed.items() if key in fields]
     if "optimizer.name" in changed:
         raise ValueError(
             f"optimizer.name was {before['optimizer.name']}, is {recipe.optimizer.name}: the checkpoints in {run} hold "
-            "the state of the former; restore the value, or start a new run from its weights with init.from"
+            "the old optimizer's state; restore the value, or start a new run from its weights with init.from"
         )
     if fatal:
         raise ValueError(
             f"{', '.join(fatal)}: the checkpoints in {run} have another architecture; "
-            "restore the value, or name another run_folder"
+            "restore the value, or choose another run_folder"
         )
     for key, (then, value) in changed.items():
         log.warning("recipe changed since the last start: %s was %s, is %s", key, then, value)

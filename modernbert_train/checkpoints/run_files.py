@@ -43,6 +43,9 @@ class RunMetrics:
 def read_metrics(file: Path) -> RunMetrics:
     """Read metrics.jsonl. Of a step that was repeated after a restart, the last line counts.
 
+    Returns:
+        Lines of training steps and of evaluations.
+
     Raises:
         ValueError: The file does not exist, or a line is not JSON. An unfinished last line is skipped: the run is
             writing it, or was interrupted.

@@ -55,6 +55,9 @@ class WeightSource:
     def read(self) -> dict[str, torch.Tensor]:
         """Read the weights, under Transformers' names, to the CPU.
 
+        Returns:
+            Transformers' name of a weight -> its value.
+
         Raises:
             FailedCheck: A weight holds NaN or infinity.
             ValueError: The weights cannot be read, or do not fit the architecture.
@@ -65,6 +68,9 @@ class WeightSource:
 
     def read_average(self) -> dict[str, torch.Tensor]:
         """Read the moving average of the weights (`training.ema_half_life_tokens`) to the CPU.
+
+        Returns:
+            Transformers' name of a weight -> its average.
 
         Raises:
             FailedCheck: A weight holds NaN or infinity.
@@ -91,10 +97,13 @@ class WeightSource:
 
 
 def open_weights(source: str | Path) -> WeightSource:
-    """Find and verify the weights that `source` names, without reading them yet.
+    """Find and verify the weights that `source` names.
 
     Args:
         source: A run folder (its newest good checkpoint is used), a `.pt` file, or a Hugging Face folder.
+
+    Returns:
+        The weights, not yet read.
 
     Raises:
         ValueError: Nothing is there, the file is damaged, or the Hugging Face model is one our encoder cannot compute.

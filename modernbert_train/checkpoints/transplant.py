@@ -1,9 +1,9 @@
-"""A model's embeddings for another tokenizer: tokens that both have are carried over, the others begin as the mean.
+"""Embeddings for another tokenizer: tokens that both tokenizers have are copied, the others start as the mean.
 
-The mean of all ordinary tokens is where a new token does least harm: drawn at random, its logit would be about
-0, far above those of tokens the model has learned not to expect (Hewitt 2021, "Initializing New Word Embeddings
-for Pretrained Language Models", nlp.stanford.edu/~johnhew/vocab-expansion.html). The embedding is the decoder's
-matrix too; the decoder's bias is treated in the same way.
+The mean of all ordinary tokens is where a new token does least harm: drawn at random, its logit would be about 0, far
+above those of tokens that the model has learned not to expect (Hewitt 2021, "Initializing New Word Embeddings for
+Pretrained Language Models", nlp.stanford.edu/~johnhew/vocab-expansion.html). The embedding is also the decoder's
+matrix; the decoder's bias is treated in the same way.
 """
 
 from dataclasses import dataclass
@@ -15,45 +15,38 @@ from tokenizers import Tokenizer
 from modernbert_train.config.architecture import DECODER_BIAS, EMBEDDING, TIED_WEIGHT
 from modernbert_train.store.tokenizer import TokenizerInfo
 
-
-def transplant(
-    weights: dict[str, torch.Tensor], origins: torch.Tensor, ordinary: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """The weights with an embedding [W, d] and a decoder bias [W] for another vocabulary of W rows.
-
-    `origins` [W]: the row of the old vocabulary that each new one is, or -1 for none. `ordinary` [K]: the rows
-    whose mean the others get, those of tokens of text.
-    """
-    new = {name: _rows(weights[name], origins, ordinary) for name in (EMBEDDING, DECODER_BIAS)}
-    return {**weights, **new, TIED_WEIGHT: new[EMBEDDING]}
-
-
-def _rows(table: torch.Tensor, origins: torch.Tensor, ordinary: torch.Tensor) -> torch.Tensor:
-    rows = table[origins.clamp(min=0)]
-    rows[origins < 0] = table[ordinary].mean(dim=0)
-    return rows
-
-
 _ROLES = ("cls_id", "sep_id", "pad_id", "mask_id", "unk_id")
 
 
 @dataclass(frozen=True)
 class TokenMatches:
-    """Where the tokens of one tokenizer are found in another."""
+    """The tokens of a new tokenizer in an old one."""
 
-    origins: np.ndarray  # [rows] int64: the old id of each new one, -1 for none
-    ordinary: np.ndarray  # old ids of tokens of text: no specials, no [unused*], no gaps
-    num_tokens: int  # of the new tokenizer
-    num_shared: int  # have the same string in the old one
-    num_by_role: int  # have the same role: CLS, SEP, PAD, MASK, UNK
+    # [rows] int64: the old id of each new id, or -1.
+    origins: np.ndarray
+    # Old ids of ordinary tokens: no special tokens, no [unused*], no gaps.
+    ordinary: np.ndarray
+    # Of the new tokenizer.
+    num_tokens: int
+    # Tokens with the same string in the old tokenizer.
+    num_shared: int
+    # Tokens with the same role: CLS, SEP, PAD, MASK, UNK.
+    num_by_role: int
 
 
 def match_tokens(new: TokenizerInfo, old: TokenizerInfo, num_rows: int) -> TokenMatches:
-    """Find each token of `new` in `old`: by its role if it has one, else by its string.
+    """Match each token of `new` with one of `old`: by its role if it has one, otherwise by its string.
 
-    `num_rows` is the vocabulary of the new model; rows that no token has are found nowhere. Strings are
-    compared as the vocabularies spell them, so tokenizers of one kind (two byte-level BPE, two WordPiece)
-    share more than those of two kinds.
+    Strings are compared as the vocabularies store them, so two tokenizers of one kind (two byte-level BPE, two
+    WordPiece) share more tokens than two of different kinds.
+
+    Args:
+        new: The tokenizer of the new model.
+        old: The tokenizer of the weights.
+        num_rows: The vocabulary size of the new model; rows without a token have no match.
+
+    Returns:
+        The matches.
     """
     old_ids, new_ids = _vocabulary(old), _vocabulary(new)
     roles = {
@@ -61,12 +54,12 @@ def match_tokens(new: TokenizerInfo, old: TokenizerInfo, num_rows: int) -> Token
         for role in _ROLES
         if getattr(new, role) is not None and getattr(old, role) is not None
     }
-    # A token that has a role in the old tokenizer is no token of text, whatever it is called in the new one.
-    taken = {getattr(old, role) for role in _ROLES}
+    # A token with a role in the old tokenizer is not text, even if its string is an ordinary token in the new one.
+    special = {getattr(old, role) for role in _ROLES}
     origins = np.full(num_rows, -1, dtype=np.int64)
     for token, new_id in new_ids.items():
         old_id = old_ids.get(token)
-        if old_id is not None and old_id not in taken:
+        if old_id is not None and old_id not in special:
             origins[new_id] = old_id
     for new_id, old_id in roles.items():
         origins[new_id] = old_id
@@ -81,3 +74,23 @@ def match_tokens(new: TokenizerInfo, old: TokenizerInfo, num_rows: int) -> Token
 
 def _vocabulary(tokenizer: TokenizerInfo) -> dict[str, int]:
     return Tokenizer.from_file(str(tokenizer.path / "tokenizer.json")).get_vocab(with_added_tokens=True)
+
+
+def transplant(
+    weights: dict[str, torch.Tensor], origins: torch.Tensor, ordinary: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the weights with an embedding [rows, hidden] and a decoder bias [rows] for another vocabulary.
+
+    Args:
+        weights: The weights of the old model.
+        origins: The old row of each new one, or -1 for none, [rows].
+        ordinary: The old rows whose mean the others get, [ordinary tokens].
+    """
+    new = {name: _rows(weights[name], origins, ordinary) for name in (EMBEDDING, DECODER_BIAS)}
+    return {**weights, **new, TIED_WEIGHT: new[EMBEDDING]}
+
+
+def _rows(table: torch.Tensor, origins: torch.Tensor, ordinary: torch.Tensor) -> torch.Tensor:
+    rows = table[origins.clamp(min=0)]
+    rows[origins < 0] = table[ordinary].mean(dim=0)
+    return rows

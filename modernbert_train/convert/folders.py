@@ -32,6 +32,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 def load_transformers_model(folder: Path) -> Any:
     """Load Transformers' masked-LM model from a folder, in float32, on the CPU, in eval mode.
 
+    Returns:
+        The model.
+
     Raises:
         ValueError: Weights are missing, unused or of another shape, which Transformers only warns about.
     """

@@ -87,6 +87,9 @@ def evaluate_masked_lm(
         device: "auto", "gpu" or "cpu".
         progress_bar: Whether to show one, where the output is a terminal.
 
+    Returns:
+        A score for each source.
+
     Raises:
         ValueError: There is no model, no recipe or no held-out text, or the store has another tokenizer.
     """
@@ -111,6 +114,9 @@ def score_source(
     source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe, progress_bar: bool
 ) -> SourceScore:
     """Score a model on a source's held-out text, and the training text's token frequencies on the same targets.
+
+    Returns:
+        Both scores.
 
     Raises:
         ValueError: There is nothing to predict.

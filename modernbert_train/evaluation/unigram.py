@@ -35,6 +35,9 @@ def score_unigram(counts: np.ndarray, labels: np.ndarray) -> UnigramScore:
     Args:
         counts: Frequency of each id, [num_ids].
         labels: Ids of the targets, [num_targets].
+
+    Returns:
+        Loss and accuracy.
     """
     assert len(labels) > 0
     log_probabilities = np.log(counts + 1.0) - np.log(counts.sum() + len(counts))

@@ -18,7 +18,7 @@ def save(run, step, **fields):
     return save_weights(run, WEIGHTS, make_info(step=step, **fields))
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_saved_weights_are_loaded(tmp_path):
     path = save(tmp_path, 7, phase="decay")
     assert path.name == "step-00000007.pt"
     for source in (tmp_path, path):
@@ -37,7 +37,7 @@ def test_the_newest_good_checkpoint_is_found(tmp_path):
 @pytest.mark.parametrize(
     "damage", ["truncated", "flipped", "longer", "no JSON", "broken JSON", "JSON of another"]
 )
-def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_is_skipped_with_an_error_in_the_log(tmp_path, caplog, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     content = bytearray(bad.read_bytes())
     if damage == "truncated":
@@ -61,13 +61,13 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, damage):
         verify(bad)
 
 
-def test_no_good_checkpoint_is_an_error_not_a_new_start(tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(tmp_path):
     save(tmp_path, 1).write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of its 1 checkpoint\(s\) can be read.*another run_folder"):
         find_latest(tmp_path)
 
 
-def test_a_save_that_was_cut_off_leaves_nothing_that_counts(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
     for cut_off_in in ("replace", "fsync"):
         with monkeypatch.context() as patch:
@@ -105,20 +105,20 @@ def test_prune_keeps_the_newest_and_the_ends_of_phases(tmp_path):
         ("x.pt", "no such checkpoint"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(tmp_path, name, message):
+def test_missing_checkpoints_are_named(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
         load_weights(tmp_path / name)
 
 
-def test_the_facts_are_plain_json_with_a_checksum(tmp_path):
+def test_checkpoint_info_is_plain_json_with_a_checksum(tmp_path):
     path = save(tmp_path, 3)
     content = json.loads(path.with_suffix(".json").read_text())
     assert content["bytes"] == path.stat().st_size
     assert len(content["sha256"]) == 64
 
 
-def test_prune_leaves_alone_what_was_passed_over(tmp_path, caplog):
+def test_prune_keeps_skipped_checkpoints(tmp_path, caplog):
     """A damaged checkpoint neither stops a save nor counts as one of those that are kept."""
     for step in (1, 2, 3, 4, 9):
         save(tmp_path, step)

@@ -22,14 +22,14 @@ def change(checkpoint, **fields):
     file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 
-def test_what_is_written_is_read(checkpoint):
+def test_written_info_is_read(checkpoint):
     info = read_info(checkpoint)
     assert (info.step, info.keep, info.merged, info.model) == (7, True, "the mean of two", INFO.model)
     assert (info.weights_only, info.total_tokens, info.is_causal) == (True, None, False)
     assert (info.bytes, len(info.sha256)) == (checkpoint.stat().st_size, 64)
 
 
-def test_a_file_of_an_older_version_lacks_what_was_added_since(checkpoint):
+def test_files_of_older_versions_lack_newer_fields(checkpoint):
     change(checkpoint, objective=None, keep=None, merged=None, model={"hidden_size": 64, "norm_eps": 1})
     info = read_info(checkpoint)
     assert (info.objective, info.keep, info.merged) == ("mlm", False, None)

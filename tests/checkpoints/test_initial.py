@@ -53,7 +53,7 @@ def first_loss(tiny, run, *overrides):
     return losses(train(load_recipe(tiny, [*ONE_STEP, f"run_folder={run}", *overrides])))[0]
 
 
-def test_tiled_is_what_tiling_says(tiny, trained, tmp_path):
+def test_first_weights_are_those_of_tiling(tiny, trained, tmp_path):
     init = [f"init.from={trained}", "init.method=tile_edge", "init.rescale=false"]
     recipe = load_recipe(tiny, [*LARGER, *init])
     weights, _ = load_weights(trained)
@@ -73,24 +73,24 @@ def test_a_tiled_model_starts_below_a_random_one(tiny, trained, tmp_path):
         assert tiled < random - 0.5
 
 
-def test_the_plan_of_shapes_is_printed(tiny, trained, tmp_path, caplog, capsys):
+def test_the_shapes_are_printed(tiny, trained, tmp_path, caplog, capsys):
     overrides = [*LARGER, f"init.from={trained}", "init.method=tile_middle"]
     assert main(["train", str(tiny), *overrides, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "made larger by tile_middle" in " ".join(shown.split())
     assert max(len(line) for line in shown.splitlines() if not line.startswith("weights from")) <= 80
     assert re.search(r"weights from .*step-00000021.pt \(step 21, 40,960 tokens\)|weights from .*\.pt", shown)
-    assert "layers 0 to 5 begin as layers 0 1 1 2 3 3" in shown
+    assert "layers 0 to 5 start as layers 0 1 1 2 3 3" in shown
     assert re.search(r"layers\.\*\.attn\.Wqkv +192 x 64 -> 384 x 128 +tile_middle, 6", shown)
     assert re.search(r"tok_embeddings +256 x 64 -> 256 x 128 +tile_middle, 1", shown)
-    assert "copied as they are, 1" in shown  # the decoder's bias
+    assert "copied unchanged, 1" in shown  # the decoder's bias
     with caplog.at_level(logging.INFO):
         first_loss(tiny, tmp_path / "run", *overrides)
     plan = shown[shown.index("layers 0 to 5") :].strip()
     assert plan in "\n".join(record.getMessage() for record in caplog.records)
 
 
-def test_a_dry_run_without_the_weights_shows_the_rest(tiny, capsys):
+def test_a_dry_run_without_source_weights_shows_the_rest(tiny, capsys):
     assert main(["train", str(tiny), "init.from=nowhere", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "learning rate" in shown
@@ -106,7 +106,7 @@ def test_continued_pretraining_from_an_exported_folder(tiny, trained, tmp_path):
     assert not list((tmp_path / "from-folder").glob("**/*.safetensors"))
 
 
-def test_what_no_shape_tells_of_is_said(tiny, trained, capsys):
+def test_differences_that_no_shape_shows_are_warned_of(tiny, trained, capsys):
     model = ["model.local_attention=64", "model.global_attn_every_n_layers=2"]
     overrides = [f"init.from={trained}", *model, "phases.pretrain.global_rope_theta=40_000"]
     assert main(["train", str(tiny), *overrides, "--dry-run"]) == 0
@@ -117,7 +117,7 @@ def test_what_no_shape_tells_of_is_said(tiny, trained, capsys):
     ]
 
 
-def test_a_folder_without_weights_is_found_out_by_the_dry_run(tiny, trained, tmp_path, capsys):
+def test_the_dry_run_reports_a_folder_without_weights(tiny, trained, tmp_path, capsys):
     exported = export_checkpoint(trained, tmp_path / "hf")
     (exported / "model.safetensors").unlink()
     assert main(["train", str(tiny), f"init.from={exported}", "--dry-run"]) == 0
@@ -160,7 +160,7 @@ def test_another_tokenizer_by_transplant(tiny, trained, tmp_path, capsys):
     assert transplanted < random - 1
     assert main(["train", str(tiny), *other, *init, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "tokens: 230 of 256 carried over by their string, 5 by their role, 21 begin as the mean" in shown
+    assert "tokens: 230 of 256 matched by string, 5 by role, 21 start as the mean" in shown
     assert re.search(r"decoder\.bias +256 -> 256 +transplanted, 1", shown)
     both = first_loss(tiny, tmp_path / "both", *other, *init, *LARGER, "init.method=tile_middle")
     assert both < random - 0.5
@@ -174,24 +174,24 @@ def test_another_tokenizer_by_transplant(tiny, trained, tmp_path, capsys):
     ("overrides", "message"),
     [
         (["init.from=nowhere"], "init.from: nowhere: no such run folder or checkpoint"),
-        (["model.hidden_size=128"], "hidden_size is 64 there and 128 here; use the model section"),
+        (["model.hidden_size=128"], "hidden_size: source 64, recipe 128; use the model section"),
         (
             ["model.hidden_size=128", "model.num_attention_heads=4"],
-            "heads is 2 there and 4 here; use .* or set init.method=tile_middle",
+            "heads: source 2, recipe 4; use .* or set init.method=tile_middle",
         ),
-        (["model.num_attention_heads=4"], "num_attention_heads is 2 there and 4 here; use the model section"),
+        (["model.num_attention_heads=4"], "num_attention_heads: source 2, recipe 4; use the model section"),
         (
             ["model.num_hidden_layers=3", "init.method=tile_middle"],
-            "num_hidden_layers is 4 there and 3 here: tiling",
+            "num_hidden_layers: source 4, recipe 3: tiling",
         ),
         (
             ["model.vocab_size=320"],
-            "vocab_size is 256 there and 320 here; make it 256, or set init.transplant=true",
+            "vocab_size: source 256, recipe 320; make it 256, or set init.transplant=true",
         ),
-        (["model.mlp=swiglu", "init.method=tile_edge"], "model.mlp is geglu there and swiglu here"),
+        (["model.mlp=swiglu", "init.method=tile_edge"], "model.mlp: source geglu, recipe swiglu"),
     ],
 )
-def test_what_does_not_fit_is_named(tiny, trained, tmp_path, capsys, overrides, message):
+def test_mismatches_are_named(tiny, trained, tmp_path, capsys, overrides, message):
     assert main(["train", str(tiny), f"run_folder={tmp_path}/run", f"init.from={trained}", *overrides]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert re.search(message, line)
@@ -201,12 +201,13 @@ def test_what_does_not_fit_is_named(tiny, trained, tmp_path, capsys, overrides, 
 @pytest.mark.parametrize("field", ["init.method=tile_middle", "init.transplant=true"])
 def test_init_without_from(tiny, field):
     with pytest.raises(
-        ValueError, match=rf"{field.split('=')[0]} is .*; name a run folder, checkpoint or Hugging"
+        ValueError,
+        match=rf"{field.split('=')[0]} is .*; set init.from to a run folder, a checkpoint or a Hugging",
     ):
         load_recipe(tiny, [field])
 
 
-def test_weights_that_are_no_numbers(tiny, trained, tmp_path, capsys):
+def test_nan_in_weights(tiny, trained, tmp_path, capsys):
     weights, info = load_weights(trained)
     weights["head.norm.weight"][3] = float("nan")
     shutil.copy(trained / "tokenizer.json", tmp_path)
@@ -215,7 +216,7 @@ def test_weights_that_are_no_numbers(tiny, trained, tmp_path, capsys):
     assert "head.norm.weight holds NaN or infinity" in capsys.readouterr().err
 
 
-def test_weights_alone_are_no_run(tiny, trained, tmp_path, capsys):
+def test_a_run_cannot_resume_from_weights_alone(tiny, trained, tmp_path, capsys):
     """What import and average make is begun with, and not gone on from: there is no optimizer's state."""
     shutil.copy(trained / "tokenizer.json", tmp_path)
     save_weights(tmp_path, *load_weights(trained))
@@ -242,7 +243,7 @@ def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_killed_and_started_again_it_is_not_applied_again(tiny, trained, tmp_path):
+def test_a_killed_run_applies_init_only_once(tiny, trained, tmp_path):
     recipe = make_tiny(tmp_path)
     command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(recipe), *DEEPER]
     options = [f"init.from={trained}", "init.method=tile_middle", "phases.extension=null", "--kills", "3"]

@@ -31,7 +31,7 @@ def test_mean(weights):
     assert as_list(merged) == pytest.approx(reference.mean(models, weights), abs=1e-6)
 
 
-def test_the_mean_of_equals_is_equal_bit_for_bit():
+def test_the_mean_of_equal_models_is_bitwise_equal():
     model = as_model(random_numbers(0))
     merged = mean([model] * 3, [1.0, 1.0, 1.0])
     assert all(torch.equal(merged[name], model[name]) for name in model)
@@ -71,7 +71,7 @@ def test_ties_by_hand():
     assert merged == [3, -3.5, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
-def test_nothing_changed_stays():
+def test_unchanged_parameters_stay():
     base = as_model(random_numbers(0))
     assert as_list(ties(base, [base, base], 0.2)) == as_list(base)
 

@@ -36,7 +36,7 @@ def launches(run):
     return json.loads((run / "provenance.json").read_text())["launches"]
 
 
-def test_what_is_left_beside_the_checkpoints(run, tokenizer):
+def test_files_beside_the_checkpoints(run, tokenizer):
     names = {"recipe.yaml", "provenance.json", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in run.iterdir()} == names
     assert load_recipe(run / "recipe.yaml") == dataclasses.replace(a_recipe(), run_folder="runs/little")
@@ -53,13 +53,13 @@ def test_every_launch_is_kept(run, tokenizer):
     assert [launch["world_size"] for launch in launches(run)] == [2, 4]
 
 
-def test_a_damaged_list_of_launches_is_begun_anew(run, tokenizer):
+def test_a_damaged_list_of_launches_is_replaced(run, tokenizer):
     (run / "provenance.json").write_text('{"launches": [')
     prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, fresh=False)
     assert [launch["world_size"] for launch in launches(run)] == [4]
 
 
-def test_changes_of_a_run_that_goes_on_are_told(run, tokenizer, caplog):
+def test_changes_of_a_resumed_run_are_logged(run, tokenizer, caplog):
     longer = a_recipe(a_phase(tokens=8_192))
     with caplog.at_level(logging.WARNING):
         check_unchanged(run, longer, tokenizer)
@@ -71,7 +71,7 @@ def test_changes_of_a_run_that_goes_on_are_told(run, tokenizer, caplog):
 
 def test_another_optimizer_is_refused(run, tokenizer):
     muon = a_recipe(optimizer=OptimizerConfig(name="muon"))
-    expected = r"^optimizer.name was stableadamw, is muon: .*the state of the former; restore .*init.from$"
+    expected = r"^optimizer.name was stableadamw, is muon: .*the old optimizer's state; restore .*init.from$"
     with pytest.raises(ValueError, match=expected):
         check_unchanged(run, muon, tokenizer)
     older = yaml.safe_load((run / "recipe.yaml").read_text())
@@ -86,7 +86,7 @@ def test_another_architecture_is_refused(run, tokenizer):
     wider = a_recipe(model=dataclasses.replace(a_recipe().model, hidden_size=16, intermediate_size=8))
     expected = (
         r"^model.hidden_size was 8, is 16, model.intermediate_size was 1152, is 8: "
-        r".*another architecture; restore the value, or name another run_folder$"
+        r".*another architecture; restore the value, or choose another run_folder$"
     )
     with pytest.raises(ValueError, match=expected):
         check_unchanged(run, wider, tokenizer)
@@ -102,7 +102,7 @@ def test_another_switch_is_refused(run, tokenizer):
         check_unchanged(run, a_recipe(model=more), tokenizer)
 
 
-def test_a_run_from_before_the_switches_goes_on(run, tokenizer, caplog):
+def test_a_run_from_before_the_switches_resumes(run, tokenizer, caplog):
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     for switch in MODEL_SWITCHES:
         del recipe["model"][switch]
@@ -119,7 +119,7 @@ def test_another_tokenizer_is_refused(run, tmp_path):
         check_unchanged(run, a_recipe(), other)
 
 
-def test_a_run_without_checkpoint_may_begin_as_another(run, tmp_path, caplog):
+def test_a_run_without_checkpoint_may_start_with_another_model(run, tmp_path, caplog):
     other = make_tokenizer(tmp_path / "other", num_words=250)
     wider = a_recipe(model=dataclasses.replace(a_recipe().model, hidden_size=16))
     prepare_run_folder(run, wider, other, world_size=2, fresh=True)
@@ -128,7 +128,7 @@ def test_a_run_without_checkpoint_may_begin_as_another(run, tmp_path, caplog):
     assert not caplog.records
     (run / "metrics.jsonl").write_text("{}")
     prepare_run_folder(run, wider, other, world_size=2, fresh=True)
-    assert "begins anew" in caplog.text
+    assert "so it starts again" in caplog.text
     assert (run / "metrics.jsonl.old").read_text() == "{}"
 
 

@@ -7,7 +7,7 @@ def line(step: int, **fields: object) -> str:
     return json.dumps({"step": step, **fields}) + "\n"
 
 
-def test_what_comes_after_the_checkpoint_is_dropped_and_the_rest_kept_as_it_stands(tmp_path):
+def test_lines_after_the_checkpoint_are_dropped_and_the_rest_is_unchanged(tmp_path):
     path = tmp_path / "metrics.jsonl"
     kept = line(1, loss=5.0) + line(2, loss=4.0) + line(2, eval={"web": {"loss": 4.5}})
     path.write_text(kept + line(3, loss=3.5) + line(3, eval={"web": {"loss": 4.0}}) + '{"step": 4, "lo')
@@ -16,7 +16,7 @@ def test_what_comes_after_the_checkpoint_is_dropped_and_the_rest_kept_as_it_stan
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_cut_line_before_the_checkpoint_goes_too(tmp_path):
+def test_a_truncated_line_before_the_checkpoint_is_dropped_too(tmp_path):
     # The system went down while step 2 was written; its checkpoint was on the disk, the end of the line was not.
     path = tmp_path / "metrics.jsonl"
     path.write_text(line(1) + line(2)[:-3])
@@ -24,7 +24,7 @@ def test_a_cut_line_before_the_checkpoint_goes_too(tmp_path):
     assert path.read_text() == line(1)
 
 
-def test_a_line_without_its_end_gets_it(tmp_path):
+def test_a_missing_line_end_is_added(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(line(1) + line(2).rstrip("\n"))
     drop_after(path, 2)

@@ -127,7 +127,7 @@ def test_query_key_and_value_stay_apart():
     assert rows == [part * 12 + row for part in range(3) for row in heads]
 
 
-def test_as_large_as_it_is_nothing_changes():
+def test_equal_sizes_change_nothing():
     weights = numbered_weights(SMALL)
     tiled = tile(weights, SMALL, SMALL, "tile_middle", True)
     assert all(torch.equal(tiled[name], weights[name]) for name in weights)
@@ -143,7 +143,7 @@ def logits(weights, model):
 
 @pytest.mark.parametrize("method", ["tile_middle", "tile_edge"])
 @pytest.mark.parametrize("changes", [{}, BERT, {"norm": "rmsnorm", "parallel_block": True}])
-def test_twice_as_wide_and_rescaled_it_computes_the_same(method, changes):
+def test_twice_the_width_with_rescaling_computes_the_same(method, changes):
     source = dataclasses.replace(SMALL, **changes)
     weights = {
         name: torch.randn(shape, generator=torch.Generator().manual_seed(len(name))) * 0.3 + (len(shape) == 1)
@@ -171,22 +171,22 @@ def test_base_to_large_is_centred_as_in_the_research_code():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 2}, "model.num_hidden_layers is 3 there and 2 here: .* make it 3 or more"),
+        ({"num_hidden_layers": 2}, "model.num_hidden_layers: source 3, recipe 2: .* make it 3 or more"),
         (
             {"intermediate_size": 9},
-            "model.intermediate_size is 10 there and 9 here: tiling makes a model larger",
+            "model.intermediate_size: source 10, recipe 9: tiling cannot make a model smaller",
         ),
-        ({"hidden_size": 8, "num_attention_heads": 2}, "model.hidden_size is 12 there and 8 here"),
+        ({"hidden_size": 8, "num_attention_heads": 2}, "model.hidden_size: source 12, recipe 8"),
         (
             {"hidden_size": 24},
-            r"num_attention_heads is 3 there \(4 dimensions each\) and 3 here \(8 each\): .* 4 x num_attention_heads",
+            r"num_attention_heads: source 3 \(4 dimensions each\), recipe 3 \(8 each\): .* 4 x num_attention_heads",
         ),
         (
             {"positions": "learned", "max_position_embeddings": 32},
-            "model.max_position_embeddings is 16 there and 32 here: learned positions cannot be tiled; make it 16",
+            "model.max_position_embeddings: source 16, recipe 32: learned positions cannot be tiled; make it 16",
         ),
     ],
 )
-def test_what_cannot_be_tiled(changes, message):
+def test_models_that_cannot_be_tiled(changes, message):
     (problem,) = tiling_problems(SMALL, dataclasses.replace(SMALL, **changes))
     assert re.search(message, problem)

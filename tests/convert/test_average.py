@@ -72,7 +72,7 @@ def test_the_result_is_exported_and_its_card_says_what_it_is(tmp_path, three):
     assert "This is the checkpoint after" not in card
 
 
-def test_there_is_no_average_to_take(tmp_path, three, capsys):
+def test_a_checkpoint_without_a_moving_average(tmp_path, three, capsys):
     assert main(["average", str(three[0]), str(tmp_path / "out"), "--ema"]) == 2
     assert "step-00000002.pt: holds no moving average; a run keeps one if" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -95,7 +95,7 @@ def test_there_is_no_average_to_take(tmp_path, three, capsys):
         (["{0}", "{1}", "run"], "run exists and is not empty"),
     ],
 )
-def test_what_cannot_be_averaged(tmp_path, three, capsys, monkeypatch, arguments, message):
+def test_checkpoints_that_cannot_be_averaged(tmp_path, three, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert main(["average", *(argument.format(*three) for argument in arguments)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -103,7 +103,7 @@ def test_what_cannot_be_averaged(tmp_path, three, capsys, monkeypatch, arguments
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoints_that_are_not_alike(tmp_path, three, weights, capsys):
+def test_checkpoints_that_differ(tmp_path, three, weights, capsys):
     wider = dataclasses.replace(read_info(three[0]).model, intermediate_size=64)
     write_checkpoint_of(tmp_path / "wider", random_weights(wider), wider)
     write_checkpoint_of(tmp_path / "later", weights, TINY, global_rope_theta=160_000.0)

@@ -39,7 +39,7 @@ def write_run(folder: Path, config: ModelConfig) -> Path:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_import_of_export_is_the_same_and_the_other_way_round(tmp_path: Path, name: str) -> None:
+def test_export_and_import_are_inverse(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run", VARIANTS[name])
     first = export_checkpoint(run, tmp_path / "first")
     imported = import_folder(first, tmp_path / "imported")
@@ -101,7 +101,7 @@ def their_bert(folder: Path, **fields: Any) -> Path:
     return folder
 
 
-def test_a_bert_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bert_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, info = load_weights(import_folder(their_bert(tmp_path / "bert"), tmp_path / "imported"))
     assert capsys.readouterr().out.count("max |difference|") == 4  # compared, and equal
     model = info.model
@@ -113,14 +113,14 @@ def test_a_bert_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention_probs_dropout_prob": 0.1}, r"prob is 0\.1, supported is 0\.0 \(write that to go on"),
+        ({"attention_probs_dropout_prob": 0.1}, r"prob is 0\.1, supported is 0\.0 \(write that to continue"),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', supported is 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "is 'relative_key', supported is 'absolute'"),
         ({"is_decoder": True}, "is_decoder is True, supported is False"),
-        ({"num_attention_heads": 3}, "hidden_size 32 is no multiple of 3 heads"),
+        ({"num_attention_heads": 3}, "hidden_size 32 is not a multiple of 3 heads"),
     ],
 )
-def test_a_bert_that_cannot_be_trained_here(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_unsupported_berts(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     folder = their_bert(tmp_path / "bert")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
@@ -156,7 +156,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_model_for_which_there_is_no_class(
+def test_a_model_without_a_class(
     tmp_path: Path, switches: dict[str, Any], modernbert: str, bert: str
 ) -> None:
     run = write_run(tmp_path / "run", replace(TINY, **switches))

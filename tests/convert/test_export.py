@@ -77,7 +77,7 @@ def test_the_comparison_notices_a_wrong_config_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_leave_nothing(
+def test_nan_in_weights_leaves_nothing(
     tmp_path: Path, weights: dict[str, torch.Tensor], value: float
 ) -> None:
     weights["model.layers.1.mlp.Wo.weight"][0, 0] = value
@@ -129,7 +129,7 @@ def test_a_run_without_checkpoint(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_a_run_whose_tokenizer_was_exchanged(tmp_path: Path, run: Path) -> None:
+def test_a_run_whose_tokenizer_was_replaced(tmp_path: Path, run: Path) -> None:
     content = json.loads((run / "tokenizer.json").read_text())
     ids = content["model"]["vocab"]
     ids["a"], ids["b"] = ids["b"], ids["a"]
@@ -153,7 +153,7 @@ def test_the_tokenizer_adds_what_the_loader_added(tmp_path: Path, weights: dict[
     assert set(tokenizer("a", "b")) == {"input_ids", "attention_mask"}
 
 
-def test_a_tokenizer_that_transformers_reads_otherwise_leaves_nothing(
+def test_a_tokenizer_that_transformers_reads_differently_leaves_nothing(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "text_ids", lambda tokenizer, text: [0])
@@ -165,7 +165,7 @@ def test_a_tokenizer_that_transformers_reads_otherwise_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_what_a_special_token_takes_in_is_kept(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+def test_options_of_special_tokens_are_kept(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     run = write_checkpoint_of(tmp_path / "run", weights).parents[1]
     mask = {"__type": "AddedToken", "content": "[MASK]", "lstrip": True, "normalized": False, "special": True}
     (run / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask}))
@@ -173,7 +173,7 @@ def test_what_a_special_token_takes_in_is_kept(tmp_path: Path, weights: dict[str
     assert json.loads((out / "tokenizer_config.json").read_text())["mask_token"] == mask
 
 
-def test_config_in_both_spellings(tmp_path: Path, run: Path) -> None:
+def test_config_in_both_forms(tmp_path: Path, run: Path) -> None:
     out = export_checkpoint(run, tmp_path / "out")
     config = json.loads((out / "config.json").read_text())
     tokenizer = load_tokenizer_info(run)
@@ -215,7 +215,7 @@ def test_texts_to_fill_are_checked_first(tmp_path: Path, run: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_a_named_checkpoint_and_not_the_newest(
+def test_a_named_checkpoint_instead_of_the_newest(
     tmp_path: Path, run: Path, weights: dict[str, torch.Tensor]
 ) -> None:
     first = list_checkpoints(run)[0]

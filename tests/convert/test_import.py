@@ -142,15 +142,15 @@ def test_pytorch_model_bin_and_half_precision(tmp_path: Path, hf_folder: Path) -
     ("changes", "message"),
     [
         ({"model_type": "roberta"}, "model_type is 'roberta'; only 'modernbert' and 'bert' can be imported"),
-        ({"hidden_size": None, "vocab_size": None}, "lacks vocab_size, hidden_size; take the config.json"),
+        ({"hidden_size": None, "vocab_size": None}, "lacks vocab_size, hidden_size; use the config.json"),
         ({"norm_bias": True, "mlp_bias": True}, "norm_bias is True, attention_bias is False, .* for all of them"),
         ({"hidden_activation": "relu"}, "hidden_activation is 'relu', supported are gelu, silu"),
         ({"classifier_activation": "relu"}, "classifier_activation is 'relu', supported is 'gelu'"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1, supported is 0.0"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False, supported is True"),
-        ({"local_rope_theta": -1}, "local_rope_theta is -1, which is no RoPE theta; write the one"),
+        ({"local_rope_theta": -1}, "local_rope_theta is -1, which is not a RoPE theta; write the value"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is .*, supported is none"),
-        ({"num_attention_heads": 3}, "hidden_size 32 is no multiple of 3 heads"),
+        ({"num_attention_heads": 3}, "hidden_size 32 is not a multiple of 3 heads"),
         ({"local_attention": 15}, "local_attention is 15"),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
@@ -162,9 +162,7 @@ def test_pytorch_model_bin_and_half_precision(tmp_path: Path, hf_folder: Path) -
         ),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be_trained_here(
-    tmp_path: Path, hf_folder: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_unsupported_settings(tmp_path: Path, hf_folder: Path, changes: dict[str, Any], message: str) -> None:
     write_config(hf_folder, **changes)
     with pytest.raises(ValueError, match=message):
         import_folder(hf_folder, tmp_path / "imported")
@@ -257,7 +255,7 @@ def test_untied_decoder(tmp_path: Path, hf_folder: Path) -> None:
         import_folder(hf_folder, tmp_path / "imported")
 
 
-def test_weights_that_are_no_numbers(tmp_path: Path, hf_folder: Path) -> None:
+def test_nan_in_weights(tmp_path: Path, hf_folder: Path) -> None:
     change_weights(hf_folder, lambda weights: weights["head.norm.weight"].fill_(float("nan")))
     with pytest.raises(ValueError, match=r"head\.norm\.weight holds NaN or infinity"):
         import_folder(hf_folder, tmp_path / "imported")

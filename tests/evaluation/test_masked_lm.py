@@ -186,7 +186,7 @@ def test_table() -> None:
     ]
 
 
-def test_what_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
+def test_models_and_recipes_that_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:
     run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     exported = export_checkpoint(run, tmp_path / "out")
     with pytest.raises(ValueError, match=r"out: no recipe\.yaml in it, so .* is unknown; name one"):

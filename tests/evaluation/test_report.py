@@ -76,7 +76,7 @@ def test_a_run_of_one_step_without_evaluation(tmp_path: Path) -> None:
     assert write_report(tmp_path / "toy").is_file()
 
 
-def test_a_step_that_was_run_again_counts_once(tmp_path: Path) -> None:
+def test_a_repeated_step_counts_once(tmp_path: Path) -> None:
     write_metrics(
         tmp_path / "toy", [step_line(1), step_line(2, loss=9.0), step_line(2, loss=4.0), step_line(3)]
     )
@@ -84,7 +84,7 @@ def test_a_step_that_was_run_again_counts_once(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in metrics.training] == [(1, 8.0), (2, 4.0), (3, 8 / 3)]
 
 
-def test_an_unfinished_last_line_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_last_line_is_skipped(tmp_path: Path) -> None:
     write_metrics(tmp_path / "toy", [step_line(1)])
     with (tmp_path / "toy" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "los')

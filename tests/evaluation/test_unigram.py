@@ -37,7 +37,7 @@ def test_counts_every_token_of_a_small_split(tmp_path: Path) -> None:
     assert {int(i): int(counts[i]) for i in counts.nonzero()[0]} == {5: 3, 9: 2, 255: 1}
 
 
-def test_counts_evenly_spread_blocks_of_a_large_split(
+def test_counts_evenly_spaced_blocks_of_a_large_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unigram, "COUNTED_TOKENS", 30)
@@ -45,7 +45,7 @@ def test_counts_evenly_spread_blocks_of_a_large_split(
     assert counts.nonzero()[0].tolist() == [5, 8, 11]
 
 
-def test_counts_blocks_of_few_shards_of_a_store_elsewhere(
+def test_counts_blocks_of_few_shards_of_a_remote_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unigram, "COUNTED_TOKENS", 60)

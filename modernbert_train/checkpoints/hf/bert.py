@@ -1,8 +1,8 @@
-"""Our encoder with BERT's switches as Transformers' `BertForMaskedLM`, and back: `config.json` and weights.
+"""Convert between our encoder with BERT's switches and Transformers' `BertForMaskedLM`: `config.json` and weights.
 
-BERT adds an embedding of the token type, 0 or 1, to every token. We train on single documents, of type 0
-throughout, so ours has none: on export it is zero, and on import the embedding of type 0 is added to every
-position's, which is the same sum.
+BERT adds an embedding of the token type, 0 or 1, to every token. We train on single documents, which have type 0, so
+our encoder has no such embedding: export writes zeros, and import adds the embedding of type 0 to that of every
+position, which gives the same sum.
 """
 
 import json
@@ -15,20 +15,21 @@ from transformers import BertConfig
 
 from modernbert_train.checkpoints.hf.fields import (
     REQUIRED_FIELDS,
-    differences,
     pretraining_dropouts,
     read_dropouts,
     refuse,
     special_ids,
     uneven_heads,
+    unsupported_values,
 )
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import POSITION_EMBEDDING, TIED_WEIGHT
 from modernbert_train.store.manifest import TokenizerInfo
 
-SHARED_FIELDS = (*REQUIRED_FIELDS, "initializer_range")  # spelt alike, and mean alike
+# Fields with the same name and meaning in both.
+SHARED_FIELDS = (*REQUIRED_FIELDS, "initializer_range")
 
-# What our encoder computes. Transformers 4 reads `position_embedding_type`.
+# The only values that our encoder supports. Transformers 4 reads `position_embedding_type`.
 FIXED_FIELDS: dict[str, Any] = {
     "hidden_act": "gelu",
     "position_embedding_type": "absolute",
@@ -37,7 +38,7 @@ FIXED_FIELDS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
-# The settings of ours that the class computes.
+# Our settings that the class supports.
 SWITCHES: dict[str, tuple[Any, ...]] = {
     "norm": ("layernorm",),
     "norm_placement": ("post",),
@@ -50,7 +51,7 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
 
 TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
 
-# Modules of ours -> theirs; what we fuse is cut along its first dimension. `cls.predictions` holds the bias.
+# Our module -> BERT's; fused modules are split along the first dimension. `cls.predictions` holds the bias.
 _MODULES = {
     "model.embeddings.tok_embeddings": ["bert.embeddings.word_embeddings"],
     "model.embeddings.position_embeddings": ["bert.embeddings.position_embeddings"],
@@ -70,7 +71,7 @@ _LAYER_MODULES = {
 
 
 def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, Any]:
-    """`config.json` of a model with BERT's switches."""
+    """Return the `config.json` of a model with BERT's switches."""
     config = BertConfig(
         **{name: getattr(model, name) for name in SHARED_FIELDS},
         **FIXED_FIELDS,
@@ -78,7 +79,8 @@ def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, An
         max_position_embeddings=model.max_position_embeddings,
         layer_norm_eps=model.norm_eps,
         initializer_cutoff_factor=model.initializer_cutoff_factor,
-        type_vocab_size=2,  # a tokenizer that writes 1 for the second of two texts finds a row there
+        # Two rows, for tokenizers that give the second text of a pair type 1.
+        type_vocab_size=2,
         hidden_dropout_prob=0.0,
         classifier_dropout=0.0,
         **special_ids(tokenizer),
@@ -90,12 +92,12 @@ def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, An
 
 
 def from_bert_config(content: dict[str, Any], file: Path) -> ModelConfig:
-    """Our architecture for BERT's `config.json`; see `hf_config.from_hf_config`."""
-    problems = [*differences(content, FIXED_FIELDS), *uneven_heads(content)]
+    """Return our architecture for BERT's `config.json`; see `hf.config.from_hf_config`."""
+    problems = [*unsupported_values(content, FIXED_FIELDS), *uneven_heads(content)]
     if inside := content.get("attention_probs_dropout_prob", 0.0):
         problems.append(
-            f"attention_probs_dropout_prob is {inside}, supported is 0.0 (write that to go on without; it is "
-            "dropout inside the attention, which weights and logits do not depend on)"
+            f"attention_probs_dropout_prob is {inside}, supported is 0.0 (write that to continue without "
+            "this dropout inside the attention; weights and logits do not depend on it)"
         )
     refuse(problems, file)
     cutoff = content.get("initializer_cutoff_factor", ModelConfig.initializer_cutoff_factor)
@@ -105,32 +107,35 @@ def from_bert_config(content: dict[str, Any], file: Path) -> ModelConfig:
         max_position_embeddings=content.get("max_position_embeddings", 512),
         norm_eps=content.get("layer_norm_eps", 1e-12),
         initializer_cutoff_factor=cutoff,
-        **read_dropouts(content, content.get("hidden_dropout_prob", 0.1)),  # theirs is one for all three
+        # BERT has one rate for all three.
+        **read_dropouts(content, content.get("hidden_dropout_prob", 0.1)),
     )
 
 
 def to_bert_weights(state_dict: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Our weights, the tied one left out, under BERT's names."""
+    """Return our weights, without the tied one, under BERT's names."""
     modules = _modules(model)
     weights: dict[str, Tensor] = {}
     for name, weight in state_dict.items():
         module, _, kind = name.rpartition(".")
         parts = weight.chunk(len(modules[module]))
-        weights |= {f"{their}.{kind}": part for their, part in zip(modules[module], parts, strict=True)}
+        weights |= {
+            f"{bert_module}.{kind}": part for bert_module, part in zip(modules[module], parts, strict=True)
+        }
     weights[TOKEN_TYPES] = torch.zeros(2, model.hidden_size)
     return weights
 
 
 def from_bert_weights(loaded: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """The inverse, with the embedding of token type 0 in the positions. What has no place keeps its name."""
+    """Return BERT's weights under our names, with token type 0 added to the positions; others keep their names."""
     left = dict(loaded)
     weights: dict[str, Tensor] = {}
-    for module, theirs in _modules(model).items():
+    for module, bert_modules in _modules(model).items():
         for kind in ("weight", "bias"):
-            names = [f"{their}.{kind}" for their in theirs]
+            names = [f"{bert_module}.{kind}" for bert_module in bert_modules]
             if all(name in left for name in names):
                 weights[f"{module}.{kind}"] = torch.cat([left.pop(name) for name in names])
-    # Transformers 4 wrote what is tied twice.
+    # Transformers 4 saved tied weights under both names.
     if "cls.predictions.decoder.weight" in left:
         weights[TIED_WEIGHT] = left.pop("cls.predictions.decoder.weight")
     twin = left.get("cls.predictions.decoder.bias")
@@ -143,8 +148,8 @@ def from_bert_weights(loaded: dict[str, Tensor], model: ModelConfig) -> dict[str
 
 def _modules(model: ModelConfig) -> dict[str, list[str]]:
     layers = {
-        f"model.layers.{layer}.{ours}": [f"bert.encoder.layer.{layer}.{their}" for their in theirs]
+        f"model.layers.{layer}.{module}": [f"bert.encoder.layer.{layer}.{name}" for name in bert_modules]
         for layer in range(model.num_hidden_layers)
-        for ours, theirs in _LAYER_MODULES.items()
+        for module, bert_modules in _LAYER_MODULES.items()
     }
     return _MODULES | layers

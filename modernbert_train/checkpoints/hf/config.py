@@ -1,4 +1,4 @@
-"""Which class of Transformers computes a model of ours, and the ways there and back: `config.json` and weights."""
+"""Convert architecture and weights between ours and the class of Transformers that computes the same model."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,16 @@ from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import TIED_WEIGHT
 from modernbert_train.store.manifest import TokenizerInfo
 
-# Class -> the settings that it computes.
+# Class -> the settings that it supports.
 CLASSES = {"ModernBertForMaskedLM": modernbert.SWITCHES, "BertForMaskedLM": bert.SWITCHES}
 MODEL_TYPES = {"modernbert": "ModernBertForMaskedLM", "bert": "BertForMaskedLM"}
 
 
 def hf_class(model: ModelConfig) -> str:
-    """The class of Transformers that computes this model.
+    """Return the name of the class of Transformers that computes this model.
 
-    ValueError if there is none names what each class lacks.
+    Raises:
+        ValueError: There is none; the message names what each class lacks.
     """
     lacking = {
         name: [
@@ -36,27 +37,38 @@ def hf_class(model: ModelConfig) -> str:
     reasons = "; ".join(f"{name} lacks {', '.join(fields)}" for name, fields in lacking.items())
     raise ValueError(
         f"no class of Transformers computes this model, so it cannot be exported: {reasons}; train with the "
-        "settings of one of them, or stay with the checkpoint, which `modernbert evaluate` and init.from read"
+        "settings of one of them, or use the checkpoint itself with `modernbert evaluate` and init.from"
     )
 
 
 def to_hf_config(
     model: ModelConfig, global_theta: float, local_theta: float, tokenizer: TokenizerInfo
 ) -> dict[str, Any]:
-    """`config.json` of a model with the RoPE thetas of its last phase. Errors: see `hf_class`."""
+    """Return the `config.json` of a model with the RoPE thetas of its last phase.
+
+    Raises:
+        ValueError: See `hf_class`.
+    """
     if _is_bert(model):
         return bert.to_bert_config(model, tokenizer)
     return modernbert.to_modernbert_config(model, global_theta, local_theta, tokenizer)
 
 
 def to_hf_weights(state_dict: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """The weights under Transformers' names, each once: without the decoder's matrix, the embedding."""
+    """Return the weights under Transformers' names, without the decoder's matrix, which is the embedding."""
     untied = {name: weight for name, weight in state_dict.items() if name != TIED_WEIGHT}
     return bert.to_bert_weights(untied, model) if _is_bert(model) else untied
 
 
 def read_hf_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a Hugging Face folder. ValueError: missing, unreadable, or neither ModernBERT nor BERT."""
+    """Read the `config.json` of a Hugging Face folder.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: It is missing, unreadable, or the model is neither ModernBERT nor BERT.
+    """
     file = folder / "config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -74,15 +86,20 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
 
 
 def from_hf_config(content: dict[str, Any], file: Path) -> ModelConfig:
-    """Our architecture for the `config.json` that `content` holds; `file` is named in errors.
+    """Return our architecture for the content of a `config.json`.
 
-    ValueError lists everything our encoder cannot express: other activations, dropouts, untied decoder, biases
-    here and there, scaled RoPE, an irregular alternation of layers.
+    Args:
+        content: The content.
+        file: Its path, for error messages.
+
+    Raises:
+        ValueError: Our encoder does not support the model; the message lists every reason, such as another activation
+            or dropout, an untied decoder, biases in some modules only, scaled RoPE, an irregular alternation of layers.
     """
     missing = [name for name in REQUIRED_FIELDS if name not in content]
     if missing:
         raise ValueError(
-            f"{file}: lacks {', '.join(missing)}; take the config.json that was published with the weights"
+            f"{file}: lacks {', '.join(missing)}; use the config.json that was published with the weights"
         )
     if content.get("model_type") == "bert":
         return bert.from_bert_config(content, file)
@@ -90,7 +107,7 @@ def from_hf_config(content: dict[str, Any], file: Path) -> ModelConfig:
 
 
 def from_hf_weights(loaded: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """The weights of a Hugging Face folder under our names; those that have no place here keep theirs."""
+    """Return the weights of a Hugging Face folder under our names; unknown ones keep their names."""
     return bert.from_bert_weights(loaded, model) if _is_bert(model) else loaded
 
 

@@ -1,4 +1,4 @@
-"""What the configs of Transformers' models have in common, seen from ours."""
+"""The parts of conversion that the configs of ModernBERT and BERT share."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ DROPOUTS = ("embedding_dropout", "attn_out_dropout", "mlp_out_dropout")
 
 
 def special_ids(tokenizer: TokenizerInfo) -> dict[str, int]:
-    """The ids of special tokens under Transformers' names."""
+    """Return the ids of special tokens under Transformers' names."""
     return {
         "pad_token_id": tokenizer.pad_id,
         "cls_token_id": tokenizer.cls_id,
@@ -30,34 +30,46 @@ def special_ids(tokenizer: TokenizerInfo) -> dict[str, int]:
 
 
 def pretraining_dropouts(model: ModelConfig) -> dict[str, float]:
-    """Our dropouts under names of their own, which Transformers keeps and does not use.
+    """Return our dropout rates under separate names, which Transformers keeps but does not use.
 
-    They exist while pretraining only, and in places where Transformers' classes have none, or one rate for all.
+    They apply only in pretraining, and in places where Transformers' classes have no dropout, or one rate for all.
     """
     return {f"pretraining_{name}": getattr(model, name) for name in DROPOUTS}
 
 
 def read_dropouts(content: dict[str, Any], default: float | None = None) -> dict[str, Any]:
-    """The inverse; for a model that is not an export of ours `default`, or with None the defaults of ours."""
+    """Read the fields of `pretraining_dropouts`.
+
+    Args:
+        content: The content of config.json.
+        default: The rate of a model that we did not export. None: our defaults.
+
+    Returns:
+        Fields of `ModelConfig` and their values.
+    """
     defaults = {name: getattr(ModelConfig, name) if default is None else default for name in DROPOUTS}
     return {name: content.get(f"pretraining_{name}", rate) for name, rate in defaults.items()}
 
 
-def differences(content: dict[str, Any], fixed: dict[str, Any]) -> Iterator[str]:
-    """Yields the fields of `content` that are not what `fixed` asks for; those that are not there are."""
+def unsupported_values(content: dict[str, Any], fixed: dict[str, Any]) -> Iterator[str]:
+    """Yield a problem for each field of `content` whose value is not the one in `fixed`; missing fields pass."""
     for name, value in fixed.items():
         if name in content and content[name] != value:
             yield f"{name} is {content[name]!r}, supported is {value!r}"
 
 
 def uneven_heads(content: dict[str, Any]) -> Iterator[str]:
-    """Yields a problem if the heads do not divide the hidden size."""
+    """Yield a problem if the number of heads does not divide the hidden size."""
     hidden, heads = content["hidden_size"], content["num_attention_heads"]
     if hidden % heads != 0:
-        yield f"hidden_size {hidden} is no multiple of {heads} heads"
+        yield f"hidden_size {hidden} is not a multiple of {heads} heads"
 
 
 def refuse(problems: Sequence[str], file: Path) -> None:
-    """ValueError if there are any."""
+    """Report problems of a config.
+
+    Raises:
+        ValueError: There are any.
+    """
     if problems:
-        raise ValueError(f"{file}: this model cannot be trained here: {'; '.join(problems)}")
+        raise ValueError(f"{file}: this model is not supported: {'; '.join(problems)}")

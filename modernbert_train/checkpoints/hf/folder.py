@@ -73,6 +73,9 @@ def read_hf_weights(folder: Path, model: ModelConfig) -> dict[str, Tensor]:
 
     Names with and without the leading `model.` are accepted.
 
+    Returns:
+        Our name of a weight -> its value, in the order of our state dict.
+
     Raises:
         ValueError: See `convert.import_folder`.
     """

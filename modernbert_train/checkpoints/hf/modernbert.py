@@ -1,8 +1,8 @@
-"""Our architecture as the `config.json` of Transformers' `ModernBertForMaskedLM`, and back.
+"""Convert our architecture to the `config.json` of Transformers' `ModernBertForMaskedLM`, and back.
 
-Transformers 5 spells the alternation of layers and RoPE as `layer_types` and `rope_parameters`; 4.48 to 4.57
-read `global_attn_every_n_layers`, `global_rope_theta` and `local_rope_theta`. An exported config carries both
-spellings, so that old and new versions build the same model; an imported one may carry either.
+Transformers 5 describes the alternation of layers and RoPE in `layer_types` and `rope_parameters`; 4.48 to 4.57 read
+`global_attn_every_n_layers`, `global_rope_theta` and `local_rope_theta`. An exported config has both forms, so that old
+and new versions build the same model; an imported one may have either.
 """
 
 import json
@@ -14,17 +14,17 @@ from transformers import ModernBertConfig
 
 from modernbert_train.checkpoints.hf.fields import (
     REQUIRED_FIELDS,
-    differences,
     pretraining_dropouts,
     read_dropouts,
     refuse,
     special_ids,
     uneven_heads,
+    unsupported_values,
 )
 from modernbert_train.config import ModelConfig
 from modernbert_train.store.manifest import TokenizerInfo
 
-# Fields that our config and Transformers' spell alike and mean alike.
+# Fields with the same name and meaning in our config and Transformers'.
 SHARED_FIELDS = (
     *REQUIRED_FIELDS,
     "local_attention",
@@ -34,7 +34,7 @@ SHARED_FIELDS = (
     "max_position_embeddings",
 )
 
-# The one value our encoder computes. `classifier_activation` also shapes the masked-LM head.
+# The only values that our encoder supports. `classifier_activation` also shapes the masked-LM head.
 FIXED_FIELDS: dict[str, Any] = {
     "decoder_bias": True,
     "classifier_activation": "gelu",
@@ -44,10 +44,12 @@ FIXED_FIELDS: dict[str, Any] = {
     "mlp_dropout": 0.0,
 }
 
-BIAS_FIELDS = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")  # ours has one for all: `bias`
-ACTIVATIONS = {"geglu": "gelu", "swiglu": "silu"}  # `hidden_activation`; its MLP always has a gate
+# Our config has one field for all of them, `bias`.
+BIAS_FIELDS = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
+# Our `mlp` -> `hidden_activation`; ModernBERT's MLP always has a gate.
+ACTIVATIONS = {"geglu": "gelu", "swiglu": "silu"}
 
-# The settings of ours that the class computes.
+# Our settings that the class supports.
 SWITCHES: dict[str, tuple[Any, ...]] = {
     "norm": ("layernorm",),
     "norm_placement": ("pre",),
@@ -60,7 +62,7 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
 def to_modernbert_config(
     model: ModelConfig, global_theta: float, local_theta: float, tokenizer: TokenizerInfo
 ) -> dict[str, Any]:
-    """`config.json` of a model with the RoPE thetas of its last phase, not those in `model`."""
+    """Return the `config.json` of a model with the RoPE thetas of its last phase, not those in `model`."""
     config = ModernBertConfig(
         **{name: getattr(model, name) for name in SHARED_FIELDS},
         **FIXED_FIELDS,
@@ -71,20 +73,20 @@ def to_modernbert_config(
             "full_attention": {"rope_type": "default", "rope_theta": float(global_theta)},
             "sliding_attention": {"rope_type": "default", "rope_theta": float(local_theta)},
         },
-        classifier_pooling="mean",  # as in the released ModernBERTs
+        classifier_pooling="mean",  # as in the published ModernBERTs
         classifier_dropout=0.0,
         **special_ids(tokenizer),
         architectures=["ModernBertForMaskedLM"],
         dtype="float32",
         **pretraining_dropouts(model),
     )
-    older_spelling = {"global_rope_theta": float(global_theta), "local_rope_theta": float(local_theta)}
-    return dict(sorted({**json.loads(config.to_json_string()), **older_spelling}.items()))
+    older_form = {"global_rope_theta": float(global_theta), "local_rope_theta": float(local_theta)}
+    return dict(sorted({**json.loads(config.to_json_string()), **older_form}.items()))
 
 
 def from_modernbert_config(content: dict[str, Any], file: Path) -> ModelConfig:
-    """Our architecture for ModernBERT's `config.json`; see `hf_config.from_hf_config`."""
-    problems = [*differences(content, FIXED_FIELDS), *_switch_problems(content)]
+    """Return our architecture for ModernBERT's `config.json`; see `hf.config.from_hf_config`."""
+    problems = [*unsupported_values(content, FIXED_FIELDS), *_switch_problems(content)]
     every_n, layer_problems = _global_attn_every_n_layers(content)
     thetas, theta_problems = _rope_thetas(content)
     problems += layer_problems + theta_problems
@@ -133,7 +135,7 @@ def _global_attn_every_n_layers(content: dict[str, Any]) -> tuple[int, list[str]
 
 
 def _rope_thetas(content: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """Theta of either layer type, the newer spelling first, as Transformers reads it."""
+    """Return the theta of each layer type, and problems; the newer form takes precedence, as in Transformers."""
     newer = content.get("rope_parameters") or {}
     thetas, problems = {}, []
     if content.get("rope_scaling"):
@@ -151,11 +153,10 @@ def _rope_thetas(content: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
             problems.append(
                 f"rope_parameters of {kind} has {unknown}, supported is rope_type 'default' and rope_theta"
             )
-        # Exports of other trainers wrote -1 or null for "as the global one"; guessing that has led to NaN
-        # before.
+        # Other trainers have exported -1 or null for "same as global"; guessing that has led to NaN.
         if not isinstance(theta, (int, float)) or theta <= 0:
             problems.append(
-                f"{older_name} is {theta!r}, which is no RoPE theta; write the one it was trained with"
+                f"{older_name} is {theta!r}, which is not a RoPE theta; write the value it was trained with"
             )
         else:
             thetas[kind] = float(theta)
