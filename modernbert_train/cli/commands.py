@@ -49,11 +49,11 @@ def run_sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(command.preview_sweep(*which))
     elif options.list:
-        print(command.list_commands(*which))
+        print(command.list_commands(*which, options.launcher))
     elif options.report:
         print(command.report_sweep(*which))
     else:
-        return command.run_sweep(*which, options.parallel, options.launch)
+        return command.run_sweep(*which, options.parallel, options.launcher)
     return 0
 
 

@@ -133,7 +133,7 @@ def _add_sweep(subparsers: Subparsers) -> None:
         """
         modernbert sweep yamls/ablations/mlp.yaml --dry-run
         modernbert sweep yamls/ablations/mlp.yaml phases.pretrain.tokens=500K --parallel 2
-        modernbert sweep yamls/ablations/mlp.yaml --launch "sbatch --gres=gpu:1 --wrap={quoted_command}"
+        modernbert sweep yamls/ablations/mlp.yaml --launcher "composer -n 8"
         modernbert sweep yamls/ablations/mlp.yaml --list
         modernbert sweep yamls/ablations/mlp.yaml --report
         """,
@@ -153,10 +153,10 @@ def _add_sweep(subparsers: Subparsers) -> None:
         help="number of runs in parallel (default: %(default)s)",
     )
     command.add_argument(
-        "--launch",
-        metavar="TEMPLATE",
-        help="shell command that starts one run, with the placeholders {command}, {quoted_command} (as one word), "
-        "{arguments} (those after `modernbert`) and {name}",
+        "--launcher",
+        metavar="COMMAND",
+        help="command that starts each run, followed by `-m modernbert_train train ...` (default: this Python), such "
+        "as 'composer -n 8' or 'srun --gres=gpu:1 python'",
     )
     instead = command.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="check the runs and show them; train nothing")

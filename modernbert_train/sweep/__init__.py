@@ -1,3 +1,5 @@
-"""Sweeps: a recipe under many settings and seeds. What is to be run (`definition`), what is done (`state`), running it
-(`launch`), and what came of it (`results`, `picture`).
+"""Sweeps: one recipe under many settings and seeds.
+
+`definition` reads a sweep file, `state` finds out which runs are finished, `launch` runs the others, and `results` and
+`picture` report; `command` is `modernbert sweep`.
 """

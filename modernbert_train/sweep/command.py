@@ -1,104 +1,116 @@
-"""`modernbert sweep`, all of it."""
+"""`modernbert sweep`: what its options do.
+
+Runs and pictures import torch and matplotlib themselves, so that `--dry-run` and `--list` answer at once.
+"""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import statistics
 from contextlib import closing
 from pathlib import Path
 
-from modernbert_train.checkpoints.initial import plan_start
 from modernbert_train.checkpoints.run_files import METRICS_FILE, list_checkpoints, read_metrics
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS
 from modernbert_train.common.text import format_table, list_problems
 from modernbert_train.config import format_bytes, format_tokens
 from modernbert_train.config.architecture import num_parameters
-from modernbert_train.data.inputs import open_inputs
 from modernbert_train.planning.cost import checkpoints_on_disk_bytes, training_flops_per_token
 from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.sweep.definition import Cell, Run, Sweep, read_sweep
-from modernbert_train.sweep.launch import Outcome, command_of, fill_template, launch
-from modernbert_train.sweep.picture import write_picture
-from modernbert_train.sweep.results import collect, write_tables
+from modernbert_train.sweep.launch import EndedRun, launch, split_launcher, train_command
+from modernbert_train.sweep.results import collect_results, write_tables
 from modernbert_train.sweep.state import check_run_folders, read_state
 
 log = logging.getLogger(__name__)
 
 
 def preview_sweep(path: str, overrides: list[str], folder: str | None) -> str:
-    """The table of cells (`--dry-run`)."""
-    return overview(_checked(path, overrides, folder))
+    """Return the table of cells (`--dry-run`)."""
+    return overview(_read_checked(path, overrides, folder))
 
 
-def list_commands(path: str, overrides: list[str], folder: str | None) -> str:
-    """The command of every run, one a line (`--list`): also of finished ones, so that the n-th stays the n-th."""
-    sweep = _checked(path, overrides, folder)
-    return "\n".join(command_of(sweep, run) for run in sweep.runs)
+def list_commands(path: str, overrides: list[str], folder: str | None, launcher: str | None) -> str:
+    """Return the command of every run, one per line (`--list`), also of finished runs: line n never changes."""
+    sweep = _read_checked(path, overrides, folder)
+    words = split_launcher(launcher)
+    return "\n".join(shlex.join(train_command(sweep, run, words)) for run in sweep.runs)
 
 
 def report_sweep(path: str, overrides: list[str], folder: str | None) -> str:
-    """Write tables and picture of what is finished (`--report`); the text for the terminal."""
+    """Write tables and picture of the finished runs (`--report`) and return the text to print."""
     return _report(read_sweep(path, overrides, folder))
 
 
 def run_sweep(
-    path: str, overrides: list[str], folder: str | None, parallel: int, template: str | None
+    path: str, overrides: list[str], folder: str | None, parallel: int, launcher: str | None
 ) -> int:
-    """Run what is not finished, and report.
+    """Run all unfinished runs, and report.
 
-    Returns the exit status: 0 done, 1 a run failed, 138 asked to end (start it again), 128 + n ended by signal n.
+    Args:
+        path: The sweep file.
+        overrides: Overrides of every cell.
+        folder: Folder of runs and results; None for that of the sweep file.
+        parallel: Number of runs at the same time.
+        launcher: Command that starts each run; None for this Python.
+
+    Returns:
+        The exit code: 0 success, 1 a run failed, 138 stopped by SIGTERM or SIGUSR1 (run again to resume), 128 + n
+        stopped by another signal n.
+
+    Raises:
+        ValueError: An option, a cell or its data is wrong; nothing has been started.
     """
     if parallel < 1:
-        raise ValueError(f"--parallel is {parallel}: make it at least 1")
-    sweep = _checked(path, overrides, folder)
-    if template is not None:
-        fill_template(template, sweep, sweep.runs[0])
+        raise ValueError(f"--parallel is {parallel}, must be at least 1")
+    sweep = _read_checked(path, overrides, folder)
+    split_launcher(launcher)
     check_inputs(sweep)
-    outcomes: list[Outcome] = []
+    failed: list[EndedRun] = []
 
-    def on_end(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        _tell(sweep, outcome, handed_over=template is not None)
+    def on_end(ended: EndedRun) -> None:
+        if read_state(ended.run).is_finished:
+            num_finished = sum(read_state(run).is_finished for run in sweep.runs)
+            minutes, seconds = divmod(round(ended.seconds), 60)
+            duration = f"{minutes}:{seconds:02d}"
+            log.info("finished %s in %s (%d of %d)", ended.run.name, duration, num_finished, len(sweep.runs))
+        else:
+            failed.append(ended)
+            log.error("FAILED: %s with %s", ended.run.name, ended.failure)
+            for line in ended.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]:
+                log.error("    %s", line)
 
-    ended_by = launch(sweep, parallel, template, on_end)
-    if ended_by:
-        log.warning("ended by %s; the same command goes on", signal.Signals(ended_by).name)
-        return REQUEUE_EXIT_CODE if ended_by in SIGNALS else 128 + ended_by
-    failed = [outcome for outcome in outcomes if _has_failed(outcome, template is not None)]
-    unfinished = sum(not read_state(run).is_finished for run in sweep.runs)
-    if unfinished < len(sweep.runs):
+    stopped_by = launch(sweep, parallel, launcher, on_end)
+    if stopped_by:
+        log.warning("stopped by %s; run the same command again to resume", signal.Signals(stopped_by).name)
+        return REQUEUE_EXIT_CODE if stopped_by in SIGNALS else 128 + stopped_by
+    if any(read_state(run).is_finished for run in sweep.runs):
         print(_report(sweep))
-    if unfinished and not failed:
-        log.info(
-            "%d runs are with their launcher; when they are done: modernbert sweep %s --report",
-            unfinished,
-            path,
-        )
-    for outcome in failed:
-        log.error(
-            "FAILED: %s with exit status %d; see %s", outcome.run.name, outcome.status, outcome.log_file
-        )
+    for ended in failed:
+        log.error("FAILED: %s; see %s", ended.run.name, ended.log_file)
     return 1 if failed else 0
 
 
-def _checked(path: str, overrides: list[str], folder: str | None) -> Sweep:
-    sweep = read_sweep(path, overrides, folder)
-    check_run_folders(sweep)
-    return sweep
-
-
 def check_inputs(sweep: Sweep) -> None:
-    """Stores, tokenizers and first weights, once for each that differs: not each run is to find out for itself."""
-    told: dict[str, str] = {}
-    seen = []
+    """Check stores, tokenizers and initial weights, once for each combination, before any run starts.
+
+    Raises:
+        ValueError: Some do not exist or do not fit together, with the first cell of each problem.
+    """
+    from modernbert_train.checkpoints.initial import plan_start
+    from modernbert_train.data.inputs import open_inputs
+
+    problems: dict[str, str] = {}
+    checked = []
     for run in sweep.runs:
-        # Weights are needed by what has not begun.
+        # A run with a checkpoint resumes from it and needs no initial weights.
         init = None if list_checkpoints(run.recipe.run_folder) else run.recipe.init
-        needs = (run.recipe.data, run.recipe.model, init)
-        if needs in seen:
+        inputs_of_run = (run.recipe.data, run.recipe.model, init)
+        if inputs_of_run in checked:
             continue
-        seen.append(needs)
+        checked.append(inputs_of_run)
         try:
             inputs = open_inputs(run.recipe)
             with closing(inputs.reader):
@@ -107,47 +119,34 @@ def check_inputs(sweep: Sweep) -> None:
             if init is not None and init.from_ is not None:
                 plan_start(run.recipe, inputs.tokenizer)
         except ValueError as error:
-            told.setdefault(str(error), run.cell)
-    if told:
-        raise ValueError(list_problems(sweep.name, [f"cell {cell}: {text}" for text, cell in told.items()]))
-
-
-def _has_failed(outcome: Outcome, handed_over: bool) -> bool:
-    """A launcher may end well before its run does; our own process not."""
-    return outcome.status != 0 or not (handed_over or read_state(outcome.run).is_finished)
-
-
-def _tell(sweep: Sweep, outcome: Outcome, handed_over: bool) -> None:
-    num_finished = sum(read_state(run).is_finished for run in sweep.runs)
-    minutes, seconds = divmod(round(outcome.seconds), 60)
-    if read_state(outcome.run).is_finished:
-        log.info(
-            "finished %s in %d:%02d (%d of %d)",
-            outcome.run.name,
-            minutes,
-            seconds,
-            num_finished,
-            len(sweep.runs),
+            problems.setdefault(str(error), run.cell)
+    if problems:
+        raise ValueError(
+            list_problems(sweep.name, [f"cell {cell}: {problem}" for problem, cell in problems.items()])
         )
-    elif _has_failed(outcome, handed_over):
-        log.error("FAILED: %s with exit status %d", outcome.run.name, outcome.status)
-        for line in outcome.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]:
-            log.error("    %s", line)
-    else:
-        log.info("handed over %s", outcome.run.name)
+
+
+def _read_checked(path: str, overrides: list[str], folder: str | None) -> Sweep:
+    sweep = read_sweep(path, overrides, folder)
+    check_run_folders(sweep)
+    return sweep
 
 
 def _report(sweep: Sweep) -> str:
-    results = collect(sweep)
-    tables = write_tables(sweep, results)
-    picture = write_picture(sweep, results)
-    page = tables[-1].read_text(encoding="utf-8")
-    return page + "\n" + "\n".join(str(path) for path in [*tables, picture])
+    from modernbert_train.sweep.picture import write_picture
+
+    results = collect_results(sweep)
+    files = [*write_tables(sweep, results), write_picture(sweep, results)]
+    page = (sweep.folder / "results.md").read_text(encoding="utf-8")
+    return page + "\n" + "\n".join(str(path) for path in files)
+
+
+# The table of --dry-run
 
 
 def overview(sweep: Sweep) -> str:
-    """A table with a line for each cell, and the totals."""
-    columns = ("cell", "parameters", "tokens a run", "steps a run", "seeds", "finished")
+    """Return a table with a line for each cell, and the totals."""
+    columns = ("cell", "parameters", "tokens/run", "steps/run", "seeds", "finished")
     table = format_table(columns, [_row(cell) for cell in sweep.cells])
     return "\n".join(
         [f"{sweep.name}: {sweep.base} in {len(sweep.cells)} cells", "", table, "", *_totals(sweep)]
@@ -156,54 +155,51 @@ def overview(sweep: Sweep) -> str:
 
 def _row(cell: Cell) -> tuple[str, ...]:
     recipe = cell.runs[0].recipe
-    plan = build_schedule(recipe)
+    schedule = build_schedule(recipe)
     return (
         cell.name,
         f"{num_parameters(recipe.model):,}",
-        format_tokens(plan.total_tokens),
-        f"{plan.total_steps:,}",
+        format_tokens(schedule.total_tokens),
+        f"{schedule.total_steps:,}",
         ", ".join(str(run.seed) for run in cell.runs),
         f"{sum(read_state(run).is_finished for run in cell.runs)} of {len(cell.runs)}",
     )
 
 
 def _totals(sweep: Sweep) -> list[str]:
-    plans = [build_schedule(run.recipe) for run in sweep.runs]
-    tokens = sum(plan.total_tokens for plan in plans)
-    flops = sum(_most_flops(run, plan) for run, plan in zip(sweep.runs, plans, strict=True))
-    states = [read_state(run) for run in sweep.runs]
-    left = sum(
-        plan.total_tokens - plan.tokens_before(min(state.step, plan.total_steps))
-        for plan, state in zip(plans, states, strict=True)
+    runs = [(run, build_schedule(run.recipe), read_state(run)) for run in sweep.runs]
+    tokens = sum(schedule.total_tokens for _, schedule, _ in runs)
+    flops = sum(_max_flops(run, schedule) for run, schedule, _ in runs)
+    disk = sum(checkpoints_on_disk_bytes(run.recipe, schedule) for run, schedule, _ in runs)
+    unfinished = sum(not state.is_finished for *_, state in runs)
+    remaining = tokens - sum(
+        schedule.tokens_before(min(state.step, schedule.total_steps)) for _, schedule, state in runs
     )
     lines = [
-        f"in all     {len(plans)} runs, {format_tokens(tokens)} tokens, at most {flops:.1e} FLOPs (every "
-        "document as long as the context)",
-        f"still left {sum(not state.is_finished for state in states)} runs, {format_tokens(left)} tokens",
+        f"total      {len(runs)} runs, {format_tokens(tokens)} tokens, at most {flops:.1e} FLOPs (if every document "
+        "filled the context)",
+        f"remaining  {unfinished} runs, {format_tokens(remaining)} tokens",
     ]
     speed = _measured_speed(sweep)
-    if left and speed is not None:
-        hours, minutes = divmod(round(left / speed / 60), 60)
+    if remaining and speed is not None:
+        hours, minutes = divmod(round(remaining / speed / 60), 60)
         lines.append(
-            f"           {hours}:{minutes:02} hours one after another, at the {speed:,.0f} tokens/s so far"
+            f"           {hours}:{minutes:02} hours one by one, at the measured {speed:,.0f} tokens/s"
         )
-    disk = sum(
-        checkpoints_on_disk_bytes(run.recipe, plan) for run, plan in zip(sweep.runs, plans, strict=True)
-    )
     return [*lines, f"folder     {sweep.folder}, up to {format_bytes(disk)} of checkpoints"]
 
 
-def _most_flops(run: Run, plan: RunSchedule) -> float:
+def _max_flops(run: Run, schedule: RunSchedule) -> float:
     model = run.recipe.model
     return sum(
         phase.num_tokens * training_flops_per_token(model, [phase.config.context_tokens], phase.objective)
-        for phase in plan.phases
+        for phase in schedule.phases
     )
 
 
 def _measured_speed(sweep: Sweep) -> float | None:
-    """Median of the runs that have begun; of slots of rows, which tokens of a plan are."""
+    """Return the median tokens/s of the started runs, padding included, as it is in the tokens of a schedule."""
     files = [Path(run.recipe.run_folder) / METRICS_FILE for run in sweep.runs]
-    begun = [lines for file in files if file.is_file() and (lines := read_metrics(file).training)]
-    speeds = [statistics.median(line["tokens_per_s"] / line["fill"] for line in lines) for lines in begun]
+    started = [lines for file in files if file.is_file() and (lines := read_metrics(file).training)]
+    speeds = [statistics.median(line["tokens_per_s"] / line["fill"] for line in lines) for lines in started]
     return statistics.median(speeds) if speeds else None

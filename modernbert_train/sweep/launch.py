@@ -1,6 +1,7 @@
-"""Carrying out the runs of a sweep: each is a process of its own, `modernbert train ...`, so many at a time.
+"""Runs the runs of a sweep, several at a time, each in a process of its own.
 
-Nothing is scheduled here: for a cluster, `--list` prints the commands and `--launch` hands each to another launcher.
+Nothing is scheduled here: on a cluster, `--launcher` starts each run with the cluster's command, and `--list` prints
+the commands for its queue.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import functools
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -31,140 +32,150 @@ from modernbert_train.sweep.state import read_state, read_tokens
 
 log = logging.getLogger(__name__)
 
-LOG_FILE = "log.txt"  # in a run folder: what its processes print
-PLACEHOLDERS = ("{command}", "{quoted_command}", "{arguments}")
+# In the run folder: the output of the run's processes.
+LOG_FILE = "log.txt"
 _POLL_SECONDS = 0.5
-_LISTENED = (*SIGNALS, signal.SIGINT, signal.SIGHUP)
+_HANDLED_SIGNALS = (*SIGNALS, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How the process of a run has ended."""
+class EndedRun:
+    """A run whose process has ended."""
 
     run: Run
-    status: int  # of the process: 0, or what it exited with
+    exit_code: int
     seconds: float
 
     @property
+    def failure(self) -> str:
+        """The reason why an unfinished run counts as failed."""
+        hint = (
+            "" if self.exit_code else " before its last step; a launcher must wait for its run, unlike sbatch"
+        )
+        return f"exit code {self.exit_code}{hint}"
+
+    @property
     def log_file(self) -> Path:
-        """Where its last words are."""
+        """The output of the process."""
         return Path(self.run.recipe.run_folder) / LOG_FILE
 
 
 @dataclass(frozen=True)
-class _Started:
+class _RunningRun:
     run: Run
     process: subprocess.Popen[bytes]
+    # Index among the runs in parallel, which decides the GPU.
     slot: int
-    since: float
+    started_at: float
 
 
-def arguments_of(sweep: Sweep, run: Run) -> list[str]:
-    """What comes after `modernbert` for a run."""
-    return ["train", str(sweep.base), *run.overrides]
+def split_launcher(launcher: str | None) -> list[str]:
+    """Return the words of `--launcher`; without one, this Python.
 
-
-def command_of(sweep: Sweep, run: Run) -> str:
-    """The run as one line for a shell, by this very Python."""
-    return shlex.join([sys.executable, "-m", "modernbert_train", *arguments_of(sweep, run)])
-
-
-def fill_template(template: str, sweep: Sweep, run: Run) -> str:
-    """A launcher's command for a run. ValueError if the template has no place for it."""
-    if not any(placeholder in template for placeholder in PLACEHOLDERS):
-        raise ValueError(
-            f"--launch is {template!r}: it has no place for the run; write {', '.join(PLACEHOLDERS[:-1])} or "
-            f"{PLACEHOLDERS[-1]} into it, such as 'srun --gres=gpu:1 {{command}}'"
-        )
-    command = command_of(sweep, run)
-    filled = {
-        "{command}": command,
-        "{quoted_command}": shlex.quote(command),
-        "{arguments}": shlex.join(arguments_of(sweep, run)),
-        "{name}": run.recipe.name,
-    }
-    for placeholder, text in filled.items():
-        template = template.replace(placeholder, text)
-    return template
-
-
-def launch(sweep: Sweep, parallel: int, template: str | None, on_end: Callable[[Outcome], None]) -> int:
-    """Run what is not finished, `parallel` at a time; `on_end` hears of each. Returns the signal that ended it, or 0.
-
-    A signal to end is passed on to the runs, which save and end; nothing more is started. A second one kills them.
+    Raises:
+        ValueError: The program does not exist.
     """
+    if launcher is None:
+        return [sys.executable]
+    words = shlex.split(launcher)
+    if not words or shutil.which(words[0]) is None:
+        program = f"there is no program {words[0]}" if words else "it is empty"
+        raise ValueError(f"--launcher is {launcher!r}: {program}; write a command such as 'composer -n 8'")
+    return words
+
+
+def train_command(sweep: Sweep, run: Run, launcher: list[str]) -> list[str]:
+    """Return the command of a run: the launcher, then `-m modernbert_train train RECIPE key=value ...`."""
+    return [*launcher, "-m", "modernbert_train", "train", str(sweep.base), *run.overrides]
+
+
+def launch(sweep: Sweep, parallel: int, launcher: str | None, on_end: Callable[[EndedRun], None]) -> int:
+    """Run all unfinished runs.
+
+    The first signal is passed on to the runs, which save and end, and nothing more is started. A second one kills them.
+
+    Args:
+        sweep: The sweep.
+        parallel: Number of runs at the same time.
+        launcher: Command that starts each run; None for this Python.
+        on_end: Called with each run that has ended.
+
+    Returns:
+        The number of the signal that stopped the sweep, or 0.
+    """
+    words = split_launcher(launcher)
+    shares = _machine_shares(parallel) if launcher is None and parallel > 1 else [{}] * parallel
     waiting = deque(run for run in sweep.runs if not read_state(run).is_finished)
-    running: list[_Started] = []
-    devices = _visible_devices()
+    running: list[_RunningRun] = []
     total = sum(build_schedule(run.recipe).total_tokens for run in sweep.runs)
     with (
-        _caught(running) as caught,
+        _signals_passed_on(running) as received,
         logging_redirect_tqdm(),
         tqdm(total=total, unit=" tok", unit_scale=True, desc=sweep.name, disable=None) as bar,
     ):
-        while running or (waiting and not caught):
-            while waiting and not caught and len(running) < parallel:
-                slot = min(set(range(parallel)) - {started.slot for started in running})
-                running.append(_start(sweep, waiting.popleft(), slot, parallel, devices, template))
+        while running or (waiting and not received):
+            while waiting and not received and len(running) < parallel:
+                slot = min(set(range(parallel)) - {other.slot for other in running})
+                run = waiting.popleft()
+                running.append(_start(run, train_command(sweep, run, words), slot, shares[slot]))
             time.sleep(_POLL_SECONDS)
-            for started in [started for started in running if started.process.poll() is not None]:
-                running.remove(started)
-                on_end(Outcome(started.run, started.process.returncode, time.monotonic() - started.since))
+            for ended in [other for other in running if other.process.poll() is not None]:
+                running.remove(ended)
+                on_end(EndedRun(ended.run, ended.process.returncode, time.monotonic() - ended.started_at))
             bar.update(max(0, sum(map(read_tokens, sweep.runs)) - bar.n))
-    return caught[0] if caught else 0
+    return received[0] if received else 0
 
 
-def _start(
-    sweep: Sweep, run: Run, slot: int, parallel: int, devices: list[str], template: str | None
-) -> _Started:
-    """Start a run with its share of the machine: threads of the CPU, and one of the GPUs if several run at once."""
-    environment = dict(os.environ)
-    if template is None and parallel > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // parallel)))
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    line = command_of(sweep, run) if template is None else fill_template(template, sweep, run)
+def _machine_shares(parallel: int) -> list[dict[str, str]]:
+    """Return the environment variables of each slot: an equal share of the CPU threads, and one of the GPUs."""
+    import torch  # only here: --dry-run, --list and --report answer at once
+
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // parallel))}
+    if "OMP_NUM_THREADS" in os.environ:
+        threads = {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return [
+        threads | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
+        for slot in range(parallel)
+    ]
+
+
+def _start(run: Run, command: list[str], slot: int, environment: dict[str, str]) -> _RunningRun:
     folder = Path(run.recipe.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("ab") as output:
         process = subprocess.Popen(
-            line if template is not None else shlex.split(line),
-            shell=template is not None,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a signal is passed on by us, once, to all that the run has started
-            # A run that outlived a killed sweep would collide with itself when the sweep is restarted.
-            preexec_fn=functools.partial(end_with_parent, signal.SIGTERM)
-            if sys.platform == "linux"
-            else None,
+            env={**os.environ, **environment},
+            # A process group of its own: a signal from the terminal reaches it once, through us.
+            start_new_session=True,
+            # A run that outlived a killed sweep would block its run folder when the sweep is restarted.
+            preexec_fn=functools.partial(end_with_parent, signal.SIGTERM),
         )
-    log.info("started %s: see %s", run.name, folder / LOG_FILE)
-    return _Started(run, process, slot, time.monotonic())
-
-
-def _visible_devices() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    log.info("started %s, log: %s", run.name, folder / LOG_FILE)
+    return _RunningRun(run, process, slot, time.monotonic())
 
 
 @contextmanager
-def _caught(running: list[_Started]) -> Iterator[list[int]]:
-    """Signals that came meanwhile, each passed on to the process groups of what is running; the second as SIGKILL."""
-    caught: list[int] = []
+def _signals_passed_on(running: list[_RunningRun]) -> Iterator[list[int]]:
+    """Pass signals on to the process groups of the running runs, the second one as SIGKILL; yield those received."""
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        for started in running:
-            if started.process.poll() is None:
-                os.killpg(started.process.pid, signal.SIGTERM if len(caught) == 1 else signal.SIGKILL)
+        received.append(number)
+        for run in running:
+            if run.process.poll() is None:
+                os.killpg(run.process.pid, signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
 
-    # What the caller ignores (nohup: SIGHUP) stays ignored.
-    listened = [number for number in _LISTENED if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, pass_on) for number in listened}
+    # A signal that is ignored already (nohup: SIGHUP) stays ignored.
+    handled = [number for number in _HANDLED_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in handled}
     try:
-        yield caught
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

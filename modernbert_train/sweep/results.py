@@ -1,7 +1,7 @@
-"""What came of a sweep: held-out scores of every finished run, over the seeds of each cell; as CSV and as Markdown.
+"""The results of a sweep: held-out scores of the finished runs, over the seeds of each cell, as CSV and Markdown.
 
-Spread is the sample standard deviation over seeds. Runs of one seed see the same text in the same order, masked alike,
-so cells are compared seed by seed: the mean and spread of the differences say more than those of the losses themselves.
+Runs of one seed read the same text in the same order, with the same masks, so cells are compared seed by seed: the mean
+and standard deviation of these differences say more than those of the losses.
 """
 
 from __future__ import annotations
@@ -25,111 +25,133 @@ from modernbert_train.sweep.state import changed_settings, read_state
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: scores of the last evaluation by source."""
+    """The scores of a finished run in its last evaluation, by source."""
 
     seed: int
     tokens: int
-    tokens_per_s: float  # median over the logged steps
-    losses: dict[str, float]  # nats a masked token
+    # Median over the logged steps.
+    tokens_per_s: float
+    # Nats per target.
+    losses: dict[str, float]
     accuracies: dict[str, float]
 
     @property
     def mean_loss(self) -> float:
-        """Over the sources, each counting alike."""
+        """The unweighted mean over the sources."""
         return statistics.fmean(self.losses.values())
 
     def restricted(self, sources: list[str]) -> RunResult:
-        """The same, of these sources only."""
-        losses, accuracies = (
-            {source: scores[source] for source in sources} for scores in (self.losses, self.accuracies)
-        )
+        """Return the scores of some sources only."""
+        losses = {source: self.losses[source] for source in sources}
+        accuracies = {source: self.accuracies[source] for source in sources}
         return dataclasses.replace(self, losses=losses, accuracies=accuracies)
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """The finished runs of a cell, by seed."""
+    """The finished runs of a cell."""
 
     cell: Cell
     runs: tuple[RunResult, ...]
 
     @property
     def parameters(self) -> int:
-        """Of the model, which is the same for every seed."""
+        """The number of parameters of the model."""
         return num_parameters(self.cell.runs[0].recipe.model)
+
+    @property
+    def tokens(self) -> int:
+        """The number of trained tokens."""
+        return max(run.tokens for run in self.runs)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The median speed of the runs."""
+        return statistics.median(run.tokens_per_s for run in self.runs)
+
+    def scores(self) -> dict[str, MeanStd]:
+        """Return `loss/SOURCE`, `loss/mean` and `accuracy/SOURCE` over the seeds."""
+        sources = list(self.runs[0].losses)
+        values = {f"loss/{source}": [run.losses[source] for run in self.runs] for source in sources}
+        values["loss/mean"] = [run.mean_loss for run in self.runs]
+        values |= {f"accuracy/{source}": [run.accuracies[source] for run in self.runs] for source in sources}
+        return {name: MeanStd.of(numbers) for name, numbers in values.items()}
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean and, of two values and more, sample standard deviation."""
+class MeanStd:
+    """Mean and sample standard deviation; the latter is None for a single value."""
 
     mean: float
-    deviation: float | None
+    std: float | None
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """ValueError without a value."""
-        known = list(values)
-        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+    def of(cls, values: Iterable[float]) -> MeanStd:
+        """Compute both from one value or more."""
+        numbers = list(values)
+        return cls(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None)
 
     def text(self, form: str) -> str:
-        """`4.396 ± 0.012`."""
-        return format(self.mean, form) + (
-            "" if self.deviation is None else f" ± {format(self.deviation, form.lstrip('+'))}"
-        )
+        """Format as `4.396 ± 0.012`."""
+        std = "" if self.std is None else f" ± {format(self.std, form.lstrip('+'))}"
+        return format(self.mean, form) + std
 
 
-def collect(sweep: Sweep) -> list[CellResult]:
-    """The results so far, of cells with a finished run, on the sources that all have. ValueError if there are none."""
+def collect_results(sweep: Sweep) -> list[CellResult]:
+    """Collect the finished runs of every cell.
+
+    Returns:
+        The results of cells with a finished run, with the scores of those sources that all runs have.
+
+    Raises:
+        ValueError: No run is finished, or there is no common source.
+    """
     results = [
-        CellResult(cell, tuple(_result(run) for run in cell.runs if read_state(run).is_finished))
+        CellResult(cell, tuple(_run_result(run) for run in cell.runs if read_state(run).is_finished))
         for cell in sweep.cells
     ]
     results = [result for result in results if result.runs]
     if not results:
         raise ValueError(
-            f"{sweep.folder}: no run of this sweep is finished; start it, or name the --folder it is in"
+            f"{sweep.folder}: no run of this sweep is finished; start it, or set --folder to the folder it is in"
         )
-    shared = [
-        source
-        for source in results[0].runs[0].losses
-        if all(source in run.losses for result in results for run in result.runs)
-    ]
-    if not shared:
+    runs = [run for result in results for run in result.runs]
+    common = [source for source in runs[0].losses if all(source in run.losses for run in runs)]
+    if not common:
         raise ValueError(
-            f"{sweep.folder}: there is no source that every run was evaluated on; give the cells a source in common"
+            f"{sweep.folder}: the runs were evaluated on different sources; give all cells a source in common"
         )
     return [
-        dataclasses.replace(result, runs=tuple(run.restricted(shared) for run in result.runs))
+        dataclasses.replace(result, runs=tuple(run.restricted(common) for run in result.runs))
         for result in results
     ]
 
 
-def _result(run: Run) -> RunResult:
+def _run_result(run: Run) -> RunResult:
     metrics = read_metrics(Path(run.recipe.run_folder) / METRICS_FILE)
-    last = metrics.evaluations[-1]["eval"] if metrics.evaluations else {}
+    scores = metrics.evaluations[-1]["eval"] if metrics.evaluations else {}
     return RunResult(
         seed=run.seed,
         tokens=metrics.training[-1]["tokens"],
         tokens_per_s=statistics.median(line["tokens_per_s"] for line in metrics.training),
-        losses={source: scores["loss"] for source, scores in last.items()},
-        accuracies={source: scores["accuracy"] for source, scores in last.items()},
+        losses={source: score["loss"] for source, score in scores.items()},
+        accuracies={source: score["accuracy"] for source, score in scores.items()},
     )
 
 
-def differences(result: CellResult, baseline: CellResult) -> Spread | None:
-    """Mean loss over the sources less that of `baseline`, seed by seed; None without a seed in common."""
-    others = {run.seed: run.mean_loss for run in baseline.runs}
-    paired = [run.mean_loss - others[run.seed] for run in result.runs if run.seed in others]
-    return Spread.of(paired) if paired else None
+def paired_difference(result: CellResult, baseline: CellResult) -> MeanStd | None:
+    """Return the difference of the mean losses, seed by seed; None without a common seed."""
+    baseline_losses = {run.seed: run.mean_loss for run in baseline.runs}
+    paired = [run.mean_loss - baseline_losses[run.seed] for run in result.runs if run.seed in baseline_losses]
+    return MeanStd.of(paired) if paired else None
 
 
 def write_tables(sweep: Sweep, results: list[CellResult]) -> list[Path]:
-    """`runs.csv` (a line a run), `results.csv` and `results.md` (a line a cell) in the folder of the sweep."""
+    """Write `runs.csv` (a line for each run), `results.csv` and `results.md` (a line for each cell)."""
     files = {
         "runs.csv": _csv(_run_rows(results)),
         "results.csv": _csv(_cell_rows(results)),
-        "results.md": markdown(sweep, results),
+        "results.md": _page(sweep, results),
     }
     for name, text in files.items():
         write_atomically(sweep.folder / name, text)
@@ -160,23 +182,13 @@ def _cell_rows(results: list[CellResult]) -> list[dict[str, object]]:
             "cell": result.cell.name,
             "seeds": len(result.runs),
             "parameters": result.parameters,
-            "tokens": max(run.tokens for run in result.runs),
-            "tokens_per_s": round(statistics.median(run.tokens_per_s for run in result.runs), 1),
+            "tokens": result.tokens,
+            "tokens_per_s": round(result.tokens_per_s, 1),
         }
-        for name, spread in _spreads(result).items():
-            row |= {name: spread.mean, f"{name}/sd": spread.deviation}
+        for name, score in result.scores().items():
+            row |= {name: score.mean, f"{name}/sd": score.std}
         rows.append(row)
     return rows
-
-
-def _spreads(result: CellResult) -> dict[str, Spread]:
-    """`loss/SOURCE`, `loss/mean`, `accuracy/SOURCE` over the seeds."""
-    sources = list(result.runs[0].losses)
-    losses = {f"loss/{source}": Spread.of(run.losses[source] for run in result.runs) for source in sources}
-    accuracies = {
-        f"accuracy/{source}": Spread.of(run.accuracies[source] for run in result.runs) for source in sources
-    }
-    return {**losses, "loss/mean": Spread.of(run.mean_loss for run in result.runs), **accuracies}
 
 
 def _csv(rows: list[dict[str, object]]) -> str:
@@ -187,73 +199,68 @@ def _csv(rows: list[dict[str, object]]) -> str:
     return text.getvalue()
 
 
-def markdown(sweep: Sweep, results: list[CellResult]) -> str:
-    """The results as a page: what was run, held-out losses, accuracies, and what to beware of."""
+def _page(sweep: Sweep, results: list[CellResult]) -> str:
+    """Return the results as a Markdown page: losses, accuracies, and notes on how far they can be compared."""
     sources = list(results[0].runs[0].losses)
-    first = results[0].cell.name
-    sizes = [
-        [
-            f"{result.parameters:,}",
-            format_tokens(max(run.tokens for run in result.runs)),
-            f"{statistics.median(run.tokens_per_s for run in result.runs):,.0f}",
-            str(len(result.runs)),
-        ]
-        for result in results
-    ]
+    baseline = results[0]
     losses, accuracies = [], []
-    for result, size in zip(results, sizes, strict=True):
-        spreads, difference = _spreads(result), differences(result, results[0])
-        of_sources = [spreads[f"loss/{source}"].text(".3f") for source in (*sources, "mean")]
-        against = "" if result is results[0] or difference is None else difference.text("+.3f")
-        losses.append([result.cell.name, *size, *of_sources, against])
-        accuracies.append(
-            [result.cell.name, *(spreads[f"accuracy/{source}"].text(".1%") for source in sources)]
+    for result in results:
+        scores, difference = result.scores(), paired_difference(result, baseline)
+        losses.append(
+            [
+                result.cell.name,
+                f"{result.parameters:,}",
+                format_tokens(result.tokens),
+                f"{result.tokens_per_s:,.0f}",
+                str(len(result.runs)),
+                *(scores[f"loss/{source}"].text(".3f") for source in (*sources, "mean")),
+                "" if result is baseline or difference is None else difference.text("+.3f"),
+            ]
         )
-    columns = ["cell", "parameters", "tokens", "tokens/s", "seeds", *sources, "mean", f"less {first}"]
-    lines = [
+        accuracies.append(
+            [result.cell.name, *(scores[f"accuracy/{source}"].text(".1%") for source in sources)]
+        )
+    difference_column = f"vs {baseline.cell.name}"
+    columns = ["cell", "parameters", "tokens", "tokens/s", "seeds", *sources, "mean", difference_column]
+    paragraphs = [
         f"# {sweep.name}",
-        "",
-        f"Base: `{sweep.base}`. Masked-LM loss (nats a masked token) on held-out text at the end, mean ± standard "
-        f"deviation over seeds. The last column is the mean over the sources less that of {first}, seed by seed: "
-        "runs of one seed see the same text in the same order.",
-        "",
+        f"Base: `{sweep.base}`. Loss (nats per target) on held-out text at the end of training, mean ± standard "
+        f"deviation over seeds. The column `{difference_column}` is the difference of the means over the sources, seed by seed: "
+        "runs of one seed read the same text in the same order.",
         markdown_table(columns, losses),
-        "",
-        "Accuracy on masked tokens:",
-        "",
+        "Accuracy:",
         markdown_table(["cell", *sources], accuracies),
-        *(line for note in notes(sweep, results) for line in ("", note)),
+        *_notes(sweep, results),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(paragraphs) + "\n"
 
 
-def notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
-    """What keeps the figures from being compared as they stand."""
-    found = []
+def _notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
+    """Return what makes the figures hard to compare."""
+    notes = []
     num_runs, num_finished = len(sweep.runs), sum(len(result.runs) for result in results)
     if num_finished < num_runs:
-        found.append(f"So far {num_finished} of {num_runs} runs are finished.")
+        notes.append(f"So far {num_finished} of {num_runs} runs are finished.")
     changed = {run.cell: settings for run in sweep.runs if (settings := changed_settings(run))}
     if changed:
-        keys = sorted({key for of_cell in changed.values() for key in of_cell})
-        found.append(
-            f"The sweep was changed since: {', '.join(changed)} ran with other values of {', '.join(keys)} than it "
-            "says now."
+        keys = sorted({key for settings in changed.values() for key in settings})
+        notes.append(
+            f"The sweep file has changed: {', '.join(changed)} ran with other values of {', '.join(keys)}."
         )
-    asked = [_questions(result.cell.runs[0].recipe) for result in results]
-    differing = [name for name in asked[0] if any(other[name] != asked[0][name] for other in asked)]
+    tasks = [_evaluation_settings(result.cell.runs[0].recipe) for result in results]
+    differing = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
     if differing:
-        found.append(
-            f"The cells were not asked the same questions: {', '.join(differing)} differ between them, and with them "
-            "which tokens are masked, or what is seen around them."
+        notes.append(
+            f"The cells were not evaluated on the same task: {', '.join(differing)} differ, and with them the targets "
+            "or their context."
         )
     if len({run.tokens for result in results for run in result.runs}) > 1:
-        found.append("The cells were not trained on equal numbers of tokens.")
-    return found
+        notes.append("The cells were trained on different numbers of tokens.")
+    return notes
 
 
-def _questions(recipe: Recipe) -> dict[str, object]:
-    """What the held-out scores depend on beside the model."""
+def _evaluation_settings(recipe: Recipe) -> dict[str, object]:
+    """Return everything but the model that the held-out scores depend on."""
     last = list(recipe.phases.values())[-1]
     return {
         "evaluation.mask_rate": recipe.evaluation.mask_rate,

@@ -1,4 +1,4 @@
-"""How far each run of a sweep is, by what lies in its run folder: the sweep itself keeps no record."""
+"""The progress of each run of a sweep, read from its run folder; a sweep keeps no record of its own."""
 
 from __future__ import annotations
 
@@ -16,46 +16,45 @@ from modernbert_train.sweep.definition import Run, Sweep, essential
 
 @dataclass(frozen=True)
 class RunState:
-    """Saved optimizer steps of a run, and those it has in all."""
+    """The last saved optimizer step of a run, and its total number of steps."""
 
     step: int
     total_steps: int
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether all steps are trained."""
         return self.step >= self.total_steps
-
-    def __str__(self) -> str:
-        if self.is_finished:
-            return "finished"
-        return f"step {self.step:,} of {self.total_steps:,}" if self.step else "to do"
 
 
 def read_state(run: Run) -> RunState:
-    """Where the newest checkpoint of a run stands; its bytes are verified by whoever loads it."""
+    """Return the state of a run by its newest checkpoint, whose weights are not verified here."""
     step = 0
     for path in list_checkpoints(run.recipe.run_folder):
         try:
             step = read_info(path).step
         except ValueError:
-            continue  # a damaged one: training passes over it, and says so
+            continue  # training skips a damaged checkpoint, with a warning
     return RunState(step, build_schedule(run.recipe).total_steps)
 
 
 def read_tokens(run: Run) -> int:
-    """Tokens by the last whole line of its metrics; it may be writing just now."""
+    """Return the number of tokens in the last line of a run's metrics, which it may be writing."""
     return read_last_line(Path(run.recipe.run_folder) / METRICS_FILE).get("tokens", 0)
 
 
 def check_run_folders(sweep: Sweep) -> None:
-    """ValueError where a run was begun with other settings than its cell has now: one would be taken for the other."""
+    """Check that every run folder was started with the settings that its cell has now.
+
+    Raises:
+        ValueError: Some were started with other settings.
+    """
     problems = []
     for run in sweep.runs:
         if changed := changed_settings(run):
-            told = ", ".join(f"{key} was {then}, is {now}" for key, (then, now) in changed.items())
+            changes = ", ".join(f"{key} was {before}, is {now}" for key, (before, now) in changed.items())
             problems.append(
-                f"cell {run.cell}: {run.recipe.run_folder} was begun with other settings: {told}; restore them, "
+                f"cell {run.cell}: {run.recipe.run_folder} was started with other settings: {changes}; restore them, "
                 "rename the cell, or choose another --folder"
             )
     if problems:
@@ -63,16 +62,16 @@ def check_run_folders(sweep: Sweep) -> None:
 
 
 def changed_settings(run: Run) -> dict[str, tuple[object, object]]:
-    """Dotted key -> value that a run was begun with, and that its cell has now."""
+    """Return dotted key -> (value that the run was started with, value that its cell has now)."""
     file = Path(run.recipe.run_folder) / RECIPE_FILE
     if not file.is_file():
         return {}
-    then, now = (_settings(recipe) for recipe in (load_recipe(file), run.recipe))
-    return dict(sorted(comparison.changed_settings(then, now).items()))
+    before, now = (_settings(recipe) for recipe in (load_recipe(file), run.recipe))
+    return dict(sorted(comparison.changed_settings(before, now).items()))
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
-    """Dotted key -> value of what the result of a run depends on."""
+    """Return dotted key -> value of the settings that the result of a run depends on."""
     data = dataclasses.replace(recipe.data, num_workers=0)
     recipe = dataclasses.replace(essential(recipe), training=TrainingConfig(), data=data)
     return comparison.recipe_settings(recipe)

@@ -34,7 +34,7 @@ cells: {all-global: [model.global_attn_every_n_layers=1], as-it-is: }
 seeds: [3, 5]
 """,
     )
-    assert [(cell.name, cell.line, cell.place) for cell in sweep.cells] == [
+    assert [(cell.name, cell.series, cell.label) for cell in sweep.cells] == [
         ("local_attention-32__gated", "local_attention-32", "gated"),
         ("local_attention-32__plain", "local_attention-32", "plain"),
         ("local_attention-64__gated", "local_attention-64", "gated"),
@@ -54,7 +54,7 @@ seeds: [3, 5]
 
 
 def test_a_run_is_its_base_and_overrides(folder):
-    """From any place: what `train` is given makes the recipe that the sweep has checked."""
+    """`modernbert train BASE OVERRIDES` loads the recipe that the sweep has checked."""
     (run,) = read(folder, "cells: {a: [include=parts/gelu.yaml]}").runs
     assert load_recipe("little.yaml", list(run.overrides)) == run.recipe
     assert run.seed == load_recipe("little.yaml").seed  # without seeds, that of the recipe
@@ -87,7 +87,7 @@ grid:
     ("text", "problem"),
     [
         ("gird: {}\ncells: {a: []}", "sweep.yaml: gird is not a field of a sweep; did you mean grid?"),
-        ("", "sweep.yaml: there is neither grid nor cells: give at least one setting"),
+        ("", "sweep.yaml: there is neither grid nor cells; add at least one setting"),
         ("grid: [a]", "grid is ['a'], expected keys with a list of values each"),
         ("grid: {model.mlp: gelu}", "grid.model.mlp is 'gelu', expected a list of values"),
         ("grid: {model.mlp: []}", "grid.model.mlp is [], expected a list of values"),
@@ -99,7 +99,7 @@ grid:
         ("cells: {a: []}\nseeds: 3", "seeds is 3, expected a list of different whole numbers"),
         ("cells: {a: []}\nseeds: [x]", "seeds is ['x'], expected a list of different whole numbers"),
         ("cells: {a: []}\nfolder: [x]", "folder is ['x'], expected a path"),
-        ("cells: {a b: []}", "a cell is called 'a b', which is to be the name of a folder; use letters"),
+        ("cells: {a b: []}", "a cell is named 'a b', which cannot be the name of a folder; use letters"),
         ("cells: {a: [name=x]}", "cell a: 'name=x': name is set by the sweep; it follows from the cell"),
         ("cells: {a: [seed=1]}", "cell a: 'seed=1': seed is set by the sweep; list it under seeds"),
         (
@@ -119,22 +119,22 @@ grid:
             "overrides: [optimizer.epz=1]\ncells: {a: [], b: [model.mlp=gelu]}",
             "every cell: optimizer.epz is not a field of a recipe; did you mean eps?",
         ),
-        ("grid: {model.local_attention: [64, 64]}", "there are 2 cells called 'local_attention-64'; rename"),
+        ("grid: {model.local_attention: [64, 64]}", "2 cells are named 'local_attention-64'; rename"),
         (
             "cells: {a: [], b: [model.mlp=geglu]}",
-            "cells a and b are alike: with everything filled in, they would",
+            "cells a and b are equivalent: they would train the same model",
         ),
         (
             "overrides: [model.global_attn_every_n_layers=1]\ngrid: {model.local_attention: [64, 128]}",
-            "cells local_attention-64 and local_attention-128 are alike: ",
+            "cells local_attention-64 and local_attention-128 are equivalent: ",
         ),
         (
             "overrides: [phases.pretrain.objective=clm]\ncells: {a: [], b: [phases.pretrain.mask_rate=0.2]}",
-            "cells a and b are alike: ",
+            "cells a and b are equivalent: ",
         ),
         (
             "overrides: [model.positions=learned]\ncells: {a: [], b: [phases.extension.global_rope_theta=1e5]}",
-            "cells a and b are alike: ",
+            "cells a and b are equivalent: ",
         ),
     ],
 )
@@ -146,14 +146,14 @@ def test_what_is_refused_and_how(folder, text, problem):
     assert "command line" not in str(error.value)
 
 
-def test_all_problems_are_told_at_once(folder):
+def test_all_problems_are_listed_at_once(folder):
     with pytest.raises(ValueError, match="2 problems") as error:
         read(folder, "cells: {a: [model.mpl=gelu], b: [], c: [optimizer.eps=0]}")
     assert "cell a: " in str(error.value)
     assert "cell c: optimizer.eps is 0.0: " in str(error.value)
 
 
-def test_files_that_are_no_sweep(folder):
+def test_files_that_are_not_a_sweep(folder):
     with pytest.raises(ValueError, match=r"nowhere\.yaml: there is no such file"):
         read_sweep("nowhere.yaml")
     with pytest.raises(ValueError, match="a sweep is a mapping"):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from modernbert_train.cli import main
 from modernbert_train.cli.parser import parse
@@ -18,7 +19,7 @@ from modernbert_train.config import Recipe, dump_recipe, load_recipe
 from modernbert_train.sweep import launch
 from modernbert_train.sweep.command import check_inputs
 from modernbert_train.sweep.definition import read_sweep
-from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
+from modernbert_train.sweep.state import RunState, check_run_folders, read_state, read_tokens
 from tests.helpers.spawned import held
 from tests.helpers.sweeps import make_sweep, pretend_finished
 from tests.helpers.weights import make_info
@@ -31,13 +32,13 @@ def lines_of(file: Path) -> list[str]:
 
 
 def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
-    """The others go on; the same command runs the failed one again and leaves the finished ones alone."""
+    """The other runs continue; the same command starts the failed run again, and no finished one."""
     caplog.set_level("INFO")
     path = make_sweep(tmp_path, "cells: {gated: [], broken: [model.mlp=gelu]}", seeds="[1]")
     finished, broken = (run.recipe.run_folder for run in read_sweep(path).runs)
     with held(Path(broken)):
         assert main(["sweep", str(path), "--parallel", "2"]) == 1
-    assert "FAILED: broken/seed-1 with exit status 2" in caplog.text
+    assert "FAILED: broken/seed-1 with exit code 2" in caplog.text
     assert f"error: run_folder is {broken}, in which another run is active" in caplog.text  # its last words
     assert "finished gated/seed-1" in caplog.text
     assert "So far 1 of 2 runs are finished." in capsys.readouterr().out
@@ -58,7 +59,7 @@ def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
     assert main(["sweep", str(path), "--report"]) == 0
 
 
-def test_weights_that_are_not_there_are_found_before_anything_runs(tmp_path, capsys):
+def test_missing_initial_weights_are_found_before_anything_runs(tmp_path, capsys):
     path = make_sweep(tmp_path, "cells: {fresh: [], further: [init.from=nowhere]}")
     assert main(["sweep", str(path)]) == 2
     assert "cell further: init.from: nowhere: no such run folder" in capsys.readouterr().err
@@ -67,7 +68,7 @@ def test_weights_that_are_not_there_are_found_before_anything_runs(tmp_path, cap
         folder = Path(run.recipe.run_folder) / "checkpoints"
         folder.mkdir(parents=True)
         (folder / "step-00000001.pt").touch()
-    check_inputs(read_sweep(path))  # what has begun needs them no more
+    check_inputs(read_sweep(path))  # started runs no longer need them
 
 
 def test_listed_commands_make_the_same_runs(tmp_path, capsys):
@@ -83,37 +84,50 @@ def test_listed_commands_make_the_same_runs(tmp_path, capsys):
         assert load_recipe(options.recipe, options.overrides) == run.recipe
 
 
-def test_another_launcher(tmp_path, caplog, capsys):
-    """It may end before its run has begun, as sbatch does: then the run is not failed but handed over."""
-    caplog.set_level("INFO")
+def launcher(folder: Path, body: str) -> str:
+    """A value of --launcher: a shell script, whose arguments are those of the run."""
+    script = folder / "launcher.sh"
+    script.write_text(body)
+    return f"sh {script}"
+
+
+def test_a_launcher_gets_the_arguments_of_every_run(tmp_path, caplog, capsys):
+    """A run is finished when it has trained all of its steps, whatever its launcher returns."""
     path = make_sweep(tmp_path, CELLS)
-    template = f"echo {{name}} {{quoted_command}} >> {tmp_path}/submitted"
-    assert main(["sweep", str(path), "--launch", template]) == 0
-    runs = read_sweep(path).runs
-    submitted = [shlex.split(line, posix=False) for line in lines_of(tmp_path / "submitted")]
-    assert [words[0] for words in submitted] == [run.recipe.name for run in runs]
-    assert "handed over gated/seed-1" in caplog.text
-    assert (
-        f"4 runs are with their launcher; when they are done: modernbert sweep {path} --report" in caplog.text
+    script = launcher(
+        tmp_path, f'echo "$@" >> {tmp_path}/started\ncase "$*" in *name=little.plain.seed-2*) exit 3;; esac\n'
     )
-    caplog.clear()
-    assert main(["sweep", str(path), "--launch", "test {name} != little.plain.seed-2 # {arguments}"]) == 1
-    failed = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert {message.split()[1] for message in failed if message.startswith("FAILED")} == {"plain/seed-2"}
+    assert main(["sweep", str(path), "optimizer.eps=1e-7", "--launcher", script]) == 1
+    runs = read_sweep(path, ["optimizer.eps=1e-7"]).runs
+    for line, run in zip(lines_of(tmp_path / "started"), runs, strict=True):
+        words = line.split()
+        assert words[:2] == ["-m", "modernbert_train"]
+        options = parse(words[2:])
+        assert load_recipe(options.recipe, options.overrides) == run.recipe
+    failed = [record.message for record in caplog.records if record.message.startswith("FAILED")][:4]
+    early = "exit code 0 before its last step; a launcher must wait for its run, unlike sbatch"
+    assert failed == [
+        *(f"FAILED: {run.name} with {early}" for run in runs[:3]),
+        "FAILED: plain/seed-2 with exit code 3",
+    ]
     assert capsys.readouterr().out == ""
 
 
-def test_a_command_in_a_template_is_what_is_listed(tmp_path):
+def test_the_listed_commands_have_the_launcher(tmp_path, capsys):
     path = make_sweep(tmp_path, CELLS)
-    sweep = read_sweep(path)
-    run = sweep.runs[0]
-    command = launch.command_of(sweep, run)
-    filled = launch.fill_template("srun {command}", sweep, run)
-    assert filled == f"srun {command}"
-    quoted = launch.fill_template("sbatch --wrap={quoted_command}", sweep, run)
-    assert shlex.split(quoted) == ["sbatch", f"--wrap={command}"]
-    composer = launch.fill_template("composer -n 8 -m modernbert_train {arguments}", sweep, run)
-    assert shlex.split(composer)[5:] == shlex.split(command)[3:]
+    assert main(["sweep", str(path), "--list", "--launcher", "sh -c 'a b'"]) == 0
+    (first, *_) = capsys.readouterr().out.splitlines()
+    assert shlex.split(first)[:6] == ["sh", "-c", "a b", "-m", "modernbert_train", "train"]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--list"])
+def test_no_large_library_is_imported_to_look_at_a_sweep(tmp_path, option):
+    path = make_sweep(tmp_path, CELLS)
+    large = "{'torch', 'streaming', 'composer', 'transformers', 'matplotlib'}"
+    code = f"import sys; from modernbert_train.cli import main; assert main({['sweep', str(path), option]}) == 0; "
+    code += f"print(sorted({large} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
 def test_threads_and_devices_are_shared_out(tmp_path, monkeypatch):
@@ -130,7 +144,7 @@ def test_threads_and_devices_are_shared_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(launch.subprocess, "Popen", Started)
     monkeypatch.setattr(launch, "_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(launch.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     sweep = read_sweep(make_sweep(tmp_path, CELLS))
@@ -145,13 +159,15 @@ def test_threads_and_devices_are_shared_out(tmp_path, monkeypatch):
 
 def test_a_signal_is_passed_on_and_nothing_more_is_started(tmp_path):
     path = make_sweep(tmp_path, CELLS)
-    template = f"trap 'echo saved >> {tmp_path}/told; exit 138' TERM; echo begun >> {tmp_path}/told; "
-    template += "while true; do sleep 0.1; done; : {command}"
+    events = tmp_path / "events"
+    script = f"trap 'echo saved >> {events}; exit 138' TERM; echo started >> {events}; while true; do sleep 0.1; done"
     command = [sys.executable, "-m", "modernbert_train", "sweep", str(path), "--parallel", "2"]
-    sweep = subprocess.Popen([*command, "--launch", template], stderr=subprocess.PIPE, text=True)
+    sweep = subprocess.Popen(
+        [*command, "--launcher", launcher(tmp_path, script)], stderr=subprocess.PIPE, text=True
+    )
     try:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "told").exists() or len(lines_of(tmp_path / "told")) < 2:
+        while not events.exists() or len(lines_of(events)) < 2:
             assert time.monotonic() < deadline
             assert sweep.poll() is None
             time.sleep(0.1)
@@ -160,15 +176,15 @@ def test_a_signal_is_passed_on_and_nothing_more_is_started(tmp_path):
     finally:
         sweep.kill()
     assert sweep.returncode == REQUEUE_EXIT_CODE
-    assert "ended by SIGTERM; the same command goes on" in messages
-    assert sorted(lines_of(tmp_path / "told")) == ["begun", "begun", "saved", "saved"]
+    assert "stopped by SIGTERM; run the same command again to resume" in messages
+    assert sorted(lines_of(events)) == ["saved", "saved", "started", "started"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the runs of a killed sweep end with it on Linux only")
 def test_runs_end_with_a_killed_sweep(tmp_path):
     path = make_sweep(tmp_path, CELLS)
-    template = f"echo $$ > {tmp_path}/pid; while true; do sleep 0.1; done; : {{command}}"
-    command = [sys.executable, "-m", "modernbert_train", "sweep", str(path), "--launch", template]
+    script = launcher(tmp_path, f"echo $$ > {tmp_path}/pid; while true; do sleep 0.1; done")
+    command = [sys.executable, "-m", "modernbert_train", "sweep", str(path), "--launcher", script]
     sweep = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
@@ -194,15 +210,17 @@ def _is_alive(process: int) -> bool:
 def test_what_is_refused_before_anything_runs(tmp_path, capsys):
     path = make_sweep(tmp_path, CELLS)
 
-    def told(*options: str) -> str:
+    def refused(*options: str) -> str:
         assert main(["sweep", str(path), *options]) == 2
         return capsys.readouterr().err
 
-    assert "--parallel is 0: make it at least 1" in told("--parallel", "0")
-    assert "--launch is 'srun': it has no place for the run; write {command}" in told("--launch", "srun")
+    assert "--parallel is 0, must be at least 1" in refused("--parallel", "0")
+    no_program = refused("--launcher", "no-such-program -n 8")
+    assert "--launcher is 'no-such-program -n 8': there is no program no-such-program; write" in no_program
+    assert "--launcher is '': it is empty" in refused("--launcher", "")
     nowhere = f"data.tokenizer={tmp_path}/nowhere"
-    assert f"cell gated: tokenizer: {tmp_path}/nowhere does not exist" in told(nowhere)
-    assert "cell gated: model.vocab_size is 64, too small" in told("model.vocab_size=64")
+    assert f"cell gated: tokenizer: {tmp_path}/nowhere does not exist" in refused(nowhere)
+    assert "cell gated: model.vocab_size is 64, too small" in refused("model.vocab_size=64")
     assert not (tmp_path / "runs").exists()
 
 
@@ -220,16 +238,16 @@ def test_sources_without_held_out_text_are_refused(tmp_path, capsys):
     )
 
 
-def test_a_run_begun_with_other_settings_is_not_taken_for_the_cell_s(tmp_path, capsys):
+def test_a_run_started_with_other_settings_is_refused(tmp_path, capsys):
     path = make_sweep(tmp_path, CELLS)
     sweep = read_sweep(path)
     pretend_finished(sweep.runs[0], {"web": 4.0})
     recipe = Path(sweep.runs[0].recipe.run_folder) / "recipe.yaml"
     recipe.write_text(changed(sweep.runs[0].recipe, "training.compile=true", "data.num_workers=0"))
-    check_run_folders(sweep)  # neither changes what is learned
+    check_run_folders(sweep)  # neither influences training
     recipe.write_text(changed(sweep.runs[0].recipe, "optimizer.eps=1e-7"))
     with pytest.raises(
-        ValueError, match=r"cell gated: .*/gated/seed-1 was begun with other settings: optimizer.eps"
+        ValueError, match=r"cell gated: .*/gated/seed-1 was started with other settings: optimizer.eps"
     ):
         check_run_folders(sweep)
     assert main(["sweep", str(path), "--list"]) == 2
@@ -237,8 +255,8 @@ def test_a_run_begun_with_other_settings_is_not_taken_for_the_cell_s(tmp_path, c
         "was 1e-07, is 1e-06; restore them, rename the cell, or choose another --folder"
         in capsys.readouterr().err
     )
-    assert main(["sweep", str(path), "--report"]) == 0  # what it came to can still be read
-    expected = "The sweep was changed since: gated ran with other values of optimizer.eps than it says now."
+    assert main(["sweep", str(path), "--report"]) == 0  # the report still works
+    expected = "The sweep file has changed: gated ran with other values of optimizer.eps."
     assert expected in (tmp_path / "runs/results.md").read_text()
 
 
@@ -252,18 +270,20 @@ def changed(recipe: Recipe, *overrides: str) -> str:
 def test_how_far_a_run_is(tmp_path):
     sweep = read_sweep(make_sweep(tmp_path, CELLS))
     first, second, *_ = sweep.runs
-    assert (str(read_state(first)), read_tokens(first)) == ("to do", 0)
+    assert (read_state(first), read_tokens(first)) == (RunState(0, 2), 0)
     pretend_finished(first, {"web": 4.0})
-    assert (str(read_state(first)), read_tokens(first)) == ("finished", 4_096)
+    assert (read_state(first), read_tokens(first)) == (RunState(2, 2), 4_096)
+    assert read_state(first).is_finished
     with (Path(first.recipe.run_folder) / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "tok')  # it is writing just now
+        file.write('{"step": 3, "tok')  # an unfinished line
     assert read_tokens(first) == 4_096
     pretend_finished(second, {"web": 4.0})
     info = Path(second.recipe.run_folder) / "checkpoints/step-00000002.json"
     info.write_text(make_info(step=1).to_json())
-    assert str(read_state(second)) == "step 1 of 2"
+    assert read_state(second) == RunState(1, 2)
+    assert not read_state(second).is_finished
     info.write_text("{")
-    assert str(read_state(second)) == "to do"
+    assert read_state(second) == RunState(0, 2)
 
 
 def test_the_overview(tmp_path, capsys):
@@ -274,5 +294,5 @@ def test_the_overview(tmp_path, capsys):
     assert lines[0] == f"little: {tmp_path}/tiny.yaml in 2 cells"
     assert lines[4].split() == ["gated", "160,640", "4.096K", "2", "1,", "2", "1", "of", "2"]
     assert "4 runs, 16.38K tokens, at most" in lines[7]
-    assert lines[8] == "still left 3 runs, 12.29K tokens"
-    assert lines[9].strip() == "0:00 hours one after another, at the 1,111 tokens/s so far"
+    assert lines[8] == "remaining  3 runs, 12.29K tokens"
+    assert lines[9].strip() == "0:00 hours one by one, at the measured 1,111 tokens/s"

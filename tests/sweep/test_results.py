@@ -5,7 +5,7 @@ import pytest
 from modernbert_train.config.architecture import num_parameters
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.picture import draw_results, write_picture
-from modernbert_train.sweep.results import collect, differences, write_tables
+from modernbert_train.sweep.results import collect_results, paired_difference, write_tables
 from tests.helpers.sweeps import make_sweep, pretend_finished
 from tests.helpers.weights import make_info
 
@@ -17,7 +17,7 @@ cells: {all-global: [model.global_attn_every_n_layers=1]}
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Losses by hand: of the first cell 4 and 2 with seed 1, 4.5 and 2.5 with seed 2; a tenth more in each next."""
+    """Made-up losses: in the first cell 4 and 2 with seed 1, 4.5 and 2.5 with seed 2; 0.1 more in each later cell."""
     sweep = read_sweep(make_sweep(tmp_path, GRID))
     for number, cell in enumerate(sweep.cells):
         for shift, run in zip((0, 0.5), cell.runs, strict=True):
@@ -27,20 +27,20 @@ def sweep(tmp_path):
 
 
 def test_what_is_collected(sweep):
-    results = collect(sweep)
+    results = collect_results(sweep)
     assert [result.cell.name for result in results] == [cell.name for cell in sweep.cells]
     first, second, *_ = results
     assert [run.mean_loss for run in first.runs] == [3.0, 3.5]
     assert (first.runs[0].accuracies["web"], first.runs[0].tokens) == (0.25, 4_096)
     assert first.parameters == num_parameters(sweep.runs[0].recipe.model)
-    difference = differences(second, first)
+    difference = paired_difference(second, first)
     # Both seeds are a tenth apart, though the seeds themselves are half a nat apart.
     assert difference.mean == pytest.approx(0.1)
-    assert difference.deviation == pytest.approx(0.0, abs=1e-12)
+    assert difference.std == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_tables(sweep):
-    runs, cells, page = write_tables(sweep, collect(sweep))
+    runs, cells, page = write_tables(sweep, collect_results(sweep))
     with runs.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
@@ -58,46 +58,46 @@ def test_the_tables(sweep):
     assert parts[2:5] == ["4.096K", "1,100", "2"]
     assert parts[5:] == ["4.350 ± 0.354", "2.350 ± 0.354", "3.350 ± 0.354", "+0.100 ± 0.000"]
     assert "| 23.6% ± 2.0% |" in page.read_text()  # of web, in the first cell: 1 / 4 and 1 / 4.5
-    assert "same questions" not in page.read_text()
-    assert "equal numbers" not in page.read_text()
+    assert "same task" not in page.read_text()
+    assert "different numbers" not in page.read_text()
 
 
 def test_what_is_finished_so_far(tmp_path):
     sweep = read_sweep(make_sweep(tmp_path, "cells: {a: [], b: [model.mlp=gelu]}"))
-    with pytest.raises(ValueError, match=r"no run of this sweep is finished; start it, or name the --folder"):
-        collect(sweep)
+    with pytest.raises(ValueError, match=r"no run of this sweep is finished; start it, or set --folder"):
+        collect_results(sweep)
     pretend_finished(sweep.cells[0].runs[0], {"web": 4.0})
-    (result,) = collect(sweep)
+    (result,) = collect_results(sweep)
     *_, page = write_tables(sweep, [result])
     assert "So far 1 of 4 runs are finished." in page.read_text()
     assert "±" not in page.read_text().split("|", 1)[1]  # there is no spread of one seed
 
 
-def test_figures_that_cannot_be_compared_are_said_to_be(tmp_path):
+def test_figures_that_cannot_be_compared_have_a_note(tmp_path):
     settings = "cells: {a: [], b: [evaluation.mask_rate=0.3], c: [phases.pretrain.tokens=8K]}"
     sweep = read_sweep(make_sweep(tmp_path, settings, seeds="[1]"))
     for run, tokens in zip(sweep.runs, (4_096, 4_096, 8_192), strict=True):
         pretend_finished(run, {"web": 4.0}, tokens)
     (tmp_path / "runs/c/seed-1/checkpoints/step-00000002.json").write_text(make_info(step=4).to_json())
-    *_, page = write_tables(sweep, collect(sweep))
-    assert "not asked the same questions: evaluation.mask_rate differ" in page.read_text()
-    assert "not trained on equal numbers of tokens" in page.read_text()
+    *_, page = write_tables(sweep, collect_results(sweep))
+    assert "not evaluated on the same task: evaluation.mask_rate differ" in page.read_text()
+    assert "trained on different numbers of tokens" in page.read_text()
 
 
-def test_sources_that_not_all_have_are_left_out(tmp_path):
+def test_sources_that_only_some_runs_have_are_left_out(tmp_path):
     sweep = read_sweep(make_sweep(tmp_path, "cells: {a: [], b: [model.mlp=gelu]}", seeds="[1]"))
     first, second = sweep.runs
     pretend_finished(first, {"web": 4.0, "code": 2.0})
     pretend_finished(second, {"web": 5.0})
-    assert [list(result.runs[0].losses) for result in collect(sweep)] == [["web"], ["web"]]
+    assert [list(result.runs[0].losses) for result in collect_results(sweep)] == [["web"], ["web"]]
     file = tmp_path / "runs/b/seed-1/metrics.jsonl"
     file.write_text(file.read_text().replace('"web"', '"wiki"'))
-    with pytest.raises(ValueError, match="there is no source that every run was evaluated on"):
-        collect(sweep)
+    with pytest.raises(ValueError, match="the runs were evaluated on different sources"):
+        collect_results(sweep)
 
 
 def test_the_picture(sweep):
-    results = collect(sweep)
+    results = collect_results(sweep)
     assert write_picture(sweep, results).read_bytes().startswith(b"\x89PNG")
     figure = draw_results(sweep, results)
     assert [axis.get_title() for axis in figure.axes] == ["web", "code", "mean of the sources"]
