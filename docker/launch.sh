@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# composer, for jobs that a cluster may stop: the same arguments, but SIGTERM and SIGUSR1 become a request to its ranks.
+# `composer` for jobs that a cluster may preempt. It takes the same arguments, and passes SIGTERM and SIGUSR1 on to the
+# ranks as SIGUSR1.
 #
 #   docker/launch.sh -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
 #
-# The ranks finish the step, save, and end with 138 ("start me again"), and so does this. composer by itself gives its
-# ranks 30 seconds after a SIGTERM, which may be too few for a large checkpoint, and dies of a SIGUSR1 at once.
+# The ranks finish the step, save, and exit with 138 ("run me again"), and so does this script. `composer` alone gives its
+# ranks 30 seconds after SIGTERM, which may be too short for a large checkpoint, and dies of SIGUSR1 at once.
 set -euo pipefail
 
-trap '' USR1 # what is ignored here, composer ignores too; the ranks have handlers of their own
+trap '' USR1 # composer inherits that it is ignored; the ranks install handlers of their own
 composer "$@" &
 composer=$!
 
@@ -19,6 +20,6 @@ ask_ranks() {
 trap ask_ranks TERM USR1
 
 while kill -0 "$composer" 2>/dev/null; do
-  wait "$composer" || true # a signal interrupts it
+  wait "$composer" || true # interrupted by signals
 done
 wait "$composer"

@@ -225,8 +225,8 @@ def _page(sweep: Sweep, results: list[CellResult]) -> str:
     paragraphs = [
         f"# {sweep.name}",
         f"Base: `{sweep.base}`. Loss (nats per target) on held-out text at the end of training, mean ± standard "
-        f"deviation over seeds. The column `{difference_column}` is the difference of the means over the sources, seed by seed: "
-        "runs of one seed read the same text in the same order.",
+        f"deviation over seeds. The column `{difference_column}` is the difference of the "
+        "means over the sources, seed by seed: runs of one seed read the same text in the same order.",
         markdown_table(columns, losses),
         "Accuracy:",
         markdown_table(["cell", *sources], accuracies),

@@ -1,4 +1,4 @@
-"""Several nodes, and clusters that take them back: the same run under every launcher, and after every stop."""
+"""Several nodes and preemption: the same run under every launcher, and after every stop."""
 
 import os
 import signal
@@ -26,14 +26,14 @@ from tests.helpers.launching import (
 )
 from tests.helpers.spawned import free_port
 
-# At this rate what another order of sums does to a loss does not grow over the steps of a longer run.
+# At this learning rate, rounding differences do not grow over the steps of a longer run.
 LONGER = (
     *OVERRIDES,
     "phases.pretrain.tokens=96K",
     "phases.pretrain.learning_rate=5e-4",
     "training.save_every_tokens=64K",
 )
-# Streaming's shared memory is a machine's; two nodes on one would take each other's.
+# Two machines have a /dev/shm each.
 _OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
 _NUMBERS = count()
 _STARTED: list[subprocess.Popen[str]] = []
@@ -41,7 +41,7 @@ _STARTED: list[subprocess.Popen[str]] = []
 
 @pytest.fixture(scope="module")
 def one(tiny: Path) -> Path:
-    """The run of one process that nobody has stopped."""
+    """The uninterrupted run of one process."""
     run = tiny.parent / "one"
     assert main(["train", str(tiny), f"run_folder={run}", *LONGER]) == 0
     return run
@@ -49,7 +49,7 @@ def one(tiny: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """A test that fails leaves no launcher behind."""
+    """Kill the launchers that a failed test leaves."""
     yield
     while _STARTED:
         process = _STARTED.pop()
@@ -59,7 +59,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 class Node:
-    """A command before others that runs them on a machine of their own, and where the first of all machines is."""
+    """A prefix that runs commands on a simulated machine, and the address of the first machine."""
 
     def __init__(self, prefix: tuple[str, ...], address: str, environment: dict[str, str]) -> None:
         self.prefix, self.address, self.environment = prefix, address, environment
@@ -71,7 +71,7 @@ class Node:
 
 @pytest.fixture
 def nodes() -> Iterator[list[Node]]:
-    """Two network namespaces, each with shared memory of its own, joined by a cable."""
+    """Two network namespaces with a /dev/shm each, connected by a virtual cable."""
     names = [f"mb{os.getpid()}-{next(_NUMBERS)}" for _ in range(2)]
     with ExitStack() as stack:
         try:
@@ -96,7 +96,7 @@ def ip(*arguments: str) -> None:
 def composer_on(
     nodes: list[Node], ranks_per_node: int, launcher: Path, *arguments: object
 ) -> list[subprocess.Popen[str]]:
-    """`composer` as its user types it on every node."""
+    """Start `composer` on every node, with a user's arguments."""
     port = free_port()
     where = [
         "--world_size",
@@ -113,7 +113,7 @@ def composer_on(
 
 
 def torchrun_on(nodes: list[Node], ranks_per_node: int, *arguments: object) -> list[subprocess.Popen[str]]:
-    """`torchrun` as its user types it on every node."""
+    """Start `torchrun` on every node, with a user's arguments."""
     where = ["--nnodes", len(nodes), "--nproc-per-node", ranks_per_node, "--master-addr", nodes[0].address]
     where += ["--master-port", free_port(), "--signals-to-handle", "SIGTERM,SIGUSR1"]
     return [
@@ -129,7 +129,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[int]:
 
 
 def test_two_nodes_by_composer_train_as_one_process(tiny, one, nodes, tmp_path):
-    """Stopped by a signal to one of the nodes alone, they save together; one process goes on with the same batches."""
+    """After a signal to one node, both save together; one process resumes with the same batches."""
     arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     processes = composer_on(nodes, 1, LAUNCH, *arguments)
     wait_for_steps(tmp_path / "run", 5, processes[0])
@@ -172,7 +172,7 @@ def test_two_nodes_of_two_ranks_by_torchrun(tiny, one, nodes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(tiny, one, nodes, tmp_path, number):
-    """torchrun hands the signal on, waits for its ranks, and ends with 1 whatever these say."""
+    """torchrun passes the signal on, waits for its ranks, and exits with 1 whatever their exit code."""
     arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     processes = torchrun_on(nodes, 2, *arguments)
     wait_for_steps(tmp_path / "run", 5, processes[0])
@@ -187,7 +187,7 @@ def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(tiny, one, nodes, tmp_pa
 
 
 def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):
-    """composer by itself dies of SIGUSR1 and leaves its ranks alone: they hear of it, save and end."""
+    """composer alone dies of SIGUSR1; its ranks notice, save and exit."""
     arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     process = start([COMPOSER, "-n", 1, *TRAIN, *arguments])
     wait_for_steps(tmp_path / "run", 5, process)

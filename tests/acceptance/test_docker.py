@@ -1,4 +1,4 @@
-"""What stands under docker/ is well formed, and agrees with the code and the lock."""
+"""The files under docker/ are well formed, and agree with the code and the lock."""
 
 import os
 import re
@@ -33,10 +33,10 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def linter(name: str) -> str:
-    """The path of a program that the lock brings, where there is one for the machine."""
+    """Return the path of a program that requirements.lock installs, on platforms that have it."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if found is None:
-        pytest.skip(f"there is no {name} here")
+        pytest.skip(f"{name} is not installed")
     return found
 
 
@@ -72,8 +72,8 @@ def test_the_image_installs_as_the_makefile_does():
     assert all(options in lines for options in wanted)
 
 
-def test_the_slurm_template_puts_back_what_was_saved(tmp_path):
-    """srun and scontrol are stand-ins that write down how they were called; the rest is the template itself."""
+def test_the_slurm_template_requeues_a_preempted_job(tmp_path):
+    """srun and scontrol are replaced by scripts that record their arguments."""
     (tmp_path / "bin").mkdir()
     for name, body in {
         "srun": 'for word in "$@"; do echo "$word"; done >"$LOG/srun"; exit "$SRUN_ENDS_WITH"',
@@ -104,7 +104,7 @@ def job():
     return yaml.safe_load((DOCKER / "pytorchjob.yaml").read_text())
 
 
-def test_the_manifest_has_fields_that_exist(job):
+def test_the_manifest_has_known_fields_only(job):
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
     assert set(job) <= FIELDS[""]
     assert {"pytorchReplicaSpecs"} <= set(job["spec"]) <= FIELDS["spec"]
@@ -119,10 +119,10 @@ def test_the_manifest_has_fields_that_exist(job):
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
     assert replicas["Master"]["replicas"] == 1
-    assert REQUEUE_EXIT_CODE >= 128  # which is what ExitCode starts again
+    assert REQUEUE_EXIT_CODE >= 128  # ExitCode restarts from 128 on
 
 
-def test_the_manifest_counts_its_ranks(job):
+def test_world_size_of_the_manifest(job):
     replicas = job["spec"]["pytorchReplicaSpecs"].values()
     (container,) = next(iter(replicas))["template"]["spec"]["containers"]
     arguments = container["args"]

@@ -1,4 +1,4 @@
-"""Two processes started by `composer` train as one does, and go on where one stopped, and the reverse."""
+"""Two processes started by `composer` train like one, and resume where one stopped, and the reverse."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from tests.helpers.launching import launch, read_steps
 
-# Each rank draws its own dropout, so the losses of one and of two processes agree without it alone.
+# Each rank draws dropout of its own, so the losses of one and two processes agree only without it.
 OVERRIDES = ("model.attn_out_dropout=0", "training.keep_checkpoints=100")
 
 
@@ -32,7 +32,7 @@ def two(tiny: Path) -> Path:
 
 
 def stopped_after_its_first_checkpoint(run: Path, copy: Path) -> Path:
-    """A copy of a run as it stood when it had just saved for the first time, and read on a little."""
+    """Copy a run as it was two steps after its first checkpoint."""
     shutil.copytree(run, copy)
     first, *later = list_checkpoints(copy)
     for path in later:
@@ -46,7 +46,7 @@ def stopped_after_its_first_checkpoint(run: Path, copy: Path) -> Path:
 
 
 def assert_same_steps(run: Path, other: Path) -> None:
-    """The same rows in every batch, and the same losses but for the order of the sums."""
+    """The rows of every batch are the same, and the losses up to the order of summation."""
     mine, others = read_steps(run), read_steps(other)
     for name in ("step", "tokens", "batch_crc32", "fill", "lr"):
         assert [step[name] for step in mine] == [step[name] for step in others]
@@ -60,13 +60,13 @@ def test_two_processes_train_as_one(one, two):
     assert_same_steps(one, two)
 
 
-def test_one_process_goes_on_where_two_stopped(tiny, one, two, tmp_path):
+def test_one_process_resumes_where_two_stopped(tiny, one, two, tmp_path):
     run = stopped_after_its_first_checkpoint(two, tmp_path / "run")
     assert main(["train", str(tiny), f"run_folder={run}", *OVERRIDES]) == 0
     assert_same_steps(run, one)
 
 
-def test_two_processes_go_on_where_one_stopped(tiny, one, tmp_path):
+def test_two_processes_resume_where_one_stopped(tiny, one, tmp_path):
     run = stopped_after_its_first_checkpoint(one, tmp_path / "run")
     done = launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Commands as a user types them, with the launcher that is installed beside this Python."""
+"""Launchers as a user calls them, from the environment of this Python."""
 
 import json
 import os
@@ -12,23 +12,23 @@ from typing import Any
 
 COMPOSER = Path(sys.executable).with_name("composer")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
-LAUNCH = Path(__file__).parents[2] / "docker/launch.sh"  # composer, deaf to the signals that its ranks hear
+LAUNCH = Path(__file__).parents[2] / "docker/launch.sh"  # composer, with signals passed on to its ranks
 TRAIN = ("-m", "modernbert_train", "train")
 
 
 def launch(
     num_processes: int, *arguments: str | Path, seconds: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """`composer -n N -m modernbert_train ARGUMENTS`; standard error goes where standard output goes.
+    """Run `composer -n N -m modernbert_train ARGUMENTS`, standard error and output together.
 
-    subprocess.TimeoutExpired after so many seconds: a launch that should have ended hangs.
+    Raises subprocess.TimeoutExpired if it hangs.
     """
     command = [COMPOSER, "-n", num_processes, "-m", "modernbert_train", *arguments]
     return finish(start(command), seconds)
 
 
 def start(command: Sequence[Any], **environment: str) -> subprocess.Popen[str]:
-    """Start a launcher, as the head of a process group."""
+    """Start a launcher in a process group of its own."""
     path = f"{COMPOSER.parent}:{os.environ['PATH']}"
     return subprocess.Popen(
         [str(word) for word in command],
@@ -41,7 +41,7 @@ def start(command: Sequence[Any], **environment: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 240) -> subprocess.CompletedProcess[str]:
-    """Its end and output. subprocess.TimeoutExpired, and nothing of it left, if it has not ended by then."""
+    """Wait for exit code and output; after `seconds`, kill it with its ranks and raise subprocess.TimeoutExpired."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -52,7 +52,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> subprocess.C
 
 
 def wait_for_steps(run: Path, num_steps: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Until so many steps are logged."""
+    """Wait until that many steps are logged."""
     deadline = time.monotonic() + seconds
     while not (run / "metrics.jsonl").exists() or len(read_steps(run)) < num_steps:
         assert process.poll() is None, finish(process).stdout
@@ -61,6 +61,6 @@ def wait_for_steps(run: Path, num_steps: int, process: subprocess.Popen[str], se
 
 
 def read_steps(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that tell of a step."""
-    *lines, _ = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")  # whole ones
+    """Return the lines of metrics.jsonl that are training steps."""
+    *lines, _ = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")  # complete lines
     return [line for line in map(json.loads, lines) if "loss" in line]

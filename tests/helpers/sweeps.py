@@ -1,4 +1,4 @@
-"""Small sweeps to write down and to run."""
+"""Small sweeps."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from modernbert_train.sweep.definition import Run
 from tests.helpers.recipes import make_tiny
 from tests.helpers.weights import make_info
 
-# Two steps on a CPU.
+# Two steps.
 SHORT = [
     "phases.extension=null",
     "phases.pretrain.batch_ramp=null",
@@ -24,7 +24,7 @@ def write_sweep(folder: Path, text: str, name: str = "little.yaml") -> Path:
 
 
 def make_sweep(folder: Path, settings: str, seeds: str = "[1, 2]") -> Path:
-    """Store and tiny recipe in `folder`, and a sweep over them that runs for two steps."""
+    """Make a store, the tiny recipe and a sweep over it, whose runs have two steps."""
     make_tiny(folder)
     overrides = json.dumps(SHORT)
     text = f"base: tiny.yaml\nfolder: {folder}/runs\noverrides: {overrides}\nseeds: {seeds}\n{settings}\n"
@@ -32,7 +32,7 @@ def make_sweep(folder: Path, settings: str, seeds: str = "[1, 2]") -> Path:
 
 
 def pretend_finished(run: Run, losses: dict[str, float], tokens: int = 4_096, **line: Any) -> None:
-    """What a finished run leaves that a report reads."""
+    """Write the files of a finished run that a report reads."""
     folder = Path(run.recipe.run_folder)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints/step-00000002.pt").write_bytes(b"weights")
