@@ -126,7 +126,7 @@ def test_a_run_folder_that_cannot_be_created(tiny, capsys):
     Path("file").touch()
     assert main(["train", str(tiny), "run_folder=file/run"]) == 2
     assert re.fullmatch(
-        r"run_folder is file/run, which cannot be made \(.*\); name a folder .*", the_error(capsys)
+        r"run_folder is file/run, which cannot be created \(.*\); choose a folder .*", the_error(capsys)
     )
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_index_of_a_split(tmp_path, capsys, content):
     ("arguments", "status", "message"),
     [
         (["export", "started", "out"], 2, r"started: no checkpoint in it; expected started/checkpoints/step-\*\.pt"),
-        (["evaluate", "started"], 2, r"started: no recipe\.yaml beside it .* name one \(--recipe"),
+        (["evaluate", "started"], 2, r"started: no checkpoint in it; expected started/checkpoints/step-\*\.pt"),
         (["report", "started"], 2, r"started/metrics\.jsonl does not exist; name the folder of a run"),
         (["import", "started", "out"], 2, r"started/config\.json does not exist; name a folder with config\.json"),
         (["import", "roberta", "out"], 2, r"roberta/config\.json: model_type is 'roberta'; only 'modernbert' and"),
@@ -166,7 +166,7 @@ def test_evaluation_of_a_folder_without_weights(tiny, capsys):
     Path("bare").mkdir()
     Path("bare/config.json").write_text('{"model_type": "modernbert"}')
     assert main(["evaluate", "bare", "--recipe", str(tiny)]) == 2
-    assert the_error(capsys).startswith("bare: Transformers cannot open it (")
+    assert the_error(capsys).startswith("bare: Transformers cannot load it (")
 
 
 def test_a_resumed_run_with_other_batches(tiny, tmp_path, capsys):

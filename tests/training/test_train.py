@@ -177,8 +177,8 @@ def test_weights_of_another_shape(tiny, tmp_path, finished, capsys):
     overrides = [f"run_folder={tmp_path}/run", f"init.from={finished[0]}", "model.intermediate_size=128"]
     assert main(["train", str(tiny), *overrides]) == 2
     expected = (
-        r"init.from: .*\.pt does not fit .*: model.intermediate_size is 96 there and 128 here; use the model section "
-        r"of the run it comes from, or set init.method=tile_middle to begin a larger model with it"
+        r"init.from: .*\.pt does not fit .*: model.intermediate_size: source 96, recipe 128; use the model section "
+        r"of the source, or set init.method=tile_middle to start a larger model from it"
     )
     assert re.search(expected, capsys.readouterr().err)
 
@@ -187,7 +187,7 @@ def test_weights_of_equal_shapes_and_another_mathematics(tiny, tmp_path, finishe
     overrides = [f"run_folder={tmp_path}/run", f"init.from={finished[0]}", "model.mlp=swiglu"]
     assert main(["train", str(tiny), *overrides]) == 2
     expected = (
-        r"init.from: .*\.pt does not fit .*model: model.mlp is geglu there and swiglu here; use the model"
+        r"init.from: .*\.pt does not fit .*model: model.mlp: source geglu, recipe swiglu; use the model"
     )
     assert re.search(expected, capsys.readouterr().err)
 

@@ -213,6 +213,6 @@ def test_code_is_told_apart_by_its_files(monkeypatch, tmp_path):
 def test_a_run_folder_that_cannot_be_made():
     Path("file").touch()
     with pytest.raises(
-        ValueError, match=r"^run_folder is file/run, which cannot be made \(.*\); name a folder"
+        ValueError, match=r"^run_folder is file/run, which cannot be created \(.*\); choose a folder"
     ):
         make_run_folder(Path("file/run"))
