@@ -1,8 +1,9 @@
-"""The package installed from a wheel, away from the repository: its recipes are part of it."""
+"""The package installed from a wheel, used outside the repository: it brings its recipes along."""
 
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
 def run(*command: object, **options: object) -> str:
-    """Run a command that must succeed; what it prints."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -23,7 +24,7 @@ def run(*command: object, **options: object) -> str:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with the installed wheel; its dependencies are those of this environment."""
+    """Install the wheel in a folder of its own, with the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a build leaves files beside the code
     for name in ("modernbert_train", "data_prep", "yamls"):
@@ -39,7 +40,7 @@ def site(tmp_path_factory):
 
 
 def modernbert(site: Path, *arguments: object) -> str:
-    """`modernbert ARGUMENTS` of the installed wheel, in the working directory."""
+    """Run the `modernbert` of the installed wheel in the working directory."""
     return run(
         sys.executable,
         site / "bin/modernbert",
@@ -56,6 +57,12 @@ def test_what_the_wheel_has(site):
         True,
     ]
     assert not (site / "yamls").exists()
+
+
+def test_the_version(site):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert modernbert(site, "--version") == f"modernbert {version}\n"
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_shipped_recipes_and_sweeps_are_found(site):
