@@ -6,19 +6,22 @@
     python -m benchmarks.codebase --changes main change/norm ...       # files that each branch touches
     python -m benchmarks.codebase --texts 50 --seed 17                 # docstrings, messages and help drawn at random
 
-The first form prints lines by layer of the import contract in pyproject.toml, the folders with the most files, and the
-length of functions. `--trace` runs a training up to the start of its first step: use a tiny recipe. `--changes` counts
-the files that each branch changes against the first one, those of the packages apart from tests and the rest.
-`--texts` prints a sample of what a reader or a user reads, the same one for the same seed and code.
+The first form prints, by layer of the import contract in pyproject.toml, the lines and how many of them hold code; then
+the folders with the most files and the length of functions. `--trace` runs a training up to the start of its first
+step: use a tiny recipe. `--changes` counts the files that each branch changes against the first one: in the packages,
+in the tests, and elsewhere. `--texts` prints a sample of what a reader or a user reads, the same one for the same seed
+and code.
 """
 
 import argparse
 import ast
+import io
 import os
 import random
 import statistics
 import subprocess
 import sys
+import tokenize
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -92,7 +95,8 @@ def describe(root: Path) -> None:
     for layer, rooms in [*layers(root), *((name, [name]) for name in OTHERS)]:
         files = [file for room in rooms for file in python_files(root / room)]
         if files:
-            print(f"{sum(map(num_lines, files)):>7,} lines {len(files):>4} files  {layer}")
+            lines, code = sum(map(num_lines, files)), sum(map(num_code_lines, files))
+            print(f"{lines:>7,} lines {code:>7,} of code {len(files):>4} files  {layer}")
     folders = Counter(
         file.parent.relative_to(root) for name in PACKAGES for file in python_files(root / name)
     )
@@ -133,6 +137,33 @@ def python_files(path: Path) -> list[Path]:
 def num_lines(file: Path) -> int:
     """Count the lines of a file."""
     return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def num_code_lines(file: Path) -> int:
+    """Count the lines of a file that hold code: no blank lines, comments or docstrings."""
+    text = file.read_text(encoding="utf-8")
+    layout = (
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    )
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    code = {
+        line
+        for token in tokens
+        if token.type not in layout
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    for node in ast.walk(ast.parse(text)):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            code -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(code)
 
 
 def trace(root: Path, arguments: Sequence[str]) -> None:
