@@ -92,13 +92,15 @@ class MaskedLM:
     name: ClassVar[ObjectiveName] = "mlm"
     title: ClassVar[str] = "masked"
     causal: ClassVar[bool] = False
+    # Whether `mask_rate` has an effect.
+    reads_mask_rate: ClassVar[bool] = True
 
     # Share of the maskable tokens that is chosen.
     rate: float
 
     @property
     def fingerprint(self) -> float | None:
-        """What the fingerprint of a phase's data holds of the objective."""
+        """What the fingerprint of a phase's data holds of the objective: no two objectives have the same."""
         return self.rate
 
     def record(self) -> dict[str, str | float | None]:
@@ -162,10 +164,11 @@ class NextToken:
     name: ClassVar[ObjectiveName] = "clm"
     title: ClassVar[str] = "next token"
     causal: ClassVar[bool] = True
+    reads_mask_rate: ClassVar[bool] = False
 
     @property
     def fingerprint(self) -> float | None:
-        """What the fingerprint of a phase's data holds of the objective."""
+        """What the fingerprint of a phase's data holds of the objective: no two objectives have the same."""
         return None
 
     def record(self) -> dict[str, str | float | None]:

@@ -139,6 +139,11 @@ def test_every_name_of_a_recipe_is_an_objective():
     assert all(OBJECTIVES[name].name == name for name in OBJECTIVES)
 
 
+def test_a_change_of_objective_changes_the_fingerprint():
+    fingerprints = {build_objective(name, a_phase(mask_rate=0.3)).fingerprint for name in OBJECTIVES}
+    assert len(fingerprints) == len(OBJECTIVES)
+
+
 def test_an_objective_has_the_settings_of_the_phase_or_of_the_evaluation():
     evaluation = EvaluationConfig(mask_rate=0.15)
     assert build_objective("mlm", evaluation) == MaskedLM(0.15)

@@ -5,7 +5,7 @@ Imports no torch, so that a dry run is fast.
 
 from math import prod
 
-from modernbert_train.config.schema import MLPS, ModelConfig
+from modernbert_train.config.schema import MLPS, NORMS, ModelConfig
 
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 POSITION_EMBEDDING = "model.embeddings.position_embeddings.weight"
@@ -42,8 +42,8 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         return weight | {f"{name}.bias": (outputs,)} if bias else weight
 
     def norm(name: str) -> dict[str, tuple[int, ...]]:
-        has_bias = model.bias and model.norm == "layernorm"
-        return {f"{name}.{kind}": (hidden,) for kind in (("weight", "bias") if has_bias else ("weight",))}
+        kinds = NORMS[model.norm].weights
+        return {f"{name}.{kind}": (hidden,) for kind in kinds if kind != "bias" or model.bias}
 
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (model.vocab_size, hidden)}
     if model.positions == "learned":
@@ -102,7 +102,7 @@ def describe_switches(model: ModelConfig) -> list[str]:
     """Return the switches, MLP and windows aside, that differ from ModernBERT's, in words."""
     differs = {
         "post-norm": model.norm_placement == "post",
-        "RMSNorm": model.norm == "rmsnorm",
+        NORMS[model.norm].display_name: model.norm != ModelConfig.norm,
         "learned positions": model.positions == "learned",
         "no positions": model.positions == "none",
         "biases": model.bias,

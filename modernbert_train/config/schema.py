@@ -18,13 +18,13 @@ DecayShape = Literal["1-sqrt", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
 AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "torch"]
 Device = Literal["auto", "cpu", "gpu"]
-Norm = Literal["layernorm", "rmsnorm"]
+Norm = Literal["layernorm", "rmsnorm"]  # each is described in NORMS
 NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu", "relu2"]  # each is described in MLPS
 Positions = Literal["rope", "learned", "none"]
 InitMethod = Literal["copy", "tile_middle", "tile_edge"]
 ObjectiveName = Literal["mlm", "clm"]
-OptimizerName = Literal["stableadamw", "adamw", "muon"]
+OptimizerName = Literal["stableadamw", "adamw", "muon"]  # each is described in OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,22 @@ class ModelConfig:
     initializer_cutoff_factor: float = 2.0
     # Longest context_tokens a phase may set; with learned positions also the length of their table.
     max_position_embeddings: int = 8_192
+
+
+@dataclass(frozen=True)
+class NormKind:
+    """What distinguishes one kind of norm from another; `model.layers` has the formulas."""
+
+    # Name in text for people.
+    display_name: str
+    # Its weights, each as wide as the hidden size; "bias" only if the model has biases.
+    weights: tuple[str, ...]
+
+
+NORMS: dict[Norm, NormKind] = {
+    "layernorm": NormKind("LayerNorm", ("weight", "bias")),
+    "rmsnorm": NormKind("RMSNorm", ("weight",)),
+}
 
 
 @dataclass(frozen=True)
@@ -268,6 +284,27 @@ class PhaseConfig(InheritedPhaseConfig):
 
 
 INHERITED_FIELDS = tuple(inherited.name for inherited in fields(InheritedPhaseConfig))
+
+
+@dataclass(frozen=True)
+class OptimizerKind:
+    """What distinguishes one optimizer from another; `optim.optimizer` builds them."""
+
+    # Name in text for people.
+    display_name: str
+    # Numbers that it keeps beside each weight.
+    num_moments: int = 2
+    # The same for the matrices between embedding and decoder.
+    num_hidden_moments: int = 2
+    # Whether it reads `momentum`.
+    has_momentum: bool = False
+
+
+OPTIMIZERS: dict[OptimizerName, OptimizerKind] = {
+    "stableadamw": OptimizerKind("StableAdamW"),
+    "adamw": OptimizerKind("AdamW"),
+    "muon": OptimizerKind("Muon, and AdamW", num_hidden_moments=1, has_momentum=True),
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from modernbert_train.config.quantities import (
     check_share,
     next_multiple,
 )
-from modernbert_train.config.schema import CacheConfig, InitConfig, ModelConfig, Recipe
+from modernbert_train.config.schema import OPTIMIZERS, CacheConfig, InitConfig, ModelConfig, Recipe
 from modernbert_train.config.skip import check_skip
 
 NAME = re.compile(
@@ -192,7 +192,7 @@ def _check_optimizer(recipe: Recipe) -> Iterator[str]:
     if clip is not None and not clip > 0:
         yield f"optimizer.gradient_clip_norm is {clip}: must be above 0, or null for no clipping"
     momentum = optimizer.momentum
-    if momentum is not None and optimizer.name != "muon":
+    if momentum is not None and not OPTIMIZERS[optimizer.name].has_momentum:
         yield (
             f"optimizer.momentum is {momentum}, but {optimizer.name} has no momentum; set it to null, or "
             "optimizer.name to muon"

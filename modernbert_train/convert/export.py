@@ -87,9 +87,9 @@ def write_hf_folder(
 def _refuse_causal(source: WeightSource) -> None:
     if source.info.is_causal:
         raise ValueError(
-            f"{source.path}: its phase {source.info.phase} has objective clm, and no class of Transformers computes "
-            "this encoder with causal attention; export a checkpoint of a later phase with objective: mlm, or train "
-            f"one from it with init.from={source.path}"
+            f"{source.path}: its phase {source.info.phase} has objective {source.info.objective}, and no class of "
+            "Transformers computes this encoder with causal attention; export a checkpoint of a later phase with "
+            f"objective: mlm, or train one from it with init.from={source.path}"
         )
 
 

@@ -115,14 +115,14 @@ def _training(info: CheckpointInfo, recipe: Any) -> str:
     names = [phase_name for phase_name, _ in phases]
     done = phases[: names.index(info.phase) + 1] if info.phase in names else phases
     for phase_name, phase in done:
-        objective = phase.get("objective", MaskedLM.name)
+        objective = OBJECTIVES[phase.get("objective", MaskedLM.name)]
         rows.append(
             (
                 phase_name,
                 f"{phase['tokens']:,}",
                 f"{phase['context_tokens']:,}",
                 f"{phase['global_rope_theta']:,.0f}",
-                f"{phase['mask_rate']:.0%}" if objective == MaskedLM.name else OBJECTIVES[objective].title,
+                f"{phase['mask_rate']:.0%}" if objective.reads_mask_rate else objective.title,
                 f"{phase['learning_rate']:g}",
                 describe_mixture(phase["mixture"]),
             )

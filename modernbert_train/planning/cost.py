@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from modernbert_train.config import ModelConfig, Recipe
 from modernbert_train.config.architecture import num_global_layers, num_hidden_weights, num_parameters
+from modernbert_train.config.schema import OPTIMIZERS
 from modernbert_train.objectives import Objective
 from modernbert_train.schedule import PhaseSchedule, RunSchedule
 
@@ -105,10 +106,10 @@ def format_hours(hours: float) -> str:
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Return the size of a checkpoint: weights, two moments (one for a matrix that Muon steps) and moving average."""
-    numbers = 3 * num_parameters(recipe.model)
-    if recipe.optimizer.name == "muon":
-        numbers -= num_hidden_weights(recipe.model)
+    """Return the size of a checkpoint: weights, the optimizer's moments, and the moving average if there is one."""
+    optimizer, hidden = OPTIMIZERS[recipe.optimizer.name], num_hidden_weights(recipe.model)
+    others = num_parameters(recipe.model) - hidden
+    numbers = (1 + optimizer.num_moments) * others + (1 + optimizer.num_hidden_moments) * hidden
     if recipe.training.ema_half_life_tokens:
         numbers += num_parameters(recipe.model)
     return numbers * _BYTES_PER_NUMBER

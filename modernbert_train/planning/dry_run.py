@@ -16,6 +16,7 @@ from modernbert_train.config import (
     format_tokens,
 )
 from modernbert_train.config.architecture import describe_model
+from modernbert_train.config.schema import OPTIMIZERS
 from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
 from modernbert_train.objectives import build_objective
 from modernbert_train.planning.cost import (
@@ -39,7 +40,6 @@ from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.store.opening import open_tokenizer
 
 PHASES_IN_A_TABLE = 4
-OPTIMIZER_NAMES = {"stableadamw": "StableAdamW", "adamw": "AdamW", "muon": "Muon, and AdamW"}
 
 
 def describe(
@@ -80,13 +80,13 @@ def describe(
 
 def _summary(recipe: Recipe, schedule: RunSchedule, tokens_per_s: float | None) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
-    clip = optimizer.gradient_clip_norm
+    clip, optimizer_name = optimizer.gradient_clip_norm, OPTIMIZERS[optimizer.name].display_name
     saves = schedule.estimate_num_due(training.save_every_tokens)
     each_bytes = checkpoint_bytes(recipe)
     return {
         "model": describe_model(model),
         "start": _start(recipe.init),
-        "optimizer": f"{OPTIMIZER_NAMES[optimizer.name]}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
+        "optimizer": f"{optimizer_name}, betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}, eps "
         f"{optimizer.eps:g}, "
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.num_streams, 'stream')}, shuffle blocks of "

@@ -33,7 +33,7 @@ from modernbert_train.config.architecture import unread_fields
 from modernbert_train.config.overrides import read_mapping
 from modernbert_train.config.shipped import find_yaml
 from modernbert_train.config.validation import RUN_NAME
-from modernbert_train.objectives import MaskedLM
+from modernbert_train.objectives import OBJECTIVES
 
 FIELDS = ("base", "overrides", "grid", "cells", "seeds", "folder")
 _RESERVED = {"name": "it follows from the cell", "run_folder": "set folder", "seed": "list it under seeds"}
@@ -285,7 +285,7 @@ def essential(recipe: Recipe) -> Recipe:
     phases = {}
     for name, phase in recipe.phases.items():
         unread_in_phase = {field: value for field, value in unread.items() if hasattr(phase, field)}
-        mask_rate = phase.mask_rate if phase.objective == MaskedLM.name else 0.0
+        mask_rate = phase.mask_rate if OBJECTIVES[phase.objective].reads_mask_rate else 0.0
         phases[name] = dataclasses.replace(phase, mask_rate=mask_rate, **unread_in_phase)
     return dataclasses.replace(
         recipe,

@@ -10,7 +10,7 @@ import torch
 from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.config import ModelConfig, validate
 from modernbert_train.config.architecture import num_hidden_weights, num_parameters, weight_shapes
-from modernbert_train.config.schema import MLPS, MODEL_SWITCHES, Mlp, Positions
+from modernbert_train.config.schema import MLPS, MODEL_SWITCHES, Mlp, Norm, Positions
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
 from modernbert_train.model.layers import ACTIVATIONS
 from modernbert_train.optim.optimizer import parameter_groups
@@ -43,7 +43,7 @@ def name(config):
 
 def test_all_combinations_are_tested():
     num_blocks = 3  # pre-norm, post-norm, parallel
-    assert len(ALL) == 2 * num_blocks * len(get_args(Mlp)) * len(get_args(Positions)) * 2
+    assert len(ALL) == len(get_args(Norm)) * num_blocks * len(get_args(Mlp)) * len(get_args(Positions)) * 2
 
 
 def test_every_mlp_is_described_and_computed():

@@ -21,6 +21,7 @@ def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor, caus
     def norm(name: str, x: Tensor) -> Tensor:
         if config.norm == "rmsnorm":
             return x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weights[f"{name}.weight"]
+        assert config.norm == "layernorm", config.norm
         centred = x - x.mean(-1, keepdim=True)
         scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt()
         return scaled * weights[f"{name}.weight"] + (weights[f"{name}.bias"] if config.bias else 0)
@@ -44,8 +45,7 @@ def _document(config: ModelConfig, weights: dict[str, Tensor], ids: Tensor, caus
         if config.mlp in UNGATED:
             return linear(f"{name}.Wo", UNGATED[config.mlp](wide))
         value, gate = wide[:, : config.intermediate_size], wide[:, config.intermediate_size :]
-        activated = _gelu(value) if config.mlp == "geglu" else value / (1 + (-value).exp())
-        return linear(f"{name}.Wo", activated * gate)
+        return linear(f"{name}.Wo", GATED[config.mlp](value) * gate)
 
     x = weights["model.embeddings.tok_embeddings.weight"][ids]
     if config.positions == "learned":
@@ -73,6 +73,7 @@ def _gelu(x: Tensor) -> Tensor:
     return x * (1 + torch.erf(x / 2**0.5)) / 2
 
 
+GATED = {"geglu": _gelu, "swiglu": lambda x: x / (1 + (-x).exp())}
 UNGATED = {"gelu": _gelu, "relu2": lambda x: torch.where(x > 0, x * x, 0)}
 
 

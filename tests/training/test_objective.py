@@ -62,7 +62,7 @@ def test_a_causal_checkpoint_is_not_exported(whole, tmp_path, capsys):
     assert main(["export", str(checkpoint), str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert f"{checkpoint}: its phase pretrain has objective clm, and no class of Transformers" in said
-    assert f"with objective: mlm, or train one on from it with init.from={checkpoint}" in said
+    assert f"with objective: mlm, or train one from it with init.from={checkpoint}" in said
     assert not (tmp_path / "out").exists()
     assert main(["export", str(whole), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out/README.md").read_text()

@@ -1,12 +1,14 @@
 """Runs of the tiny recipe with the other optimizers."""
 
 import shutil
+from typing import get_args
 
 import pytest
 import torch
 
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.config import load_recipe
+from modernbert_train.config.schema import OptimizerName
 from modernbert_train.planning.dry_run import describe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
@@ -14,7 +16,7 @@ from tests.helpers.weights import load_weights
 from tests.training.test_train import metrics
 
 
-@pytest.mark.parametrize("name", ["stableadamw", "adamw", "muon"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_a_run_cut_off_in_either_phase_goes_on_bit_for_bit(tiny, tmp_path, name):
     """From the first checkpoint and the last but one; between the phases rate and weight decay change."""
     overrides = [f"optimizer.name={name}", "optimizer.weight_decay=5e-4", "training.keep_checkpoints=9"]

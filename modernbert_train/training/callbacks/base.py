@@ -15,8 +15,8 @@ def step_of(state: State) -> int:
 class Metric(Callback):
     """A callback that measures something.
 
-    To add a metric, derive a class from this one and add it to the callbacks in `build_trainer`: `MetricsLogger` writes
-    what `record` returns to metrics.jsonl and to the loggers.
+    To add a metric, derive a class from this one and add it to the list in `train.build_callbacks`: `MetricsLogger`
+    writes what `record` returns to metrics.jsonl and to the loggers.
     """
 
     # Keys of the record that go to metrics.jsonl only: text, and numbers that mean nothing as a curve.

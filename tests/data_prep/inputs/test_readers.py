@@ -110,7 +110,7 @@ def test_pattern_errors(tmp_path):
         (b'{"text": "\\ud800"}', r"x\.jsonl:3: field 'text' holds a lone surrogate \(character 0\)"),
         (
             b'{"body": "a", "id": 1}',
-            r"x\.jsonl:3: has no field 'text'; fields: body, id; choose with --text-field",
+            r"x\.jsonl:3: has no field 'text'; fields: body, id; choose one with --text-field",
         ),
         (b"{}", r"x\.jsonl:3: has no field 'text'; fields: none"),
         (b'{"text": 7}', r"x\.jsonl:3: field 'text' must be a string, is int"),
@@ -191,8 +191,8 @@ def test_csv(tmp_path, ending):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"id,text\n1,a\n2\n", r"x\.csv, row 2: has 1 fields, the header 2"),
-        (b"id,text\n1,a\n2,b,c\n", r"x\.csv, row 2: has 3 fields, the header 2"),
+        (b"id,text\n1,a\n2\n", r"x\.csv, row 2: has 1 fields, but the header has 2; repair the row"),
+        (b"id,text\n1,a\n2,b,c\n", r"x\.csv, row 2: has 3 fields, but the header has 2; repair the row"),
         (b"id,body\n1,a\n", r"x\.csv, row 1: has no field 'text'; fields: id, body"),
         (b'id,text\n1,"a\n', r"x\.csv: cannot be read after row 0 \(unexpected end of data\)"),
         (
