@@ -74,7 +74,9 @@ def draw_histograms(
         file: PNG to write.
 
     """
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7))
+    # Fixed margins: a layout engine draws everything twice.
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.94, hspace=0.12)
     axes = figure.subplots(2, 1, sharex=True)
     for axis, what in zip(axes, ("tokens", "documents"), strict=True):
         for number, (name, histogram) in enumerate(histograms.items()):
