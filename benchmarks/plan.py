@@ -133,7 +133,6 @@ def measure_shares(folder: Path, num_documents: float, context: int, steps: int)
 
     Returns:
         "fill" and "largest_share_error".
-
     """
     plan = make_plan(write_store(folder, num_documents), context)
     middle = int(num_documents * TOKENS_PER_DOCUMENT / ROW_TOKENS / SHUFFLE_ROWS / STREAMS / 2)

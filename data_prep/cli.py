@@ -21,7 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 success, 1 `verify` or `inspect` found damage, 2 an error (one line on stderr), 130 Ctrl-C.
-
     """
     try:
         options = build_parser().parse_args(arguments)

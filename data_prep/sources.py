@@ -16,7 +16,6 @@ def check_source_name(name: str, label: str, remedy: str = "") -> None:
 
     Raises:
         ValueError: The name has other characters than letters, digits, '_', '-' and '.'.
-
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -30,7 +29,6 @@ def check_known_sources(named: Collection[str], sources: Collection[str], option
 
     Raises:
         ValueError: A source in `named` is not in `sources`.
-
     """
     unknown = sorted(set(named) - set(sources))
     if unknown:

@@ -41,7 +41,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Raises:
         ValueError: The vocabulary is too small for the bytes and special tokens, or there is no text.
-
     """
     smallest = NUM_BYTES + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
@@ -79,7 +78,6 @@ def fit_tokenizer(path: Path) -> Tokenizer:
 
     Raises:
         ValueError: The file is not a tokenizer, or its ids have gaps, which new tokens would fill.
-
     """
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
@@ -106,7 +104,6 @@ def lost_text(tokenizer_json: Path) -> tuple[str, str] | None:
 
     Returns:
         The text and what it decodes to, None if all test texts survive.
-
     """
     tokenizer = load_tokenizer(tokenizer_json)
     for text in _PROBES:
@@ -144,7 +141,6 @@ def write_tokenizer_config(folder: Path, special_tokens: dict[str, str]) -> None
     Args:
         folder: to write to.
         special_tokens: role ("cls", "mask", ...) -> token.
-
     """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

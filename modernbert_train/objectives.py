@@ -129,7 +129,6 @@ class MaskedLM:
 
         Returns:
             The row with the chosen tokens replaced and their original ids as labels.
-
         """
         input_ids = row.input_ids
         candidates = np.flatnonzero(np.take(masking.maskable, input_ids))
@@ -233,7 +232,6 @@ def _choose(count: int, chosen: int, generator: np.random.Philox) -> tuple[Int64
 
     Returns:
         The chosen indices, ascending, and for each of them a number in [0, 1).
-
     """
     draws = generator.random_raw(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
     if chosen == count:

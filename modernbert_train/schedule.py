@@ -34,7 +34,6 @@ def learning_rate(phase: PhaseConfig, tokens: float) -> float:
 
     Returns:
         The learning rate.
-
     """
     if tokens < phase.warmup_tokens:
         start = phase.start_lr_fraction
@@ -79,7 +78,6 @@ def plan_step_ranges(phase: PhaseConfig, unit_rows: int) -> tuple[StepRange, ...
 
     Returns:
         One range for each batch size, in order.
-
     """
     full_rows = phase.batch_tokens // phase.row_tokens
     step_ranges: tuple[StepRange, ...] = ()
@@ -221,7 +219,6 @@ class RunSchedule:
 
         Returns:
             True if it is due.
-
         """
         phase = self.phase_of(step)
         if step == phase.last_step:
@@ -269,7 +266,6 @@ def build_schedule(recipe: Recipe) -> RunSchedule:
 
     Raises:
         ValueError: it skips steps that the run does not have, or the last step of a phase.
-
     """
     phases: list[PhaseSchedule] = []
     step = tokens = 0

@@ -42,7 +42,6 @@ def write_corpus(folder: Path, megabytes: float) -> list[tuple[str, int, float, 
 
     Raises:
         ValueError: The size is not positive, or a source has no text.
-
     """
     if not megabytes > 0:
         raise ValueError(f"megabytes: {megabytes} must be greater than 0")
@@ -66,7 +65,6 @@ def collect(texts: Iterable[Text], max_bytes: int) -> Collected:
 
     Returns:
         The documents, sorted by a hash of their id, and the counts.
-
     """
     collected, seen = Collected([]), set()
     for document_id, text in texts:

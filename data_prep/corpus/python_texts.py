@@ -116,7 +116,6 @@ def docstrings_of(source: str, module: str) -> str | None:
 
     Returns:
         The docstrings in the order of the source; None for syntax of a newer Python.
-
     """
     parts: list[str] = []
 

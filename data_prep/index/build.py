@@ -90,7 +90,6 @@ def index_store(
 
     Raises:
         ValueError: The store, the tokenizer, the output folder or an option cannot be used.
-
     """
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
@@ -161,7 +160,6 @@ def _address(files: ShardFiles, split: ExternalSplit, out: Path) -> str:
 
     Returns:
         A URL; a path relative to `out` if one folder contains the other; otherwise an absolute path.
-
     """
     if files.folder is None:
         return f"{files.root}/{split.folder}".rstrip("/")

@@ -50,7 +50,6 @@ def detect_samples(
 
     Raises:
         ValueError: The column holds no ids, ids exceed the tokenizer's, or no document can be read.
-
     """
     samples = SampleLayout(column, bytes_dtype, strip or (), tokenizer.vocab_size)
     found: Counter[str] = Counter()
@@ -130,7 +129,6 @@ def _to_strip(found: Counter[str], whole: bool, fixed_length: bool) -> tuple[str
 
     Returns:
         The special tokens, from SPECIALS.
-
     """
     num_documents = found["documents"]
     strip = {

@@ -39,7 +39,6 @@ def find_splits(files: ShardFiles, source: str | None) -> dict[str, dict[str, Ex
 
     Raises:
         ValueError: There is no index.json, or it is broken or of another format, or a source has nothing to train on.
-
     """
     found: dict[str, dict[str, ExternalSplit]] = {}
     for split, names in SPLIT_FOLDERS.items():

@@ -60,7 +60,6 @@ class PartialSidecars:
 
         Raises:
             ValueError: There is no token.
-
         """
         done = self._read_shards()
         if not self.num_tokens:

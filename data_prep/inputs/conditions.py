@@ -30,7 +30,6 @@ class Condition:
 
         Raises:
             ValueError: The field is missing, or <, <=, > or >= is applied to something that is not a number.
-
         """
         if self.field not in record:
             fields = ", ".join(map(str, record)) or "none"
@@ -71,7 +70,6 @@ def parse_conditions(texts: list[str], sources: list[str]) -> dict[str, list[Con
 
     Raises:
         ValueError: A text of another form, an unknown source, or a value that is not a number for <, <=, > or >=.
-
     """
     conditions: dict[str, list[Condition]] = {source: [] for source in sources}
     for text in texts:

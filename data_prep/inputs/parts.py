@@ -51,7 +51,6 @@ def resolve_inputs(patterns: Iterable[str]) -> list[str]:
 
     Raises:
         ValueError: A pattern matches nothing, a file has an unknown ending, or a folder holds no text.
-
     """
     found: dict[str, None] = {}
     for pattern in patterns:

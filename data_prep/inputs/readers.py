@@ -41,7 +41,6 @@ def read_texts(
     Raises:
         ValueError: Broken JSON, a missing or mistyped field, invalid UTF-8, damaged compression or a dataset that
             cannot be loaded, with file and line or row, unless `left_out` skips what is unreadable.
-
     """
     left_out = left_out or LeftOut()
     try:

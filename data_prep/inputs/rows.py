@@ -76,7 +76,6 @@ def read_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
     Returns:
         Iterator of the number of a row, from 1, and its content: the bytes of a JSON line, a mapping, or the
         ValueError of a malformed row.
-
     """
     if span.item.startswith(HUB_PREFIX):
         return _hub_rows(span)
@@ -195,7 +194,6 @@ def load_saved(path: str) -> Any:
 
     Raises:
         UnreadableFile: The folder is damaged.
-
     """
     import datasets  # takes seconds to import
 
@@ -214,7 +212,6 @@ def load_hub(item: str) -> Any:
     Raises:
         ValueError: A name of another form.
         UnreadableFile: The dataset, its config or its split cannot be loaded.
-
     """
     import datasets  # takes seconds to import
 

@@ -72,7 +72,6 @@ def draw_histograms(
         marks_tokens: lengths to mark with a vertical line.
         title: of the picture.
         file: PNG to write.
-
     """
     figure = Figure(figsize=(10, 7))
     # Fixed margins: a layout engine draws everything twice.

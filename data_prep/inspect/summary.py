@@ -32,7 +32,6 @@ def inspect_store(manifest: Manifest, source: str | None, num_samples: int, pict
 
     Raises:
         ValueError: The store has no such source, or the picture cannot be written.
-
     """
     if source is not None:
         check_known_sources([source], manifest.sources, "source")

@@ -25,7 +25,6 @@ def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
 
     Raises:
         ValueError: No benchmark text has as many words as an n-gram.
-
     """
     config = NGramsDecontConfig(n_grams=job.settings.ngram_words)
     hash_ngram = create_hash_func(config.hash_config)

@@ -36,7 +36,6 @@ def read_documents(
 
     Returns:
         Iterator of texts; none is empty.
-
     """
     left_out = left_out or LeftOut(job.settings.skip_unreadable)
     texts = _read_nonempty(job, number, left_out)

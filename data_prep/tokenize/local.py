@@ -31,7 +31,6 @@ class Progress:
         done: [tasks] whether a task was finished in an earlier run.
         counts: int64 [tasks + 1, 2] documents and tokens of every task, in memory that workers share without locks
             (a killed worker could never release one); a non-zero last row tells the workers to stop.
-
     """
 
     def __init__(self, stage: Stage, done: list[bool], counts: np.ndarray) -> None:

@@ -59,7 +59,6 @@ def merge(job: Job) -> Manifest:
 
     Raises:
         ValueError: A source has no document, or all its documents are held out.
-
     """
     left_out: dict[str, Counter[str]] = {source: Counter() for source in job.inputs}
     for number, part in enumerate(job.parts):

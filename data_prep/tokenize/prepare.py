@@ -42,7 +42,6 @@ def plan_job(
 
     Raises:
         ValueError: Invalid settings or inputs, or the tokenizer or an input is inside the store.
-
     """
     _check_settings(settings, list(inputs))
     resolved = {source: resolve_inputs(patterns) for source, patterns in inputs.items()}
@@ -72,7 +71,6 @@ def prepare_store(job: Job, tokenizer: TokenizerInfo, workers: int, overwrite: b
     Raises:
         ValueError: The store belongs to another command, or a document cannot be used.
         OSError: The store cannot be written.
-
     """
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
@@ -102,7 +100,6 @@ def submit_store(
 
     Raises:
         ValueError: The store is finished or belongs to another command, or an option of Slurm is missing.
-
     """
     from data_prep.tokenize.slurm import check_options, submit  # imports datatrove
 

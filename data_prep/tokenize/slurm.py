@@ -55,7 +55,6 @@ def submit(job: Job, options: dict[str, str], workers: int | None) -> str:
 
     Returns:
         The id of the last job, which merges.
-
     """
     store = job.store.resolve()
     last = None
@@ -85,7 +84,6 @@ def check_options(options: dict[str, str]) -> None:
 
     Raises:
         ValueError: An option or sbatch is missing.
-
     """
     missing = [name for name in REQUIRED if name not in options]
     if missing:

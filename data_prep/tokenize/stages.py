@@ -47,7 +47,6 @@ def stages_of(job: Job) -> list[Stage]:
 
     Returns:
         All stages before merging.
-
     """
     part_bytes = [part.num_bytes for part in job.parts]
     stages: list[Stage] = []

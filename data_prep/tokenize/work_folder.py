@@ -36,7 +36,6 @@ def begin(job: Job, overwrite: bool) -> None:
 
     Raises:
         ValueError: The store is finished, or unfinished but of another command or of inputs that have changed.
-
     """
     if is_store(job.store):
         if not overwrite:
@@ -101,7 +100,6 @@ def store_locked(store: Path) -> Iterator[None]:
 
     Raises:
         ValueError: The store is a file, a folder of something else, or locked by another process.
-
     """
     if store.exists() and not store.is_dir():
         raise ValueError(f"store: {store} is a file; name a new or empty folder")

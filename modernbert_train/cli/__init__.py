@@ -21,7 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises:
         ValueError: A library raised it, or a defect of this program did.
-
     """
     options = parse(arguments)
     # Must be set before torch is imported. Threads that spin while they wait make a small model many times slower as

@@ -46,7 +46,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     Returns:
         The options; `options.run` is the command's function.
-
     """
     parser = build_parser()
     options, unparsed = parser.parse_known_args(arguments)

@@ -36,7 +36,6 @@ def attention(
 
     Raises:
         ValueError: if the backend does not support the device or the dtype of `qkv`.
-
     """
     assert qkv.ndim == 4, f"qkv must be [T, 3, H, D], has {qkv.ndim} dimensions"
     assert qkv.shape[1] == 3, "qkv must be [T, 3, H, D]"

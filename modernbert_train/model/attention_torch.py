@@ -33,7 +33,6 @@ def forward(
 
     Returns:
         Output [T, H, D], and the log-sum-exp of the scores [H, T], or an empty tensor where `saves_lse` is false.
-
     """
     with torch.autocast(qkv.device.type, enabled=False):
         if saves_lse(qkv, window):
@@ -238,7 +237,6 @@ def band_bias(
 
     Returns:
         [B, C, W]: 0 where a query sees a key, else -inf.
-
     """
     bounds = cu_seqlens.cpu().numpy().tobytes()
     return _cached_band_bias(bounds, num_tokens, window, causal, dtype, cu_seqlens.device)

@@ -27,7 +27,6 @@ def resolve_backend(requested: str, device: torch.device | str) -> tuple[str, st
 
     Raises:
         ValueError: if the name is unknown, or its kernels are not installed or do not run on the device.
-
     """
     device = torch.device(device)
     if requested not in BACKENDS:
@@ -57,7 +56,6 @@ def backends_by_device(requested: str) -> dict[str, str]:
 
     Raises:
         ValueError: as for `resolve_backend`.
-
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if requested != "auto":

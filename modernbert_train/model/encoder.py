@@ -70,7 +70,6 @@ class ModernBertForMaskedLM(nn.Module):
 
     Raises:
         ValueError: if the backend cannot run on this machine.
-
     """
 
     def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
@@ -99,7 +98,6 @@ class ModernBertForMaskedLM(nn.Module):
 
         Returns:
             Logits [M, vocabulary], or [T, vocabulary] without `target_positions`.
-
         """
         hidden = self.model(input_ids, position_ids, cu_seqlens, max_seqlen)
         if target_positions is not None:
@@ -122,7 +120,6 @@ class ModernBertForMaskedLM(nn.Module):
 
         Returns:
             Loss and number of correct predictions, both scalars.
-
         """
         logits = self(input_ids, position_ids, cu_seqlens, max_seqlen, target_positions)
         # In half precision, the sum over the vocabulary would lose the small terms.

@@ -35,7 +35,6 @@ def initialize_weights(model: ModernBertForMaskedLM, config: ModelConfig, genera
         model: whose weights are drawn one after the other, so that a generator's state determines all of them.
         config: the model's.
         generator: on the device of the weights.
-
     """
     in_std = config.initializer_range
     out_std = in_std / math.sqrt(2 * config.num_hidden_layers) if config.norm_placement == "pre" else in_std

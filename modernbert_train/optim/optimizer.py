@@ -43,7 +43,6 @@ def muon_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any
     Returns:
         Muon's matrices, a group for each number of stacked matrices; then AdamW's embeddings, which include the tied
         decoder; then AdamW's vectors.
-
     """
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     stacked = _num_parts(model)
@@ -70,7 +69,6 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
 
     Returns:
         An optimizer without state.
-
     """
     if config.name == "stableadamw":
         on_gpu = next(model.parameters()).is_cuda

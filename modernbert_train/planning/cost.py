@@ -41,7 +41,6 @@ def training_flops_per_token(model: ModelConfig, lengths: npt.ArrayLike, objecti
 
     Returns:
         FLOPs per token, padding not counted.
-
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
     dense = hidden**2  # in the head

@@ -29,7 +29,6 @@ def check_downloads(
 
     Raises:
         ValueError: the cache cannot hold the shards that are shuffled together.
-
     """
     shard_bytes = {
         name: inputs.reader.shard_bytes(split)

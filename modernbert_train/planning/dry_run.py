@@ -58,7 +58,6 @@ def describe(
 
     Returns:
         Lines of at most 80 columns.
-
     """
     alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
@@ -272,7 +271,6 @@ def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> str:
 
     Returns:
         Lines of text.
-
     """
     return "\n\n".join(filter(None, [_describe_run(recipe, tokens_per_s), _describe_start(recipe)]))
 

@@ -20,7 +20,6 @@ def cut_into_blocks(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 
     Returns:
         Documents and tokens of every block: int64 [num_blocks, 2].
-
     """
     ends = np.cumsum(lengths, dtype=np.int64)
     blocks: list[tuple[int, int]] = []

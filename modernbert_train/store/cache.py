@@ -50,7 +50,6 @@ class Cache:
 
     Raises:
         ValueError: The folder cannot be written to.
-
     """
 
     def __init__(self, folder: Path, limit_bytes: int | None, policy: RetryPolicy) -> None:
@@ -74,7 +73,6 @@ class Cache:
 
         Returns:
             A path within the cache, which need not exist.
-
         """
         parsed = urlparse(url)
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{parsed.netloc}{parsed.path}").strip("-")[-80:]
@@ -100,7 +98,6 @@ class Cache:
 
         Raises:
             ValueError: The file cannot be downloaded, or the cache cannot be written to.
-
         """
         with self._writable(), self._claim(file) as claim:
             if not exists_with_size(file, num_bytes):
@@ -119,7 +116,6 @@ class Cache:
 
         Raises:
             ValueError: The file cannot be downloaded, or the cache cannot be written to.
-
         """
         asked = time.time()
         with self._writable(), self._claim(file) as claim:
@@ -146,7 +142,6 @@ class Cache:
 
         Raises:
             ValueError: The shard cannot be downloaded, or the cache cannot be written to.
-
         """
         with self._writable():
             try:

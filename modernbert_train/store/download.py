@@ -133,7 +133,6 @@ def retry(url: str, request: Callable[[int], Result], policy: RetryPolicy) -> Re
     Raises:
         PermanentDownloadError: Another attempt would not help.
         ValueError: Every attempt failed; the message holds the last reason, and how often and how long it was tried.
-
     """
     started, damaged = time.monotonic(), 0
     for attempt in range(1, policy.attempts + 1):
@@ -166,7 +165,6 @@ class Downloads:
 
     Args:
         policy: of each download.
-
     """
 
     def __init__(self, policy: RetryPolicy) -> None:
@@ -191,7 +189,6 @@ class Downloads:
 
         Raises:
             ValueError: The file cannot be downloaded, see `retry`.
-
         """
 
         def download(attempt: int) -> None:

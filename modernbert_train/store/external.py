@@ -119,7 +119,6 @@ def shard_layout(shard: Shard, samples: SampleLayout) -> ShardLayout:
 
     Raises:
         ValueError: The shard has no such column, or the column does not hold integers.
-
     """
     if samples.column not in shard.column_names:
         raise ValueError(
@@ -174,7 +173,6 @@ def sample_offsets(data: Bytes, num_samples: int, shard_bytes: int) -> tuple[Int
 
     Raises:
         ValueError: The header does not belong to such a shard.
-
     """
     header = np.ascontiguousarray(data[: 4 * (num_samples + 2)]).view("<u4").astype(np.int64)
     if len(header) < num_samples + 2 or header[0] != num_samples:
@@ -198,7 +196,6 @@ def spans_of(layout: ShardLayout, data: Bytes, starts: Int64, ends: Int64) -> Sp
 
     Raises:
         ValueError: The bytes are not such samples.
-
     """
     heads_bytes = 4 * layout.num_variable
     sizes = _gather(data, starts, heads_bytes).view("<u4").astype(np.int64)  # [num_samples, num_variable]
@@ -266,7 +263,6 @@ def content_lengths(data: Bytes, spans: Spans, samples: SampleLayout, tokenizer:
 
     Raises:
         ValueError: A document does not start with the [CLS] to strip, or has padding on the left.
-
     """
     count = spans.count.copy()
     if "pad" in samples.strip:
@@ -315,7 +311,6 @@ def read_block(
     Raises:
         OSError: The file does not exist or cannot be read.
         ValueError: The file is not the shard that was indexed.
-
     """
     opened = os.open(file, os.O_RDONLY)
     try:
@@ -368,7 +363,6 @@ def content_ids(
 
     Raises:
         ValueError: An id is not one of the tokenizer's.
-
     """
     view, size = data.data, spans.dtype.itemsize
     first = spans.first + size * int("cls" in samples.strip)

@@ -28,7 +28,6 @@ class ShardFiles:
     Args:
         root: a folder or URL.
         policy: of each request.
-
     """
 
     def __init__(self, root: str, policy: RetryPolicy | None = None) -> None:
@@ -82,7 +81,6 @@ class ShardFiles:
         Raises:
             FileNotFoundError: There is no such file.
             ConnectionError: The store does not answer.
-
         """
         if self.folder is not None:
             file = self.folder / name
@@ -135,7 +133,6 @@ class ShardFiles:
             FileNotFoundError: The file is missing.
             ConnectionError: The store does not answer.
             ValueError: It cannot be decompressed, or has another size than the index states.
-
         """
         raw = shard.raw
         if shard.compressed and not (self.folder is not None and (self.folder / raw.basename).is_file()):

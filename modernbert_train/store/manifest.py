@@ -139,7 +139,6 @@ def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> 
     Raises:
         ValueError: The folder does not exist, the store is not finished, its manifest is broken, or a sidecar does not
             match.
-
     """
     store = Path(store)
     if not store.is_dir():

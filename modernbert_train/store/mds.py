@@ -67,7 +67,6 @@ class Shard:
             KeyError: A field is missing.
             TypeError: A field has the wrong type.
             ValueError: The shard is not of format MDS, version 2.
-
         """
         shard_format = f"format {entry['format']}, version {entry['version']}"
         if shard_format != "format mds, version 2":
@@ -132,7 +131,6 @@ def read_shards(folder: Path) -> list[Shard]:
 
     Raises:
         ValueError: The index is missing or broken.
-
     """
     try:
         content = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
@@ -164,7 +162,6 @@ def read_block(file: Path, number: int, dtype: str) -> np.ndarray:
     Raises:
         OSError: The file does not exist or cannot be read.
         ValueError: The bytes are not those of such a block.
-
     """
     shard = os.open(file, os.O_RDONLY)
     try:
@@ -226,7 +223,6 @@ class ShardFormat:
     Args:
         dtype: of the ids, "uint16" or "uint32".
         shard_bytes: size that only a shard of a single block may exceed.
-
     """
 
     def __init__(self, dtype: str, shard_bytes: int) -> None:
@@ -275,7 +271,6 @@ def digest(algorithm: str, data: bytes | memoryview) -> str:
 
     Raises:
         ValueError: The algorithm is unknown.
-
     """
     if algorithm in xxhash.algorithms_available:
         return getattr(xxhash, algorithm)(data).hexdigest()
@@ -296,7 +291,6 @@ def decompress(shard: Shard, data: bytes) -> bytes:
 
     Raises:
         ValueError: The data cannot be decompressed.
-
     """
     from streaming.base.compression import decompress as streaming_decompress  # takes seconds to import
 

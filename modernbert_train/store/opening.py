@@ -45,7 +45,6 @@ def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Man
 
     Raises:
         ValueError: The store does not exist, cannot be downloaded or is damaged.
-
     """
     if not is_url(store):
         return load_manifest(store, sources)

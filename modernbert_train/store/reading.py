@@ -35,7 +35,6 @@ class BlockReader:
 
     Raises:
         ValueError: The index of a split cannot be read.
-
     """
 
     def __init__(self, splits: Iterable[Split], cache: Cache | None = None) -> None:
@@ -58,7 +57,6 @@ class BlockReader:
 
         Raises:
             ValueError: The shard cannot be downloaded or is damaged.
-
         """
         shard = split.shard_of(block)
         for _ in range(_READS):
@@ -96,7 +94,6 @@ class BlockReader:
         Args:
             splits: source -> its split.
             shards: pairs (source, shard number).
-
         """
         wanted = [(splits[source], shard) for source, shard in shards if comes_through_cache(splits[source])]
         if not wanted:

@@ -105,7 +105,6 @@ def write_sidecars(folder: Path, lengths: UInt32, blocks: Int64, shard_blocks: I
 
     Returns:
         The split.
-
     """
     assert shard_blocks.sum() == len(blocks)
     assert blocks[:, 0].sum() == len(lengths)

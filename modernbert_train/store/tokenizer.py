@@ -55,7 +55,6 @@ def load_tokenizer_info(path: str | Path) -> TokenizerInfo:
 
     Raises:
         ValueError: The file does not exist or is not a tokenizer, or a token for CLS, SEP, PAD or MASK is missing.
-
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():

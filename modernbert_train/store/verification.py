@@ -108,7 +108,6 @@ def shard_problem(file: Path, shard: Shard, vocab_size: int, blocks: Int64, leng
 
     Returns:
         What differs from the index or the sidecars; None if nothing does.
-
     """
     if not file.is_file():
         return "missing"

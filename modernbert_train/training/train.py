@@ -62,7 +62,6 @@ def train(recipe: Recipe) -> Path:
         ValueError: something that the user can fix: world size, data, tokenizer, a checkpoint that does not fit the
             recipe, another run in the same folder.
         Preempted: a signal asked the run to stop, and it has saved.
-
     """
     end_with_launcher()
     with ExitStack() as stack:
@@ -106,7 +105,6 @@ def find_checkpoint(run: Run) -> tuple[Path, CheckpointInfo] | None:
 
     Raises:
         ValueError: it does not fit the recipe, or holds weights only.
-
     """
     checkpoint = on_rank_zero(lambda: _newest_checkpoint(run.folder))
     if checkpoint is not None:
@@ -142,7 +140,6 @@ def resolve_device(recipe: Recipe) -> str:
 
     Raises:
         ValueError: the recipe asks for a GPU and there is none.
-
     """
     if recipe.training.device == "gpu" and not torch.cuda.is_available():
         raise ValueError(
@@ -209,7 +206,6 @@ def build_trainer(
 
     Returns:
         The trainer, with the checkpoint loaded.
-
     """
     recipe, pad_id = run.recipe, run.inputs.tokenizer.pad_id
     first_phase = run.schedule.phases[0].config
@@ -280,7 +276,6 @@ def check_clock(schedule: RunSchedule, path: Path, info: CheckpointInfo) -> None
 
     Raises:
         ValueError: The recipe now has other tokens, or another phase, at this step.
-
     """
     if info.step > schedule.total_steps:
         return

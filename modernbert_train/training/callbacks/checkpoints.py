@@ -43,7 +43,6 @@ class SaveCheckpoints(Callback):
 
         Raises:
             FloatingPointError: a weight is not finite.
-
         """
         step = step_of(state)
         if step == self._saved_step:

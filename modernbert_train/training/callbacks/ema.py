@@ -25,7 +25,6 @@ def averaging_rate(batch_tokens: int, half_life_tokens: int, num_steps: int) -> 
 
     Returns:
         A number from 0 to 1.
-
     """
     return max(1 - 0.5 ** (batch_tokens / half_life_tokens), 1 / (num_steps + 1))
 

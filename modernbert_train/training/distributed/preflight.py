@@ -63,7 +63,6 @@ def agree(recipe: Recipe, device: str) -> Inputs:
     Raises:
         ValueError: on every rank, with the same message: the recipe is invalid or its inputs cannot be opened on some
             rank, or the ranks differ.
-
     """
     inputs, data, error = None, Facts(), None
     try:
@@ -153,7 +152,6 @@ def check_run_folder(run: Path, wait_seconds: float = _SEEN_WITHIN_SECONDS) -> N
 
     Raises:
         ValueError: some ranks do not; it names them.
-
     """
     if dist.get_world_size() == 1:
         return

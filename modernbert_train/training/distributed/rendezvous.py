@@ -29,7 +29,6 @@ def join(device: str) -> None:
 
     Raises:
         ValueError: the launchers disagree on ranks or world size, or a rank is missing.
-
     """
     if "GROUP_RANK" in os.environ:
         # Composer needs the node rank under this name; torchrun sets GROUP_RANK.
@@ -63,7 +62,6 @@ def await_ranks(store: Store, rank: int, world_size: int, seconds: float) -> Non
     Raises:
         ValueError: on every rank that is present: two processes have the same rank, the world sizes differ, or ranks
             are still missing after `seconds`.
-
     """
     host = socket.gethostname()
     if store.add(f"starts of rank {rank}", 1) > 1:

@@ -46,7 +46,6 @@ def only_run_in(run: Path) -> Iterator[None]:
 
     Raises:
         ValueError: on every rank: another run holds the lock, or the folder cannot be written to.
-
     """
     descriptors: list[int] = []  # one on rank 0, none on the others
     on_rank_zero(lambda: descriptors.append(_acquire(run)))
