@@ -107,7 +107,7 @@ def test_two_stores_with_different_tokenizers(tiny, tmp_path, capsys):
     assert main(["train", str(tiny), f"data.sources.code.store={tmp_path}/second", "run_folder=run"]) == 2
     assert re.fullmatch(
         rf"data\.tokenizer is .* \(fingerprint .*\), but the store {tmp_path}/second was made with another tokenizer "
-        rf"\(fingerprint {other.fingerprint[:12]}\), ; use the copy of that tokenizer in the "
+        rf"\(fingerprint {other.fingerprint[:12]}\); use the copy of that tokenizer in the "
         r"store, or tokenize again with yours",
         the_error(capsys),
     )
