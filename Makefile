@@ -1,4 +1,4 @@
-# Every target creates .venv first if it is missing or out of date.
+# Targets that run Python create .venv first if it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
 # Plain pip, which every Python has. The lock is complete and installed without resolution: Composer and Streaming
@@ -28,7 +28,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The commands of a real run, in miniature. A second `make quickstart` resumes an interrupted one.
+# The commands of a real run, on a small scale. After an interruption, `make quickstart` resumes.
 quickstart: quickstart/store/manifest.json
 	$(BIN)/modernbert train yamls/quickstart.yaml $(ARGS)
 	$(BIN)/modernbert report quickstart/run

@@ -5,10 +5,10 @@
 #   docker/launch.sh -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
 #
 # The ranks finish the step, save, and exit with 138 ("run me again"), and so does this script. `composer` alone gives its
-# ranks 30 seconds after SIGTERM, which may be too short for a large checkpoint, and dies of SIGUSR1 at once.
+# ranks 30 seconds after SIGTERM, which may be too short for a large checkpoint, and is killed by SIGUSR1 at once.
 set -euo pipefail
 
-trap '' USR1 # composer inherits that it is ignored; the ranks install handlers of their own
+trap '' USR1 # composer inherits the ignored signal; the ranks install their own handlers
 composer "$@" &
 composer=$!
 

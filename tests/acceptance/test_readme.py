@@ -28,8 +28,8 @@ LAUNCHER = re.compile(r"^(srun|composer|torchrun) .*?(-m modernbert_train|modern
 
 
 def commands_of(page: Path) -> list[str]:
-    """Every command of ours on a page: in its blocks of code, and whole ones in its lines."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")  # a command may go on in the next line
+    """Return the project's commands on a page: in code blocks, and complete ones in the text."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")  # a command may continue on the next line
     blocks = CODE_BLOCK.findall(text)
     lines = [line for kind, block in blocks if kind == "bash" for line in block.splitlines()]
     prose = CODE_BLOCK.sub("", text)
@@ -53,21 +53,21 @@ def yaml_of(page: str) -> list[str]:
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder with the shipped recipes, and the recipe and sweeps of the pages under the names the pages use."""
+    """A folder with the shipped recipes, and with the recipe and sweeps of the pages under the names used there."""
     (tmp_path / "yamls").symlink_to(ROOT / "yamls")
     (recipe,) = yaml_of("README.md")
     (sweep,) = yaml_of("docs/sweeps.md")
-    (first_weights,) = yaml_of("docs/first-weights.md")
+    (initial_weights,) = yaml_of("docs/initial-weights.md")
     (tmp_path / "my").mkdir()
     (tmp_path / "my/recipe.yaml").write_text(recipe)
     (tmp_path / "my/sweep.yaml").write_text(sweep)
-    (tmp_path / "my/first-weights.yaml").write_text(first_weights)
+    (tmp_path / "my/initial-weights.yaml").write_text(initial_weights)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_pages_are_read_rightly():
-    """So that the tests below cannot pass for want of anything to test."""
+def test_commands_and_links_are_found():
+    """Otherwise the tests below could pass without testing anything."""
     programs = {" ".join(command.split()[:2]) for command in COMMANDS}
     assert programs >= {"make quickstart", "make test", "modernbert train", "modernbert export", "python -m"}
     assert len(COMMANDS) > 10
@@ -75,7 +75,7 @@ def test_the_pages_are_read_rightly():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
@@ -92,18 +92,18 @@ def test_paths_of_the_layout_exist():
         .partition("```text\n")[2]
         .partition("```")[0]
     )
-    rooms = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+    listed = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
     folders = {line.split()[0] for line in tree.splitlines() if not line.startswith("  ")}
     package = ROOT / "modernbert_train"
-    there = {
+    packages = {
         f"{path.name}/" for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()
     }
-    assert rooms == there | {"schedule.py", "objectives.py"}
+    assert listed == packages | {"schedule.py", "objectives.py"}
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if not c.startswith("make ")}))
-def test_commands_are_understood(newcomer, command):
+def test_commands_parse(newcomer, command):
     words = shlex.split(command, comments=True)
     if "--help" in words:
         with pytest.raises(SystemExit, match=r"^0$"):
@@ -122,7 +122,7 @@ def test_commands_are_understood(newcomer, command):
         read_sweep(options.sweep, overrides, options.folder)
 
 
-def test_parts_of_a_recipe_are_understood(newcomer):
+def test_parts_of_a_recipe_load(newcomer):
     pages = ("objectives", "mixture", "inspect-a-step", "initialization")
     objectives, mixtures, skipped, starts = (yaml_of(f"docs/{page}.md")[0] for page in pages)
     parts = [f"phases:\n  pretrain:\n    {mixture}\n" for mixture in mixtures.splitlines()]
@@ -141,14 +141,14 @@ def test_parts_of_a_recipe_are_understood(newcomer):
 def test_make_targets_exist(command):
     make = shutil.which("make")
     if make is None:
-        pytest.skip("there is no make here")
+        pytest.skip("make is not installed")
     target = shlex.split(command, comments=True)[1]
     done = subprocess.run([make, "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_five_commands_work_on_each_other(newcomer):
-    """What one of them writes is what the next one and the recipe read."""
+    """The output of each command is the input of the next one and of the recipe."""
     recipe = load_recipe("my/recipe.yaml")
     tokenize = next(command for command in COMMANDS if "data_prep tokenize " in command)
     options = build_parser().parse_args(shlex.split(tokenize, comments=True)[3:])
