@@ -1,4 +1,4 @@
-"""Every shipped sweep: it can be read, and, made tiny, its cells train."""
+"""Every shipped sweep can be read, and a tiny version of its cells trains."""
 
 import math
 import re
@@ -20,7 +20,7 @@ SWEEPS = sorted(FOLDER.glob("*.yaml"))
 each_sweep = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 
 
-def test_all_sweeps_are_here():
+def test_the_list_of_sweeps():
     expected = {
         "attention",
         "mlp",

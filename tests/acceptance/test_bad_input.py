@@ -1,7 +1,7 @@
 """User mistakes, end to end: one line with field, value and remedy, status 2, no traceback, no hang.
 
-Other tests cover single fields (tests/config), broken corpora (tests/data_prep) and stores and tokenizers that do not
-fit (tests/training/test_train.py).
+Other tests cover single fields (tests/config), broken corpora (tests/data_prep), and stores and tokenizers that do not
+match (tests/training/test_train.py).
 """
 
 import json
@@ -65,7 +65,7 @@ def truncate(file: Path) -> bytes:
 
 
 def the_error(capture) -> str:
-    """Return the one error line that a command has printed."""
+    """Return the single error line that a command has printed."""
     text = capture.readouterr().err
     assert "Traceback" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
@@ -101,7 +101,7 @@ def test_a_recipe_with_a_mistake(tiny, tmp_path, capsys, old, new, message):
 
 
 def test_two_stores_with_different_tokenizers(tiny, tmp_path, capsys):
-    """The store that does not fit is named, with the fingerprints, before anything is computed."""
+    """The error names the store that does not match, and the fingerprints, before anything is computed."""
     other = make_tokenizer(tmp_path / "other", num_words=100)
     make_store(tmp_path / "second", other, {"code": {"train": [[5, 6, 7]] * 9}})
     assert main(["train", str(tiny), f"data.sources.code.store={tmp_path}/second", "run_folder=run"]) == 2
@@ -171,7 +171,7 @@ def test_evaluation_of_a_folder_without_weights(tiny, capsys):
 
 
 def test_a_resumed_run_with_other_batches(tiny, tmp_path, capsys):
-    """The future of a run may change, its past may not: the token count would jump."""
+    """A recipe may change the future of a run but not its past: the token count would jump."""
     arguments = ["train", str(tiny), f"run_folder={tmp_path}/run", "phases.extension.decay_tokens=0"]
     assert main([*arguments, "phases.extension.tokens=8K"]) == 0
     capsys.readouterr()
@@ -195,7 +195,7 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
         r".*checkpoints: none of its 1 checkpoint\(s\) can be read .*another run_folder", the_error(capsys)
     )
     assert "CHECKPOINT SKIPPED: " in caplog.text
-    assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # no new run was started
+    assert [path.name for path in folder.iterdir()] == ["step-00000007.pt"]  # no new run has started
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_bytes_that_are_not_text(tiny, capsys, command, name, content, message):
 
 
 def tokenized(texts: list[str], tokenizer: Path, store: Path) -> Path:
-    """Write a store of these texts, in their order, without a validation split; return its folder."""
+    """Write a store of these texts, in this order, without a validation split; return its folder."""
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     Path("texts.jsonl").write_text("".join(lines))
     options = ["--workers", "1", "--valid-fraction", "0", "--input", "web=texts.jsonl"]
@@ -322,7 +322,7 @@ def test_a_shard_that_only_one_rank_cannot_read(tmp_path):
 
 
 def test_a_loader_process_that_is_killed(tiny, tmp_path):
-    """As the kernel does when memory runs out: the run ends without waiting for the other loader processes."""
+    """The kernel kills it when memory runs out: the run ends without waiting for the other loader processes."""
     long = ("data.num_workers=2", "phases.pretrain.tokens=10M", "data.warn_epochs=1000")
     process = start([sys.executable, *TRAIN, tiny, *long, f"run_folder={tmp_path}/run"])
     wait_for_steps(tmp_path / "run", 2, process)

@@ -33,7 +33,7 @@ LONGER = (
     "phases.pretrain.learning_rate=5e-4",
     "training.save_every_tokens=64K",
 )
-# Two machines have a /dev/shm each.
+# Each machine has a /dev/shm of its own.
 _OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
 _NUMBERS = count()
 _STARTED: list[subprocess.Popen[str]] = []
@@ -49,7 +49,7 @@ def one(tiny: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """Kill the launchers that a failed test leaves."""
+    """Kill the launchers that a failed test leaves running."""
     yield
     while _STARTED:
         process = _STARTED.pop()
@@ -71,7 +71,7 @@ class Node:
 
 @pytest.fixture
 def nodes() -> Iterator[list[Node]]:
-    """Two network namespaces with a /dev/shm each, connected by a virtual cable."""
+    """Two network namespaces, each with its own /dev/shm, connected by a virtual cable."""
     names = [f"mb{os.getpid()}-{next(_NUMBERS)}" for _ in range(2)]
     with ExitStack() as stack:
         try:
@@ -96,7 +96,7 @@ def ip(*arguments: str) -> None:
 def composer_on(
     nodes: list[Node], ranks_per_node: int, launcher: Path, *arguments: object
 ) -> list[subprocess.Popen[str]]:
-    """Start `composer` on every node, with a user's arguments."""
+    """Start `composer` on every node, as a user would."""
     port = free_port()
     where = [
         "--world_size",
@@ -113,7 +113,7 @@ def composer_on(
 
 
 def torchrun_on(nodes: list[Node], ranks_per_node: int, *arguments: object) -> list[subprocess.Popen[str]]:
-    """Start `torchrun` on every node, with a user's arguments."""
+    """Start `torchrun` on every node, as a user would."""
     where = ["--nnodes", len(nodes), "--nproc-per-node", ranks_per_node, "--master-addr", nodes[0].address]
     where += ["--master-port", free_port(), "--signals-to-handle", "SIGTERM,SIGUSR1"]
     return [
@@ -172,7 +172,7 @@ def test_two_nodes_of_two_ranks_by_torchrun(tiny, one, nodes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(tiny, one, nodes, tmp_path, number):
-    """torchrun passes the signal on, waits for its ranks, and exits with 1 whatever their exit code."""
+    """torchrun passes the signal on, waits for its ranks, and exits with 1, whatever their exit codes are."""
     arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     processes = torchrun_on(nodes, 2, *arguments)
     wait_for_steps(tmp_path / "run", 5, processes[0])
@@ -187,12 +187,12 @@ def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(tiny, one, nodes, tmp_pa
 
 
 def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):
-    """composer alone dies of SIGUSR1; its ranks notice, save and exit."""
+    """`composer` alone is killed by SIGUSR1; its ranks notice, save and exit."""
     arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
     process = start([COMPOSER, "-n", 1, *TRAIN, *arguments])
     wait_for_steps(tmp_path / "run", 5, process)
     process.send_signal(signal.SIGUSR1)
-    done = finish(process)  # reads until the rank, which has the same output, has ended
+    done = finish(process)  # reads until the rank, which shares the output, has ended
     assert done.returncode == -signal.SIGUSR1
     assert "SIGTERM: stopping after step " in done.stdout
     stopped_after = len(read_steps(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""The files under docker/ are well formed, and agree with the code and the lock."""
+"""The files in docker/ are well formed, and agree with the code and requirements.lock."""
 
 import os
 import re
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 SCRIPTS = [DOCKER / "launch.sh", DOCKER / "slurm.sbatch"]
 
-# The fields of Kubeflow's CustomResourceDefinition, kubeflow.org/v1, as far down as pods.
+# The fields of Kubeflow's CustomResourceDefinition, kubeflow.org/v1, down to the level of pods.
 FIELDS = {
     "": {"apiVersion", "kind", "metadata", "spec"},
     "spec": {"elasticPolicy", "nprocPerNode", "pytorchReplicaSpecs", "runPolicy"},
@@ -119,7 +119,7 @@ def test_the_manifest_has_known_fields_only(job):
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
     assert replicas["Master"]["replicas"] == 1
-    assert REQUEUE_EXIT_CODE >= 128  # ExitCode restarts from 128 on
+    assert REQUEUE_EXIT_CODE >= 128  # restartPolicy ExitCode restarts for codes of 128 and above
 
 
 def test_world_size_of_the_manifest(job):

@@ -1,4 +1,4 @@
-"""Two processes started by `composer` train like one, and resume where one stopped, and the reverse."""
+"""Two processes started by `composer` train like one, and resume a run of one process, and the reverse."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from tests.helpers.launching import launch, read_steps
 
-# Each rank draws dropout of its own, so the losses of one and two processes agree only without it.
+# Each rank draws its own dropout, so the losses of one and two processes agree only without dropout.
 OVERRIDES = ("model.attn_out_dropout=0", "training.keep_checkpoints=100")
 
 
@@ -46,7 +46,7 @@ def stopped_after_its_first_checkpoint(run: Path, copy: Path) -> Path:
 
 
 def assert_same_steps(run: Path, other: Path) -> None:
-    """The rows of every batch are the same, and the losses up to the order of summation."""
+    """Check that the rows of every batch are the same, and the losses up to the order of summation."""
     mine, others = read_steps(run), read_steps(other)
     for name in ("step", "tokens", "batch_crc32", "fill", "lr"):
         assert [step[name] for step in mine] == [step[name] for step in others]

@@ -1,4 +1,4 @@
-"""All the real text there is, prepared with 1, 2 and 4 workers and with ten kills in between: the same bytes."""
+"""All available real text, prepared with 1, 2 and 4 workers and with ten kills: the stores have the same bytes."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def finished_tasks(store: Path) -> dict[Path, int]:
 
 
 def killed_runs(store: Path, workers: int) -> int:
-    """Kill the preparation again and again, each time a little further on, the last times as it merges."""
+    """Kill the preparation repeatedly, each time a little later, the last times while it merges."""
     for kill in range(NUM_KILLS):
         before = finished_tasks(store)
         process = start(store, workers)

@@ -1,4 +1,4 @@
-"""One epoch over real text, from files to batches: every token that goes in comes out, once, in its own document."""
+"""One epoch over real text, from files to batches: every token appears exactly once, in its own document."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[3] / "shared/data"
 def check_epoch(store: Path, context_tokens: int) -> tuple[float, int, list[int]]:
     """Compare the pieces of all batches with the documents in the shards, read by Streaming itself and cut slowly.
 
-    Returns fill of the rows, how many more rows there are than all tokens need, and content tokens of every document.
+    Returns the fill of the rows, the number of rows beyond the minimum, and the content tokens of every document.
     """
     manifest, tokenizer = load_manifest(store), load_tokenizer_info(store)
     plan = plan_of_an_epoch(manifest, context_tokens, ROW_TOKENS)
@@ -56,7 +56,7 @@ def check_epoch(store: Path, context_tokens: int) -> tuple[float, int, list[int]
 
 
 def tokenize(store: Path, tokenizer: Path, inputs: dict[str, list[Path]]) -> None:
-    """Everything into the train split; as many documents as the files have lines."""
+    """Tokenize everything into the train split; check that every line has become a document."""
     sources = [f"{source}={','.join(map(str, files))}" for source, files in inputs.items()]
     options = ["--tokenizer", str(tokenizer), "--workers", "2", "--valid-fraction", "0"]
     assert prepare(["tokenize", str(store), *options, "--input", *sources]) == 0
@@ -73,7 +73,7 @@ def tokenize(store: Path, tokenizer: Path, inputs: dict[str, list[Path]]) -> Non
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A store of text that this Python installation holds."""
+    """A store of text from this Python installation."""
     folder = tmp_path_factory.mktemp("installed")
     assert prepare(["corpus", str(folder / "corpus"), "--megabytes", "1.5"]) == 0
     files = str(folder / "corpus/*.jsonl.gz")
@@ -86,12 +86,12 @@ def installed(tmp_path_factory):
 @pytest.mark.parametrize("context_tokens", [1_024, 8_192])
 def test_an_epoch_over_text_of_this_installation(installed, context_tokens):
     _, wasted_rows, lengths = check_epoch(installed, context_tokens)
-    assert max(lengths) > context_tokens  # there was something to cut
-    assert wasted_rows <= 1  # a share would depend on how full the last row is: there are only some 200
+    assert max(lengths) > context_tokens  # some documents are cut
+    assert wasted_rows <= 1  # not a fraction: with only about 200 rows, it would depend on the last one
 
 
 def has_text(file: Path) -> bool:
-    """Whether the file belongs to a corpus: no evaluation set, no queries."""
+    """Return whether the file belongs to a corpus, not to an evaluation set or a set of queries."""
     with gzip.open(file) as lines:
         return not file.parent.name.startswith("eval_") and "text" in json.loads(next(lines))
 

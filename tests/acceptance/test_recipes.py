@@ -1,4 +1,4 @@
-"""Every shipped recipe: its dry run, and, made tiny, training through all of its phases."""
+"""Every shipped recipe: its dry run, and training of a tiny version through all of its phases."""
 
 import ast
 import dataclasses
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = shipped_recipes()
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
-ROW, STREAMS, BATCH, PHASE = 256, 2, 1_024, 4_096  # tokens, and streams
+ROW, STREAMS, BATCH, PHASE = 256, 2, 1_024, 4_096  # in tokens, except STREAMS
 TINY_MODEL = {
     "vocab_size": 256,
     "hidden_size": 32,
@@ -39,7 +39,7 @@ TINY_MODEL = {
 
 
 def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> list[str]:
-    """Return overrides that make any recipe tiny: other sizes, the same phases with the same parts."""
+    """Return overrides that make any recipe tiny: smaller sizes, the same phases with the same components."""
     overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
     overrides += [
         f"data.tokenizer={tokenizer.path}",
@@ -106,7 +106,7 @@ def test_dry_run_agrees_with_what_is_published(path, capsys):
     assert table["phase"] == list(recipe.phases)
     (total,) = re.findall(r"^hours +([\d,.<]+) GPU-hours", text, re.MULTILINE)
     assert sum(map(number, table["GPU-hours"])) == pytest.approx(number(total), abs=0.3)
-    published = PUBLISHED[recipe.name]  # a new recipe has its figures there
+    published = PUBLISHED[recipe.name]  # add the figures of a new recipe there
     if published is None:
         return
     (parameters,) = re.findall(r"([\d,]+) parameters", text)

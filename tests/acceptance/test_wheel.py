@@ -1,4 +1,4 @@
-"""The package installed from a wheel, used outside the repository: it brings its recipes along."""
+"""The package, installed from a wheel and used outside the repository, includes its recipes."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ def run(*command: object, **options: object) -> str:
 def site(tmp_path_factory):
     """Install the wheel in a folder of its own, with the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a build leaves files beside the code
+    source = folder / "source"  # a copy, because a build leaves files beside the code
     for name in ("modernbert_train", "data_prep", "yamls"):
         shutil.copytree(
             ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
@@ -49,7 +49,7 @@ def modernbert(site: Path, *arguments: object) -> str:
     )
 
 
-def test_what_the_wheel_has(site):
+def test_contents_of_the_wheel(site):
     shipped = {path.relative_to(YAMLS) for path in YAMLS.rglob("*.yaml")}
     assert {path.relative_to(site / "modernbert_train/yamls") for path in site.rglob("*.yaml")} == shipped
     assert [(site / package / "py.typed").is_file() for package in ("modernbert_train", "data_prep")] == [

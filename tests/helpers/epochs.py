@@ -16,7 +16,7 @@ from modernbert_train.store.reading import BlockReader
 
 
 def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -> Plan:
-    """All sources in proportion to their size, one stream, one shuffle block: exactly one epoch of the store."""
+    """Plan exactly one epoch of the store: all sources in proportion to their size, one stream, one shuffle block."""
     splits = {name: splits["train"] for name, splits in manifest.sources.items()}
     total = sum(split.num_tokens for split in splits.values())
     mixture = {name: split.num_tokens / total for name, split in splits.items()}
@@ -33,7 +33,7 @@ def plan_of_an_epoch(manifest: Manifest, context_tokens: int, row_tokens: int) -
 
 
 def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16) -> Iterator[MicroBatch]:
-    """The micro-batches of the epoch as the trainer gets them, through a worker process."""
+    """Yield the micro-batches of the epoch as the trainer receives them, through a worker process."""
     num_rows = plan.shuffle_block(0, 0).num_rows
     steps = tuple(
         part for part in ((num_rows // batch_rows, batch_rows), (1, num_rows % batch_rows)) if all(part)
@@ -46,7 +46,7 @@ def read_epoch(plan: Plan, tokenizer: TokenizerInfo, batch_rows: int = 16) -> It
 
 
 def pieces_of(batch: MicroBatch, tokenizer: TokenizerInfo, context_tokens: int) -> list[np.ndarray]:
-    """Content of every segment that is no padding, masks undone; each must be [CLS] content [SEP], and fit."""
+    """Return the unmasked content of every piece; check that each is [CLS] content [SEP] and fits the context."""
     ids, labels = batch["input_ids"].clone(), batch["labels"]
     ids[batch["target_positions"][labels != IGNORE_INDEX]] = labels[labels != IGNORE_INDEX]
     tokens, bounds = ids.numpy(), batch["cu_seqlens"].numpy()

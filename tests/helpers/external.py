@@ -7,7 +7,7 @@ import numpy as np
 from streaming import MDSWriter
 
 CLS, SEP, PAD = 1, 2, 3  # ids of tests.helpers.stores.make_tokenizer
-LENGTH = 64  # of arrays in columns of fixed length
+LENGTH = 64  # length of the arrays in fixed-length columns
 
 Documents = Sequence[Sequence[int]]
 
@@ -20,7 +20,7 @@ def padded(dtype: str) -> Callable[[Sequence[int]], np.ndarray]:
     return lambda ids: np.array([*ids, *[PAD] * (LENGTH - len(ids))], dtype)
 
 
-# Type of the column -> function that converts a document to what the writer expects.
+# Column type -> function that converts a document to the value that the writer expects.
 COLUMNS = {
     "ndarray:uint16": array("uint16"),
     "ndarray:uint32": array("uint32"),

@@ -1,6 +1,6 @@
 """The gradient of the first step of a recipe, in float64, through the real Trainer on all ranks.
 
-python -m tests.helpers.gradients RECIPE OUT.pt [key=value ...]      (rank and world size from the environment)
+python -m tests.helpers.gradients RECIPE OUT.pt [key=value ...]      (RANK and WORLD_SIZE are read from the environment)
 """
 
 import sys
@@ -32,7 +32,7 @@ class _Catch(Callback):
 
 
 def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Return the gradient of the whole batch by name of the parameter, averaged over the targets of all ranks."""
+    """Return the gradient of the whole batch by parameter name, averaged over the targets of all ranks."""
     dist.initialize_dist("cpu")
     inputs = open_inputs(recipe)
     with closing(inputs.reader):

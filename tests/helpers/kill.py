@@ -1,10 +1,10 @@
-"""Kill a training run repeatedly, restart it each time, and compare it with an undisturbed run.
+"""Kill a training run repeatedly, restart it each time, and compare it with an uninterrupted run.
 
     python -m tests.helpers.kill RECIPE --kills 20 [--world-size 2] [--seed 0] [--ask]
 
 The libraries are imported once; every start forks this process, once for each rank. All ranks are killed at once with
 SIGKILL, after a random time or, every other time, while a checkpoint is being written. With `--ask`, one rank receives
-SIGTERM or SIGUSR1 after a random step, and all ranks must save and end. In the end, these must be equal bit for bit:
+SIGTERM or SIGUSR1 after a random step, and all ranks must save and exit. At the end, these must be equal bit for bit:
 step, loss, gradient norm, checksum of the global batch and held-out losses of every line of metrics.jsonl, and all
 weights of the last checkpoint.
 """
@@ -90,7 +90,7 @@ def kill(processes: list[int]) -> None:
 
 
 def ask_at(processes: list[int], run: Path, lines: int) -> bool:
-    """Ask one rank to stop after that many lines of metrics; return False if the run ended before."""
+    """Ask one rank to stop after `lines` lines of metrics; return False if the run ended before."""
     while _num_lines(run) < lines:
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
@@ -99,7 +99,7 @@ def ask_at(processes: list[int], run: Path, lines: int) -> bool:
     os.kill(random.choice(processes), random.choice([signal.SIGTERM, signal.SIGUSR1]))
     statuses = {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes}
     assert statuses in ({0}, {REQUEUE_EXIT_CODE}), statuses
-    if statuses == {0}:  # it was the last step
+    if statuses == {0}:  # the signal came during the last step
         return False
     last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"]
     assert _newest(run) == f"step-{last:08d}", "not saved after the step it stopped at"
@@ -150,7 +150,7 @@ def kill_and_compare(
             at = f"line {lines}" if ask else f"{seconds:.2f} s in"
             cut_off = [path.name for path in run.glob("checkpoints/.saving-*")] or "no save cut off"
             print(f"kill {done}: {at}, from {saved} to {_newest(run)}, {cut_off}", flush=True)
-        elif done < kills:  # finished before it could be killed: begin anew, and go on killing
+        elif done < kills:  # the run finished before it could be killed: start again
             assert_same_run(run, reference)
             shutil.rmtree(run)
             restarts += 1
@@ -170,7 +170,7 @@ def _newest(run: Path) -> str:
 
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
-    """Build the options that the programs which kill a run share."""
+    """Build the parser with the options of both programs that kill runs."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -184,7 +184,9 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     parser = command_line(__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--ask", action="store_true", help="by a signal to one rank, which saves first")
+    parser.add_argument(
+        "--ask", action="store_true", help="send one rank a signal instead, upon which all ranks save"
+    )
     options = parser.parse_args()
     kill_and_compare(
         options.recipe, options.kills, options.world_size, options.seed, options.ask, options.overrides

@@ -1,9 +1,9 @@
-"""Kill a training run in each of its phases, restart it each time, and compare it with an undisturbed run.
+"""Kill a training run in each of its phases, restart it each time, and compare it with an uninterrupted run.
 
     python -m tests.helpers.kill_phases RECIPE [OVERRIDES] [--rounds 2] [--world-size 2] [--seed 0]
 
-Like `tests.helpers.kill`, but each kill comes after a random step of the next phase, in every second round during the
-save after that step. The recipe must log every step.
+Like `tests.helpers.kill`, but each kill comes after a random step of the next phase; in every second round, it comes
+during the save after that step. The recipe must log every step.
 """
 
 import json
@@ -58,7 +58,7 @@ def kill_in_phase(recipe: Recipe, phase: PhaseSchedule, world_size: int, during_
 
 def kill_after(processes: list[int], run: Path, step: int, during_save: bool) -> None:
     """Kill all ranks after `step`, or during the next save after it, unless the run ends before."""
-    inode = _inode(run)  # of the file that an earlier start has written
+    inode = _inode(run)  # of the file written by an earlier start
     while not (_inode(run) != inode and steps_done(run) >= step and (not during_save or _is_saving(run))):
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
@@ -68,7 +68,7 @@ def kill_after(processes: list[int], run: Path, step: int, during_save: bool) ->
 
 
 def _inode(run: Path) -> int | None:
-    """Return the inode of the metrics: a resumed run replaces the file by one that ends at its checkpoint."""
+    """Return the inode of the metrics: a resumed run replaces the file with one that ends at its checkpoint."""
     file = run / "metrics.jsonl"
     return file.stat().st_ino if file.exists() else None
 
@@ -81,7 +81,9 @@ def steps_done(run: Path) -> int:
     """Return the last step in the metrics."""
     if not (run / "metrics.jsonl").exists():
         return 0
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be cut
+    lines = (
+        (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    )  # the last line may be incomplete
     return json.loads(lines[-1])["step"] if lines else 0
 
 

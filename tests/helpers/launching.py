@@ -1,4 +1,4 @@
-"""Launchers as a user calls them, from the environment of this Python."""
+"""Launchers as a user runs them, from the environment of this Python."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 COMPOSER = Path(sys.executable).with_name("composer")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
-LAUNCH = Path(__file__).parents[2] / "docker/launch.sh"  # composer, with signals passed on to its ranks
+LAUNCH = Path(__file__).parents[2] / "docker/launch.sh"  # composer that passes signals on to its ranks
 TRAIN = ("-m", "modernbert_train", "train")
 
 
@@ -52,7 +52,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> subprocess.C
 
 
 def wait_for_steps(run: Path, num_steps: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Wait until that many steps are logged."""
+    """Wait until `num_steps` steps are logged."""
     deadline = time.monotonic() + seconds
     while not (run / "metrics.jsonl").exists() or len(read_steps(run)) < num_steps:
         assert process.poll() is None, finish(process).stdout

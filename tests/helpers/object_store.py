@@ -64,7 +64,7 @@ class ObjectStore:
         """Refuse connections until `start`, which uses the same port."""
         assert self._server is not None
         self._server.shutdown()
-        self._server.socket.shutdown(socket.SHUT_RDWR)  # also for children that have inherited it
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # also closes it for children that have inherited it
         self._server.server_close()
         self._server = None
         self._stopped.set()
@@ -76,7 +76,7 @@ class ObjectStore:
 
 @contextmanager
 def serving(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """Start an object store and set the variables by which this process and its children find it.
+    """Start an object store and set the environment variables by which this process and its children find it.
 
     Tests that use it need the marks `CONNECTIONS_ARE_LEFT`, which ignore unclosed connections.
     """
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         store = self.store
-        if store._server is None:  # the connection is older than `stop`
+        if store._server is None:  # the connection was opened before `stop`
             self.close_connection = True
             return
         key = unquote(urlparse(self.path).path).lstrip("/")

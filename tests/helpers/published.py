@@ -14,7 +14,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures of one model. `steps` are tokens / batch, of phases in which the batch does not grow."""
+    """Published figures of one model. `steps` is tokens / batch, for phases with a constant batch size."""
 
     parameters_millions: int
     tokens: dict[str, str]
@@ -23,14 +23,14 @@ class Published:
 
 
 def ettin(parameters_millions: int, hours: float, tokens_per_s: int) -> Published:
-    """2T tokens on 4 H100, with 4,608 sequences of 1,024, or as many tokens, in a batch."""
+    """2T tokens on 4 H100s, with batches of 4,608 sequences of 1,024, or the same number of tokens."""
     tokens = {"pretrain": "1.7T", "extension": "250B", "decay": "50B"}
     steps = {"extension": 52_982, "decay": 10_596}
     return Published(parameters_millions, tokens, steps, (Timing(tuple(tokens), 4 * hours, tokens_per_s),))
 
 
 def mmbert(parameters_millions: int, days: float, tokens_per_s: int) -> Published:
-    """3T tokens on 8 H100, after the first phase with 4,608 sequences of 8,192 in a batch."""
+    """3T tokens on 8 H100s; after the first phase, batches have 4,608 sequences of 8,192."""
     tokens = {"pretrain": "2.3T", "extension": "600B", "decay": "100B"}
     steps = {"extension": 15_895, "decay": 2_649}
     timing = Timing(tuple(tokens), 8 * 24 * days, tokens_per_s)
@@ -44,7 +44,7 @@ PUBLISHED = {
     "modernbert-base": Published(
         149,
         {"pretrain": "1.719T", "extension": "250B", "decay": "50B"},
-        # The first from the name of a released checkpoint, ep0-ba52988.
+        # The first is from the name of a released checkpoint, ep0-ba52988.
         {"extension": 52_988, "decay": 10_596},
         (
             Timing(("pretrain",), 8 * 194.2, 307_350),
@@ -55,7 +55,7 @@ PUBLISHED = {
     "modernbert-large": Published(
         395,
         {"pretrain": "900B", "lower-rate": "800B", "extension": "250B", "decay": "50B"},
-        # ep0-ba49552, in batches of 616 sequences; 624 here. The decay has 624 there too.
+        # ep0-ba49552, with batches of 616 sequences; 624 in the recipe. The published decay has 624 as well.
         {"extension": 49_552 * 616 // 624, "decay": 9_781},
         (
             Timing(("pretrain", "lower-rate"), 8 * 425.3, 138_790),
@@ -68,7 +68,7 @@ PUBLISHED = {
     "ettin-68m": ettin(68, 300, 462_960),
     "ettin-150m": ettin(149, 470, 295_510),
     "ettin-400m": ettin(395, 950, 146_200),
-    # A third of the tokens of the others; the hours are published for as many tokens as theirs.
+    # A third of the tokens of the others; the hours are published for the same number of tokens as theirs.
     "ettin-1b": Published(
         1_031,
         {"pretrain": "566.7B", "extension": "83.34B", "decay": "16.67B"},

@@ -13,7 +13,7 @@ from typing import Any
 
 from modernbert_train.training.distributed.run_lock import only_run_in
 
-# Forks of a process that has imported everything once, and that is not the one of pytest.
+# Ranks are forks of a server process that has imported everything once, not forks of pytest's process.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.helpers.quiet_composer", "modernbert_train.training.train"])
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 def on_ranks(
     function: Callable[..., Any], arguments: Sequence[tuple], environment: Sequence[dict[str, str]] = ()
 ) -> list[str]:
-    """Call `function` on each rank with its arguments; return the text of each ValueError, or "ended well"."""
+    """Call `function` on each rank with its arguments; return the message of each ValueError, or "ended well"."""
     port = str(free_port())
     children = []
     for rank, its_arguments in enumerate(arguments):
@@ -93,7 +93,7 @@ def held(run: Path) -> Iterator[BaseProcess]:
 
 
 def _hold(run: Path, answer: Connection) -> None:
-    """Hold the lock as a rank does, whose loader workers are forks with its open files that outlive it."""
+    """Hold the lock as a rank does; its loader workers are forks that share its open files and outlive it."""
     with only_run_in(run):
         if os.fork() == 0:
             time.sleep(20)

@@ -1,4 +1,4 @@
-"""Texts that break careless preparation, and a slow, simple way to read a store back."""
+"""Texts that break careless preparation, and slow, simple functions that read a store back."""
 
 import gzip
 import json
@@ -26,12 +26,12 @@ TRAINING_TEXTS = [*TRICKY_TEXTS, "the cat sat on the mat, the cat sat on the hat
 
 
 def numbered_texts(count: int) -> list[str]:
-    """Distinct texts of 2 to about 40 words."""
+    """Return distinct texts of 2 to about 40 words."""
     return [f"document {number} " + "the cat sat on the mat " * (number % 8) for number in range(count)]
 
 
 def sentences(count: int, seed: int) -> list[str]:
-    """Texts of 120 words drawn from 17,576, so that no two share five words in a row."""
+    """Return texts of 120 words drawn from 17,576, so that no two share five consecutive words."""
     random = np.random.default_rng(seed)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     return [" ".join("".join(word) for word in random.choice(letters, (120, 3))) for _ in range(count)]
@@ -51,7 +51,7 @@ def run_tokenize(
 
 
 def stored_documents(split_folder: Path) -> list[np.ndarray]:
-    """Ids of every document of a split, read sample by sample with Streaming's reader."""
+    """Return the ids of every document of a split, read sample by sample with Streaming's reader."""
     documents = []
     for shard in json.loads((split_folder / "index.json").read_text())["shards"]:
         reader = reader_from_json(str(split_folder), None, shard)
@@ -64,12 +64,12 @@ def stored_documents(split_folder: Path) -> list[np.ndarray]:
 
 
 def stored_texts(store: str | Path, source: str) -> list[str]:
-    """Decoded training documents of a source."""
+    """Return the decoded training documents of a source."""
     tokenizer = load_tokenizer(Path(store, "tokenizer.json"))
     documents = stored_documents(Path(store, source, "train"))
     return [tokenizer.decode(ids.tolist(), skip_special_tokens=False) for ids in documents]
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    """Name -> content of every file of a store."""
+    """Return name -> content of every file of a store."""
     return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}

@@ -1,4 +1,4 @@
-"""Checkpoints of tests: their facts, and their weights."""
+"""Checkpoints of tests: their metadata and their weights."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from modernbert_train.config import ModelConfig
 
 
 def make_info(**fields: Any) -> CheckpointInfo:
-    """The facts of a checkpoint of a first phase, with other values for the `fields` named."""
+    """Return the metadata of a checkpoint in a first phase, with `fields` replaced."""
     defaults: dict[str, Any] = {
         "step": 3,
         "tokens": 3_000,
@@ -27,6 +27,6 @@ def make_info(**fields: Any) -> CheckpointInfo:
 
 
 def load_weights(source: str | Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
-    """The weights and facts of a run folder, checkpoint or Hugging Face folder."""
+    """Return weights and metadata of a run folder, checkpoint or Hugging Face folder."""
     opened = open_weights(source)
     return opened.read(), opened.info

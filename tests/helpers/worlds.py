@@ -1,4 +1,4 @@
-"""A small store read in two phases, and what the batches of its loader hold."""
+"""A small store that is read in two phases, and the contents of its batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from tests.helpers.stores import Documents, make_store, make_tokenizer, random_d
 
 STREAMS = 4
 MASKED = MaskedLM(0.3)
-BATCHES = [8, 8, 8, 8, 8, 4, 4, 12, 12, 12]  # rows of each step; the second phase begins with the sixth
+BATCHES = [8, 8, 8, 8, 8, 4, 4, 12, 12, 12]  # rows of each step; the second phase begins at the sixth
 
 
 @dataclass(frozen=True)
 class World:
-    """A store, what reads it, and the documents it was made of: source -> documents."""
+    """A store, its readers, and the documents it was made from: source -> documents."""
 
     documents: dict[str, Documents]
     manifest: Manifest
@@ -34,7 +34,7 @@ class World:
         return self.inputs.train
 
     def phases(self, first: Objective = MASKED) -> list[PhaseRows]:
-        """Two, with another mixture, context and objective; more than an epoch of each source."""
+        """Return two phases with different mixture, context and objective, over more than an epoch of each source."""
         return [
             PhaseRows(self.plan(0, 64, {"web": 0.6, "code": 0.4}), first, ((5, 8),)),
             PhaseRows(self.plan(1, 128, {"code": 1.0}), MaskedLM(0.15), ((2, 4), (3, 12))),
@@ -71,7 +71,7 @@ class World:
 
 
 def make_world(folder: Path) -> World:
-    """Close its reader."""
+    """Make the store and its inputs. The caller closes the reader."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     documents = {"web": random_documents(60, 1), "code": random_documents(40, 2, median=150)}
     sources = {name: {"train": texts} for name, texts in documents.items()}
@@ -80,7 +80,7 @@ def make_world(folder: Path) -> World:
 
 
 def inputs_of(manifest: Manifest, tokenizer: TokenizerInfo) -> Inputs:
-    """All sources of a store, with the usual masking. Close its reader."""
+    """Open all sources of a store, with the usual masking. The caller closes the reader."""
     train = {name: splits["train"] for name, splits in manifest.sources.items()}
     valid = {name: splits["valid"] for name, splits in manifest.sources.items() if "valid" in splits}
     reader = BlockReader([*train.values(), *valid.values()])
@@ -88,7 +88,7 @@ def inputs_of(manifest: Manifest, tokenizer: TokenizerInfo) -> Inputs:
 
 
 def texts_of(batch: PackedBatch, tokenizer: TokenizerInfo) -> Iterator[list[int]]:
-    """Content of every piece of a batch, in order, masks undone."""
+    """Yield the unmasked content of every piece of a batch, in order."""
     (whole,) = micro_batches(batch, len(batch["input_ids"]), tokenizer.pad_id)
     ids, labels = whole["input_ids"].clone(), whole["labels"]
     ids[whole["target_positions"][labels != IGNORE_INDEX]] = labels[labels != IGNORE_INDEX]

@@ -29,18 +29,18 @@ LARGE = ModelConfig(hidden_size=1_024, num_hidden_layers=28, num_attention_heads
 
 def test_a_tiny_model_by_hand():
     # A layer: 4 * 4^2 + 3 * 4 * 6 = 136 weights; three of them 408. Head and decoder: 4^2 + 4 * 10 = 56, half of them
-    # used. Seen: in layer 0 all 8, in layers 1 and 2 the token itself and one to either side, two less at the ends:
-    # 22 for 8 tokens. Together 8 + 2 * 22 / 8 = 13.5 a token.
+    # used. Attended tokens: in layer 0 all 8, in layers 1 and 2 the token itself and one to either side, two less at
+    # the ends: 22 for 8 tokens. Together 8 + 2 * 22 / 8 = 13.5 per token.
     assert training_flops_per_token(TINY, [8], MaskedLM(0.5)) == 6 * 436 + 12 * 4 * 13.5 == 3_264
 
 
-def test_documents_see_themselves_alone():
-    # 8^2 + 2^2 in the global layer, 22 + 2^2 in each of the others: (68 + 2 * 26) / 10 a token.
+def test_documents_attend_to_themselves_only():
+    # 8^2 + 2^2 in the global layer, 22 + 2^2 in each of the others: (68 + 2 * 26) / 10 per token.
     assert training_flops_per_token(TINY, [8, 2], MaskedLM(0.5)) == pytest.approx(6 * 436 + 12 * 4 * 12)
 
 
 def test_a_window_wider_than_the_context_sees_the_context():
-    # Attended: 2 in each of the three layers.
+    # Attended tokens: 2 in each of the three layers.
     assert training_flops_per_token(TINY, [2], MaskedLM(0.5)) == 6 * 436 + 12 * 4 * 6
 
 
@@ -59,7 +59,7 @@ def test_an_mlp_without_a_gate():
 
 @pytest.mark.parametrize(
     ("model", "context_tokens", "gigaflops"),
-    [  # worked out apart from the code, from the shapes of the paper
+    [  # computed without the code, from the shapes in the paper
         (ModelConfig(), 1_024, 0.825),
         (ModelConfig(), 8_192, 1.353),
         (LARGE, 1_024, 2.308),
@@ -93,10 +93,10 @@ def test_no_peak_without_a_gpu(monkeypatch):
 
 
 def test_next_tokens_by_hand():
-    # Seen: in layer 0 1 to 8 tokens, 36 in all; in each of layers 1 and 2 one token by the first, two by the
-    # others: 15. Head and decoder on 7 of 8 tokens.
+    # Attended tokens: in layer 0 1 to 8, 36 in all; in each of layers 1 and 2 one for the first token, two for
+    # the others: 15. Head and decoder on 7 of 8 tokens.
     assert training_flops_per_token(TINY, [8], NextToken()) == 6 * (408 + 49) + 12 * 4 * 66 / 8
-    # A document of two beside it: 3 in each layer, and one more token that predicts nothing.
+    # Another document of two tokens: 3 in each layer, and one more token that predicts nothing.
     both = training_flops_per_token(TINY, [8, 2], NextToken())
     assert both == pytest.approx(6 * (408 + 0.8 * 56) + 12 * 4 * (66 + 9) / 10)
 
@@ -119,13 +119,13 @@ def test_an_estimate_for_documents_of_the_whole_context():
         vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4
     )
     (phase,) = one_phase(mask_rate=0.5).phases
-    # 6 x (4 x 64 + 3 x 32 + 0.5 x (64 + 512)) + 12 x 8 x 16 tokens that each of a document of 16 sees
+    # 6 x (4 x 64 + 3 x 32 + 0.5 x (64 + 512)) + 12 x 8 x 16 tokens attended to by each token of a document of 16
     flops = 6 * (256 + 96 + 288) + 12 * 8 * 16
     assert flops == 5_376
     assert estimate_tokens_per_s(model, phase) == 0.3 * 989e12 / 5_376
 
 
-def test_little_is_said_to_be_little():
+def test_few_gpu_hours():
     text = describe_hours(ModelConfig(), build_schedule(a_recipe()), None)
     assert text.startswith("<0.1 GPU-hours (<0.1 on 8 GPUs, ")
     assert text.endswith("estimated at 30% of an H100's peak")
@@ -141,7 +141,7 @@ def test_little_is_said_to_be_little():
         ),
     ],
 )
-def test_a_speed_that_is_of_no_use(tiny, capsys, arguments, message):
+def test_an_invalid_speed(tiny, capsys, arguments, message):
     try:
         status = main(["train", str(tiny), *arguments])
     except SystemExit as end:

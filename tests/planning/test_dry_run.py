@@ -46,7 +46,7 @@ BERT = ModelConfig(
             395_881_664,
         ),
         (TINY, 210_560),
-        (BERT, 109_518_912 - 2 * 768),  # BertForMaskedLM, without its token types
+        (BERT, 109_518_912 - 2 * 768),  # BertForMaskedLM, without token type embeddings
     ],
 )
 def test_parameters(model, parameters):
@@ -146,7 +146,7 @@ science             not trained on: in no phase's mixture
 """
 
 
-def test_what_each_source_contributes_is_shown_where_the_stores_are_at_hand():
+def test_sources_are_shown_if_the_stores_exist():
     recipe = a_recipe(a_phase(), a_phase(mixture=MixtureConfig({"web": 1.0})))
     sources = {**recipe.data.sources, "science": recipe.data.sources["web"]}
     lines = lines_of(replace(recipe, data=replace(recipe.data, sources=sources)), DATA)
@@ -158,7 +158,7 @@ def test_what_each_source_contributes_is_shown_where_the_stores_are_at_hand():
     assert max(map(len, lines)) <= 80
 
 
-def test_sources_that_are_gone_through_too_often_are_warned_of():
+def test_warning_about_sources_with_too_many_epochs():
     recipe = a_recipe(a_phase(), a_phase())
     assert repetitions(DATA, warn_epochs=1.6) == []
     (warning,) = repetitions(DATA, warn_epochs=1.5)
@@ -170,7 +170,7 @@ def test_sources_that_are_gone_through_too_often_are_warned_of():
     assert " ".join(" ".join(lines[at:]).split()) == f"WARNING {warning}"
 
 
-def test_what_is_skipped_is_told():
+def test_skipped_data_is_shown():
     recipe = a_recipe(a_phase())
     skip = SkipConfig(steps=["3", "5-8"], documents=["web:17"], documents_file="bad.txt")
     text = " ".join(" ".join(lines_of(replace(recipe, data=replace(recipe.data, skip=skip)))).split())
@@ -182,7 +182,7 @@ def test_the_disk_that_checkpoints_take():
     training = replace(recipe.training, save_every_tokens=1_024, keep_checkpoints=3)
     text = " ".join(" ".join(lines_of(replace(recipe, training=training))).split())
     # 4,096 tokens in all, and the end of the phase. A checkpoint: weight and two moments of 210,560 parameters,
-    # 4 bytes each: 2,526,720 bytes. Up to 3 + 1 of them, and one that is being written.
+    # 4 bytes each: 2,526,720 bytes. Up to 3 + 1 of them, and one being written.
     expected = (
         "about 5 saved, 2.527MB each; the newest 3 and the last of each phase are kept: up to 12.63MB on disk"
     )
@@ -214,7 +214,7 @@ def test_the_picture():
     assert lines_of(a_recipe(first, second))[-11:] == PICTURE.strip("\n").splitlines()
 
 
-def test_a_phase_of_next_tokens_is_told():
+def test_a_next_token_phase_is_shown():
     lines = lines_of(a_recipe(a_phase(objective="clm"), a_phase()))
     text = " ".join(" ".join(lines).split())
     assert "evaluation about 2 times, next token and 15% masked, about 64 rows of each source" in text
@@ -234,7 +234,7 @@ def test_it_fits_into_80_columns(num_phases):
     assert sum(line.startswith("theta local") for line in lines) == -(-num_phases // 4)
 
 
-def test_sources_with_long_alike_names_keep_their_lines():
+def test_sources_with_long_similar_names_keep_their_lines():
     names = ["a-source-with-a-long-name-1", "a-source-with-a-long-name-2"]
     recipe = a_recipe(a_phase(mixture=MixtureConfig({names[0]: 0.3, names[1]: 0.7})))
     recipe = replace(

@@ -1,4 +1,4 @@
-"""The documents that are named for a step are those whose tokens are in the loader's batch of that step."""
+"""The documents named for a step are those whose tokens are in the loader's batch of that step."""
 
 import json
 from contextlib import closing
@@ -19,7 +19,7 @@ def world(tmp_path_factory):
 
 
 def named(world, step, start=None, positions=None):
-    """The pieces of a step, counted from the start of its phase or from positions after an earlier step."""
+    """Return the pieces of a step, counted from the start of its phase or from positions after an earlier step."""
     phase = world.phases()[step >= 5]
     first = start if start is not None else 5 * (step >= 5)
     passed_over = sum(BATCHES[first:step]) // STREAMS
@@ -44,19 +44,19 @@ def test_the_tokens_of_every_step(world):
         assert texts == list(texts_of(batch, world.tokenizer))
         shuffle_blocks[int(step >= 5)] |= {piece.shuffle_block for piece in pieces}
     assert step == len(BATCHES) - 1
-    assert all(len(of_phase) > 1 for of_phase in shuffle_blocks.values())
+    assert all(len(blocks) > 1 for blocks in shuffle_blocks.values())
 
 
 def test_counting_from_the_positions_of_a_checkpoint(world):
-    loader = world.loader(num_workers=2)  # reads ahead of the position that is saved
+    loader = world.loader(num_workers=2)  # reads ahead of the saved position
     for step, _ in enumerate(loader, start=1):
-        # The end of a phase is no place to count from: the next one starts anew.
+        # Counting cannot start at the end of a phase: the next phase has its own positions.
         for later in range(step, 5 if step < 5 else len(BATCHES)) if step != 5 else ():
             assert named(world, later, step, loader.dataset.positions) == named(world, later)
 
 
 def test_where_a_piece_lies_in_the_store(world):
-    """The shard's own file, read on its own, has the document at the stated place."""
+    """The file of the shard, read directly, has the document at the stated index."""
     for piece in named(world, 3) + named(world, 8):
         folder = world.train[piece.source].path
         assert piece.file == f"{piece.source}/train/shard.{piece.shard:05}.mds"
@@ -80,7 +80,7 @@ def shard_reader(folder, shard):
 
 
 def test_tokens_of_the_sources_are_those_of_the_pieces(world):
-    """In every step, whatever the workers; the second phase reads one source alone."""
+    """In every step, with any number of workers; the second phase reads a single source."""
     expected = {"web": 0, "code": 0}
     loader = world.loader(num_workers=3)
     for step, _ in enumerate(loader):

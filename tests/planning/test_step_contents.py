@@ -1,4 +1,4 @@
-"""`modernbert plan`: the documents that it names are those that the run has trained on."""
+"""`modernbert plan` names the documents that the run has trained on."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def run(tiny):
 
 
 def texts_named(found):
-    """Ids of the pieces that were trained on; the words of the tiny tokenizer are w5, w6, ..."""
+    """Return the ids of the trained pieces; the words of the tiny tokenizer are w5, w6, ..."""
     kept = zip(found.pieces, found.texts, found.skipped_pieces, strict=True)
     return [[int(word) for word in text.split("w")[1:]] for _, text, skipped in kept if not skipped]
 
@@ -58,7 +58,7 @@ def test_every_step_of_a_run(tiny, run):
 
 @pytest.mark.parametrize("step", [1, 5, 8, 14, 15, 21])
 def test_with_and_without_positions(tiny, run, tmp_path, step, caplog):
-    """Saved after steps 6 (skipped: so 9), 10, 14, 18 and 22."""
+    """Checkpoints follow steps 9 (6 is skipped), 10, 14, 18 and 22."""
     caplog.set_level(logging.INFO)
     near = step_contents(load_recipe(run / "recipe.yaml"), step)
     start = {1: "phase pretrain", 15: "phase extension", 21: "step 18 "}.get(step)
@@ -86,8 +86,8 @@ def test_several_processes(tiny, tmp_path, monkeypatch):
     assert step_contents(recipe, 13, workers=2) == alone
 
 
-def test_stores_of_others(tiny, tmp_path, capsys):
-    """One document a sample, with specials of their own: named and decoded all the same."""
+def test_external_stores(tiny, tmp_path, capsys):
+    """External stores, with one document per sample and special tokens in it, are named and decoded as well."""
     documents = skewed_documents(120, 5)
     write_mds(tmp_path / "mds/train/web", with_specials(documents), shard_bytes=4_000)
     tokenizer = ["--tokenizer", str(tiny.parent / "tokenizer")]

@@ -19,14 +19,14 @@ class Tensor:
 
 
 def start(weight: np.ndarray) -> Tensor:
-    """No step taken yet."""
+    """Return the state before the first step."""
     return Tensor(weight.astype(np.float64), np.zeros(weight.shape), np.zeros(weight.shape))
 
 
 def moments(
     tensor: Tensor, gradient: np.ndarray, betas: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count a step, and return the moments after it, corrected for their start at 0: of g and of g^2."""
+    """Advance one step, and return the bias-corrected moments of g and of g^2."""
     tensor.steps += 1
     tensor.first = betas[0] * tensor.first + (1 - betas[0]) * gradient
     tensor.second = betas[1] * tensor.second + (1 - betas[1]) * gradient**2
@@ -43,7 +43,7 @@ def step(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """Change the tensor by one step."""
+    """Update the tensor by one step."""
     mean, square = moments(tensor, gradient, betas)
     decayed = tensor.weight * (1 - weight_decay * learning_rate / peak)
     tensor.weight = decayed - learning_rate * mean / (np.sqrt(square) + eps)

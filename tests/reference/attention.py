@@ -1,4 +1,4 @@
-"""Attention over packed documents, the obvious way: one document and one head at a time, every score written out."""
+"""Attention over packed documents, the simple way: one document and one head at a time, with explicit scores."""
 
 import torch
 
@@ -14,7 +14,7 @@ def attention(
 def _document(qkv: torch.Tensor, window: int | None, causal: bool) -> torch.Tensor:
     length, _, num_heads, head_dim = qkv.shape
     position = torch.arange(length, device=qkv.device)
-    distance = position[:, None] - position[None, :]  # from the key on to the query
+    distance = position[:, None] - position[None, :]  # query position - key position
     heads = []
     for head in range(num_heads):
         query, key, value = qkv[:, :, head].unbind(1)

@@ -1,6 +1,6 @@
-"""The encoder with every switch, the obvious way: document by document, each formula written out.
+"""The encoder with every switch, the simple way: document by document, with explicit formulas.
 
-Nothing of the package is used but the names of weights and switches. Dropout is left out.
+From the package, only the names of weights and switches are used. There is no dropout.
 """
 
 import torch
@@ -78,7 +78,7 @@ UNGATED = {"gelu": _gelu, "relu2": lambda x: torch.where(x > 0, x * x, 0)}
 
 
 def _rotate(x: Tensor, theta: float) -> Tensor:
-    """[L, H, D]: dimensions i and i + D/2 at position p turn by p * theta ** (-2i / D)."""
+    """[L, H, D]: dimensions i and i + D/2 at position p rotate by p * theta ** (-2i / D)."""
     length, _, dim = x.shape
     turned = x.clone()
     for i in range(dim // 2):

@@ -1,4 +1,4 @@
-"""What must be true of a row, checked token by token."""
+"""Masking and next-token targets, checked token by token."""
 
 
 def check_masked_row(original, masked_ids, positions, labels, num_targets, rate, masking) -> None:
@@ -18,7 +18,7 @@ def check_masked_row(original, masked_ids, positions, labels, num_targets, rate,
 
 
 def next_tokens(input_ids, segment_tokens, num_tokens) -> list[tuple[int, int]]:
-    """(Position, token to predict there): document by document, all but the last of each."""
+    """Return (position, token to predict), document by document, for all but the last token of each."""
     found, start = [], 0
     for length in segment_tokens:
         for at in range(start, start + length - 1):

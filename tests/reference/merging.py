@@ -1,8 +1,8 @@
-"""Merging of weights, a number at a time."""
+"""Merging of weights, one number at a time."""
 
 
 def mean(models, weights):
-    """Models are lists of numbers."""
+    """Return the weighted mean of models, which are lists of numbers."""
     return [
         sum(weight * model[at] for model, weight in zip(models, weights, strict=True)) / sum(weights)
         for at in range(len(models[0]))
@@ -27,7 +27,7 @@ def ties(base, models, density):
 
 
 def moving_average(series, half_life, tokens):
-    """The average after each of a series of numbers, of steps of so many tokens."""
+    """Return the average after each number of a series; `tokens` are the tokens of each step."""
     averages, average = [], 0.0
     for num_steps, (value, step_tokens) in enumerate(zip(series, tokens, strict=True)):
         rate = max(1 - 2 ** (-step_tokens / half_life), 1 / (num_steps + 1))

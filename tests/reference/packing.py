@@ -1,8 +1,8 @@
-"""Best fit decreasing the obvious way: look at every open row."""
+"""Best-fit decreasing, the simple way: look at every open row."""
 
 
 def pack_slowly(lengths: list[int], row_tokens: int) -> list[int]:
-    """Free slots of the rows after packing, sorted: which of two equally full rows takes a piece is left open."""
+    """Return the free slots of the rows after packing, sorted, because ties between equally full rows may differ."""
     free: list[int] = []
     for length in sorted(lengths, reverse=True):
         fitting = [row for row in range(len(free)) if free[row] >= length]

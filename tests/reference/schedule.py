@@ -1,4 +1,4 @@
-"""Slow, obvious twin of modernbert_train/schedule.py: every step is written down, one by one."""
+"""Slow reference of modernbert_train/schedule.py: computes every step, one by one."""
 
 from dataclasses import dataclass
 from math import cos, pi, sqrt
@@ -13,12 +13,12 @@ class Step:
     phase: str
     phase_step: int
     batch_rows: int
-    tokens_before: int  # of the run
+    tokens_before: int  # since the start of the run
     learning_rate: float
 
 
 def all_steps(recipe: Recipe) -> list[Step]:
-    """Every step of the run, in order."""
+    """Return every step of the run, in order."""
     steps: list[Step] = []
     run_tokens = 0
     for name, phase in recipe.phases.items():
@@ -33,7 +33,7 @@ def all_steps(recipe: Recipe) -> list[Step]:
 
 
 def batch_sizes(phase: PhaseConfig, unit_rows: int) -> list[int]:
-    """Rows of every step of a phase: adds steps until one more takes it further from the aim."""
+    """Return the rows of every step of a phase: add steps until one more would increase the error."""
     full = phase.batch_tokens // phase.row_tokens
     ramp: list[int] = []
     if phase.batch_ramp is not None:
@@ -60,7 +60,7 @@ def batch_sizes(phase: PhaseConfig, unit_rows: int) -> list[int]:
 
 
 def learning_rate(phase: PhaseConfig, tokens: float) -> float:
-    """The trapezoid as the smaller of two curves, for schedules whose warmup and decay do not overlap."""
+    """Return the rate as the smaller of two curves, for schedules whose warmup and decay do not overlap."""
     peak = phase.learning_rate
     up = 1.0
     if phase.warmup_tokens:

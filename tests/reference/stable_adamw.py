@@ -1,6 +1,6 @@
-"""StableAdamW as its papers write it, one tensor at a time in float64.
+"""StableAdamW as defined in its papers, one tensor at a time in float64.
 
-Adam's moments with their bias correction (Kingma & Ba, 1412.6980, algorithm 1); the learning rate is divided by
+Adam's moments with bias correction (Kingma & Ba, 1412.6980, algorithm 1); the learning rate is divided by
 RMS_t = sqrt(mean(g^2 / max(v, eps^2))) where that exceeds 1 (Wortsman et al., 2304.13013, algorithm 2); the decay
 is 1 - weight_decay * (learning rate / peak learning rate).
 """
@@ -20,7 +20,7 @@ def step(
     eps: float,
     weight_decay: float,
 ) -> float:
-    """Change the tensor by one step. Returns the factor by which the learning rate was lowered, 1 if it was not."""
+    """Update the tensor by one step. Returns the factor by which the learning rate was divided (1: unchanged)."""
     mean, square = moments(tensor, gradient, betas)
     rms = np.sqrt(np.mean(gradient**2 / np.maximum(square, eps**2)))
     lowered = max(1.0, float(rms))

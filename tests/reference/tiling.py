@@ -1,17 +1,17 @@
-"""Tiling, element by element, as the research code of ModernBERT does it (but heads are kept whole)."""
+"""Tiling, element by element, as in ModernBERT's research code, except that heads are kept whole."""
 
 import torch
 
 
 def tile_axis(weight, dimension, size, method):
-    """Lengthen one dimension to `size`: place the weight, then fill from its edges on."""
+    """Extend one dimension to `size`: place the weight, then fill outwards from its edges."""
     rows = list(weight.unbind(dimension))
     count = len(rows)
     result = [None] * size
     offset = (size - count) // 2 if method == "tile_middle" else 0
     for at in range(count):
         result[offset + at] = rows[at]
-    for at in range(offset):  # to the left, from the last one backwards
+    for at in range(offset):  # to the left, from the last row backwards
         result[offset - 1 - at] = rows[count - 1 - at % count]
     for at in range(offset + count, size):
         result[at] = rows[(at - offset) % count]
@@ -19,19 +19,19 @@ def tile_axis(weight, dimension, size, method):
 
 
 def tile_heads(weight, dimension, heads, head_dim, method):
-    """As `tile_axis`, a head at a time."""
+    """Do the same as `tile_axis`, one head at a time."""
     whole = weight.unflatten(dimension, (-1, head_dim))
     return tile_axis(whole, dimension, heads, method).flatten(dimension, dimension + 1)
 
 
 def weigh_inputs(tiled, sources):
-    """Divide each input by how often the one it repeats is there; `sources` says which that is."""
+    """Divide each input by the number of copies of its source; `sources` has the source of each input."""
     for at in range(tiled.shape[-1]):
         tiled[..., at] = tiled[..., at] / sources.count(sources[at])
 
 
 def rescale(tiled, source, target, method):
-    """What `rescale` does to a tiled model, in place: all matrices but the tables, and the norm before the decoder."""
+    """Rescale a tiled model in place: all matrices except embeddings, and the norm before the decoder."""
     head_dim = target.hidden_size // target.num_attention_heads
 
     def repeated(size, new_size):
@@ -52,7 +52,7 @@ def rescale(tiled, source, target, method):
 
 
 def tile_model(weights, source, target, method):
-    """All weights of the larger model."""
+    """Return all weights of the larger model."""
     d, inner, heads = target.hidden_size, target.intermediate_size, target.num_attention_heads
     head_dim = d // heads
 

@@ -1,10 +1,13 @@
-"""Embeddings for another tokenizer, a row at a time."""
+"""Embeddings for another tokenizer, one row at a time."""
 
 import torch
 
 
 def transplant_rows(table, new_ids, old_ids, roles, ordinary, num_rows):
-    """`new_ids`, `old_ids`: token -> id; `roles`: new id -> old id of specials; `ordinary`: old ids of text."""
+    """Return the new table.
+
+    `new_ids`, `old_ids`: token -> id; `roles`: new id -> old id of special tokens; `ordinary`: old ids of text.
+    """
     mean = sum(table[old_id] for old_id in ordinary) / len(ordinary)
     rows = [mean] * num_rows
     for token, new_id in new_ids.items():

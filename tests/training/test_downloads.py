@@ -1,4 +1,4 @@
-"""Training out of an object store: what is trained on, what is downloaded, what happens when that fails."""
+"""Training from an object store: batches, downloads, and failures of the server."""
 
 import dataclasses
 import logging
@@ -39,7 +39,7 @@ pytestmark = CONNECTIONS_ARE_LEFT
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """The tiny recipe on a store of hundreds of shards, in a bucket, and windows so short that a run reads many."""
+    """The tiny recipe on a store of hundreds of shards in a bucket, with short shuffle blocks: a run reads many."""
     folder = tmp_path_factory.mktemp("remote")
     tokenizer = make_tokenizer(folder / "tokenizer")
     sources = {
@@ -98,7 +98,7 @@ def test_a_run_is_that_of_the_local_store(tiny, server):
 
 
 def test_each_machine_downloads_its_share_only(tiny, server):
-    """Two ranks, each a machine with a cache of its own, over most of a pass."""
+    """Two ranks, each on a machine with its own cache, over most of an epoch."""
     overrides = ["data.num_canonical_nodes=2", "phases.pretrain.tokens=160K", "phases.extension=null"]
     expected = checksums(load_recipe(tiny, overrides))
     parts, got = [], []
@@ -108,19 +108,21 @@ def test_each_machine_downloads_its_share_only(tiny, server):
         loader, inputs = loader_of(recipe, rank=rank, world_size=2)
         with closing(inputs.reader):
             parts.append(list(loader))
-        wait_for_downloads()  # what was on its way
+        wait_for_downloads()  # downloads that were in progress
         got.append(server.shards_got())
     assert [checksum(join(list(batches))) for batches in zip(*parts, strict=True)] == expected
     assert set((got[0] + got[1]).values()) == {1}  # no shard twice, on one machine or on both
     for source in ("web", "code"):
         num_shards = len(inputs.train[source].shards)
-        for of_machine in got:
-            assert 0.2 < sum(f"/{source}/" in key for key in of_machine) / num_shards <= 0.5 + 1 / num_shards
+        for machine_gets in got:
+            assert (
+                0.2 < sum(f"/{source}/" in key for key in machine_gets) / num_shards <= 0.5 + 1 / num_shards
+            )
 
 
 @pytest.mark.slow
 def test_two_machines_train_together(tiny, server, tmp_path):
-    """Two launchers, as on two machines, of one process each; a cache for each."""
+    """Two launchers with one process and one cache each, as on two machines."""
     options = ["data.num_canonical_nodes=2", *SHORT]
     assert main(["train", str(tiny), *options, "run_folder=local"]) == 0
     composer = str(Path(sys.executable).with_name("composer"))
@@ -159,8 +161,8 @@ def test_a_server_that_comes_back_in_the_middle_of_a_run(tiny, server):
 
 
 @pytest.mark.parametrize("how", ["gone", "silent"])
-def test_a_server_that_goes_away_for_good(tiny, server, capfd, how):
-    """The run ends, with an error that says so, within the time that is stated; started again, it goes on."""
+def test_a_server_that_stops_for_good(tiny, server, capfd, how):
+    """The run ends with an error within the stated time, and resumes when started again."""
     run = ["train", str(tiny), *SHORT, *REMOTE, *IMPATIENT]
 
     def go_away() -> None:
@@ -179,7 +181,7 @@ def test_a_server_that_goes_away_for_good(tiny, server, capfd, how):
     assert re.search(message, error, re.MULTILINE)
 
 
-def test_missing_credentials_are_said_before_anything_is_built(tiny, server, monkeypatch, capfd):
+def test_missing_credentials_are_reported_before_anything_is_built(tiny, server, monkeypatch, capfd):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -190,8 +192,8 @@ def test_missing_credentials_are_said_before_anything_is_built(tiny, server, mon
 
 
 @pytest.mark.slow
-def test_all_ranks_say_that_the_server_is_gone(tiny, server):
-    """No rank waits for another without end: the launch is over in the stated time."""
+def test_all_ranks_report_that_the_server_is_gone(tiny, server):
+    """No rank waits for another forever: the launch ends within the stated time."""
     server.silent = ".mds"
     started = time.monotonic()
     done = launch(2, "train", tiny, *REMOTE, *IMPATIENT, seconds=120)
@@ -201,7 +203,7 @@ def test_all_ranks_say_that_the_server_is_gone(tiny, server):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_out_of_an_object_store(tiny, server, tmp_path):
+def test_repeated_kills_with_an_object_store(tiny, server, tmp_path):
     recipe = shutil.copy(tiny, tmp_path / "tiny.yaml")
     server.bytes_per_second = 100_000
     command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(recipe)]
@@ -220,8 +222,8 @@ def test_killed_again_and_again_out_of_an_object_store(tiny, server, tmp_path):
     assert not [name for name in os.listdir(tmp_path / "cache/incoming") if "claim" in name]
 
 
-def test_a_window_is_on_its_way_before_it_is_needed(tiny, server, monkeypatch):
-    """A consumer that takes its time waits for the first windows, and no other."""
+def test_shuffle_blocks_are_prefetched(tiny, server, monkeypatch):
+    """A slow consumer waits for the first shuffle blocks only."""
     recipe = load_recipe(tiny, [*REMOTE, "phases.pretrain.tokens=40K", "phases.extension=null"])
 
     fetch, fetched_by = download.Downloads.fetch, []
@@ -233,7 +235,7 @@ def test_a_window_is_on_its_way_before_it_is_needed(tiny, server, monkeypatch):
     monkeypatch.setattr(download.Downloads, "fetch", noted)
 
     def waited_for() -> np.ndarray:
-        """Files that were downloaded while a batch was waited for, up to each batch."""
+        """Return the files whose download a batch had to wait for, up to each batch."""
         shutil.rmtree("cache", ignore_errors=True)
         fetched_by.clear()
         loader, inputs = loader_of(recipe)
@@ -241,7 +243,7 @@ def test_a_window_is_on_its_way_before_it_is_needed(tiny, server, monkeypatch):
         for _ in loader:
             counts.append(fetched_by.count(threading.main_thread()))
             inputs.reader.close()
-            wait_for_downloads()  # all that has been asked for by now
+            wait_for_downloads()  # all requested downloads
         return np.array(counts)
 
     ahead = waited_for()
@@ -275,7 +277,7 @@ def test_nodes_of_machines(tiny):
         ("null", 2, 4, "num_canonical_nodes is 2 on 4 machines"),
     ],
 )  # fmt: skip
-def test_what_is_said_of_the_downloads(tiny, server, caplog, limit, nodes, world_size, message):
+def test_messages_about_downloads(tiny, server, caplog, limit, nodes, world_size, message):
     caplog.set_level(logging.INFO)
     recipe = load_recipe(
         tiny, [*REMOTE, f"data.cache.limit_bytes={limit}", f"data.num_canonical_nodes={nodes}"]
@@ -294,7 +296,7 @@ def test_what_is_said_of_the_downloads(tiny, server, caplog, limit, nodes, world
 
 
 @pytest.mark.parametrize("remote", [None, "/a/store/that/somebody/else/wrote"])
-def test_nothing_is_said_of_local_stores(tiny, caplog, remote):
+def test_no_message_about_local_stores(tiny, caplog, remote):
     caplog.set_level(logging.INFO)
     recipe = load_recipe(tiny)
     inputs = open_inputs(recipe)

@@ -1,4 +1,4 @@
-"""Training on a store of others is training on our own: the same documents give the same losses."""
+"""Training on an external store equals training on our own: the same documents give the same losses."""
 
 import json
 
@@ -32,7 +32,7 @@ def losses(folder, store, run):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """Folder of a recipe, and the losses of its own store."""
+    """The folder of a recipe, and the losses on its own store."""
     folder = tmp_path_factory.mktemp("own")
     tokenizer = make_tokenizer(folder / "tokenizer")
     (folder / "tiny.yaml").write_text(TINY.format(folder=folder), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The gradient does not depend on how the batch is cut: micro-batches of 1, 2, 4 rows, 1 and 2 processes."""
+"""The gradient does not depend on how the batch is divided: micro-batches of 1, 2, 4 rows, 1 and 2 processes."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ def overrides(micro_batch_rows: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tiny):
-    """Of a step of 4 rows in a single micro-batch."""
+    """The gradients of a step of 4 rows in a single micro-batch."""
     return first_gradient(load_recipe(tiny, overrides(4)))
 
 
@@ -47,7 +47,7 @@ def test_micro_batches_do_not_matter(tiny, whole, rows):
 
 
 def test_a_micro_batch_filled_up_with_padding_does_not_matter(tiny, whole):
-    """The first batch of the ramp has 4 rows: with micro-batches of 8 half of the slots are padding."""
+    """The first batch of the ramp has 4 rows: with micro-batches of 8 rows, half of the slots are padding."""
     assert_same_gradient(first_gradient(load_recipe(tiny, overrides(8))), whole)
 
 

@@ -1,4 +1,4 @@
-"""A phase of next tokens under causal attention, and then one of masked tokens."""
+"""A phase of next-token prediction with causal attention, followed by a phase of masked LM."""
 
 import json
 import math
@@ -33,8 +33,8 @@ def held_out(run):
     return {line["phase"]: line for line in lines if "eval" in line}
 
 
-def test_both_phases_learn_what_they_are_asked(whole):
-    """A token is followed by itself or its successor: all 50 are as frequent, and hard to guess without context."""
+def test_both_phases_learn_their_objective(whole):
+    """Each token is followed by itself or its successor; all 50 are equally frequent, so a guess needs context."""
     unigram = math.log(50)
     for phase, objective, mask_rate in (("pretrain", "clm", None), ("extension", "mlm", 0.3)):
         steps = steps_of(whole, phase)
@@ -45,7 +45,7 @@ def test_both_phases_learn_what_they_are_asked(whole):
         assert all(score["loss"] < unigram - 1 for score in held_out(whole)[phase]["eval"].values())
 
 
-def test_evaluation_asks_what_the_checkpoint_was_trained_for(whole):
+def test_evaluation_uses_the_objective_of_the_checkpoint(whole):
     for phase, asked in (("pretrain", "next token"), ("extension", "masked")):
         scores = evaluate_masked_lm(phase_end(whole, phase), device="cpu", progress_bar=False)
         table = format_scores(scores).splitlines()
@@ -53,16 +53,16 @@ def test_evaluation_asks_what_the_checkpoint_was_trained_for(whole):
         for score in scores:
             during = held_out(whole)[phase]["eval"][score.source]
             assert score.loss == pytest.approx(during["loss"], rel=1e-5)
-            # [SEP], which no store holds, is counted among the frequent tokens.
+            # The baseline also counts [SEP], which is in no store.
             assert score.unigram.loss == pytest.approx(math.log(50), abs=0.15)
 
 
 def test_a_causal_checkpoint_is_not_exported(whole, tmp_path, capsys):
     checkpoint = phase_end(whole, "pretrain")
     assert main(["export", str(checkpoint), str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert f"{checkpoint}: its phase pretrain has objective clm, and no class of Transformers" in said
-    assert f"with objective: mlm, or train one from it with init.from={checkpoint}" in said
+    printed = capsys.readouterr().err
+    assert f"{checkpoint}: its phase pretrain has objective clm, and no class of Transformers" in printed
+    assert f"with objective: mlm, or train one from it with init.from={checkpoint}" in printed
     assert not (tmp_path / "out").exists()
     assert main(["export", str(whole), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out/README.md").read_text()
@@ -70,7 +70,7 @@ def test_a_causal_checkpoint_is_not_exported(whole, tmp_path, capsys):
     assert re.search(r"\| extension \|.*\| 30% \|", card)
 
 
-def test_a_restart_at_the_border(tiny, whole, tmp_path):
+def test_a_restart_between_the_phases(tiny, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     for path in list_checkpoints(tmp_path / "run"):
         if read_info(path).phase == "extension":
@@ -93,12 +93,12 @@ def test_the_objective_cannot_change_within_a_phase(tiny, tmp_path):
         train(load_recipe(tiny, [*short, "phases.pretrain.tokens=8K", "phases.pretrain.objective=mlm"]))
 
 
-def test_progress_names_it_and_steps_are_planned_as_ever(tiny, tmp_path, capsys):
+def test_progress_names_the_objective_and_plan_shows_its_steps(tiny, tmp_path, capsys):
     short = ["phases.extension=null", "phases.pretrain.tokens=4K", "phases.pretrain.warmup_tokens=1K"]
     recipe = [str(tiny), *OVERRIDES, *short, f"run_folder={tmp_path}/run"]
     assert main(["train", *recipe, "training.progress_bar=true"]) == 0
-    said = capsys.readouterr().err
-    assert "pretrain, next token: step 1/2, " in said
-    assert re.search(r"held out after 4,096 tokens \(pretrain, next token\): loss \(accuracy\) web", said)
+    printed = capsys.readouterr().err
+    assert "pretrain, next token: step 1/2, " in printed
+    assert re.search(r"held out after 4,096 tokens \(pretrain, next token\): loss \(accuracy\) web", printed)
     assert main(["plan", *recipe, "--step", "2"]) == 0
     assert "step 2 of 2, phase pretrain: 8 rows" in capsys.readouterr().out

@@ -17,8 +17,8 @@ from tests.training.test_train import metrics
 
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
-def test_a_run_cut_off_in_either_phase_goes_on_bit_for_bit(tiny, tmp_path, name):
-    """From the first checkpoint and the last but one; between the phases rate and weight decay change."""
+def test_a_run_interrupted_in_either_phase_resumes_bit_for_bit(tiny, tmp_path, name):
+    """Restarts from the first checkpoint and the last but one; learning rate and weight decay differ between phases."""
     overrides = [f"optimizer.name={name}", "optimizer.weight_decay=5e-4", "training.keep_checkpoints=9"]
     overrides += ["phases.extension.learning_rate=3e-3"]
     run = train(load_recipe(tiny, [*overrides, f"run_folder={tmp_path}/whole"]))
@@ -38,7 +38,7 @@ def test_a_run_cut_off_in_either_phase_goes_on_bit_for_bit(tiny, tmp_path, name)
 
 
 def test_the_size_of_a_checkpoint(tiny, tmp_path):
-    """Muon keeps one number beside a weight where AdamW keeps two: the dry run knows."""
+    """Muon keeps one moment per weight where AdamW keeps two; the dry run takes this into account."""
     sizes = {}
     for name in ("adamw", "muon"):
         overrides = [f"run_folder={tmp_path}/{name}", f"optimizer.name={name}", "phases.extension=null"]
@@ -47,8 +47,8 @@ def test_the_size_of_a_checkpoint(tiny, tmp_path):
         )
         (*_, newest) = list_checkpoints(train(recipe))
         sizes[name] = newest.stat().st_size / 1e6
-        (said,) = [
+        (printed,) = [
             line for line in describe(recipe, build_schedule(recipe)).splitlines() if "MB each" in line
         ]
-        assert f"{sizes[name]:.0f}" == f"{float(said.split('MB each')[0].split()[-1]):.0f}"
+        assert f"{sizes[name]:.0f}" == f"{float(printed.split('MB each')[0].split()[-1]):.0f}"
     assert sizes["muon"] < sizes["adamw"]

@@ -1,4 +1,4 @@
-"""What changes from phase to phase, and a phase run by itself."""
+"""Changes from phase to phase, and runs of a single phase."""
 
 import json
 import re
@@ -27,19 +27,19 @@ def steps_of(run, phase):
 
 
 def phase_end(run, phase):
-    """The checkpoint that a phase has left."""
+    """Return the checkpoint at the end of a phase."""
     infos = {path: read_info(path) for path in list_checkpoints(run)}
     (path,) = [path for path, info in infos.items() if info.keep and info.phase == phase]
     return path
 
 
 def optimizer_settings(checkpoint):
-    """Weight decay of the groups, and the peak that it refers to."""
+    """Return the weight decay of the groups and the peak learning rate that it refers to."""
     (optimizer,) = torch.load(checkpoint, weights_only=False)["state"]["optimizers"].values()
     return [(group["weight_decay"], group["max_lr"]) for group in optimizer["param_groups"]]
 
 
-def test_weight_decay_is_the_phase_s_from_its_first_step_on(whole):
+def test_weight_decay_is_that_of_the_phase_from_its_first_step_on(whole):
     assert len(list_checkpoints(whole)) > 12  # one at every step
     for path in list_checkpoints(whole):
         expected = 1e-3 if read_info(path).phase == "extension" else 1e-5
@@ -47,7 +47,7 @@ def test_weight_decay_is_the_phase_s_from_its_first_step_on(whole):
 
 
 def test_weight_decay_after_a_restart_in_the_middle(tiny, tmp_path, whole):
-    """What the recipe says, not what the checkpoint was saved with."""
+    """The weight decay comes from the recipe, not from the checkpoint."""
     first = [f"run_folder={tmp_path}/run", "phases.extension.tokens=8K", "phases.extension.decay_tokens=0"]
     train(load_recipe(tiny, [*first, "phases.extension.weight_decay=0.5"]))
     run = train(
@@ -65,7 +65,7 @@ def test_a_phase_alone_reads_what_it_reads_in_the_whole_run(tiny, whole):
     steps, in_the_whole = steps_of(alone, "extension"), steps_of(whole, "extension")
     for name in ("batch_crc32", "lr", "batch_tokens", "mask_rate", "context_tokens", "global_rope_theta"):
         assert [line[name] for line in steps] == [line[name] for line in in_the_whole]
-    assert steps[0]["loss"] == pytest.approx(in_the_whole[0]["loss"], abs=0.05)  # another dropout
+    assert steps[0]["loss"] == pytest.approx(in_the_whole[0]["loss"], abs=0.05)  # dropout differs
     assert optimizer_settings(phase_end(alone, "extension")) == [(1e-3, 5e-3), (0.0, 5e-3)]
 
 
@@ -95,7 +95,7 @@ def test_the_dry_run_of_a_phase_alone(tiny, capsys):
 @pytest.mark.parametrize(
     ("step", "changed", "message"),
     [
-        (  # as many tokens, but in another phase
+        (  # the same number of tokens, but in another phase
             18,
             ["phases.pretrain.tokens=34K"],
             "phases: step 18 is number 18 of pretrain by the recipe, but run/18.pt was made after number 4 of "
@@ -111,11 +111,11 @@ def test_the_dry_run_of_a_phase_alone(tiny, capsys):
             13,
             ["phases.pretrain.tokens=34K"],
             None,
-        ),  # of the phase it has just ended, or is in: only its future
+        ),  # changes only the future of the phase that is in progress or has just ended
         (18, ["phases.extension.tokens=40K", "phases.extension.decay_tokens=8K"], None),
     ],
 )
-def test_only_what_is_still_to_come_can_be_changed(tiny, step, changed, message):
+def test_only_the_future_of_a_run_can_change(tiny, step, changed, message):
     before, after = build_schedule(load_recipe(tiny)), build_schedule(load_recipe(tiny, changed))
     checkpoint = Path(f"run/{step}.pt"), checkpoint_info(before, step, ModelConfig(), "")
     if message is None:

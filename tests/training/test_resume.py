@@ -1,4 +1,4 @@
-"""Killed, or asked to stop by a signal, and started again, a run is the one never disturbed, bit for bit."""
+"""A run that is killed or stopped by a signal and restarted equals the uninterrupted run, bit for bit."""
 
 import subprocess
 import sys
@@ -22,9 +22,9 @@ ASKED_TO_STOP = ["--ask", "--kills", "3"]
         (KILLED, 4),
         (ASKED_TO_STOP, 1),
         (ASKED_TO_STOP, 2),
-    ],  # of four the order of sums matters as well
+    ],  # with four ranks, the order of summation matters as well
 )
-def test_a_disturbed_run_is_the_undisturbed_one(tmp_path, options, world_size):
+def test_an_interrupted_run_equals_the_uninterrupted_one(tmp_path, options, world_size):
     command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(make_tiny(tmp_path))]
     command += [*options, "--world-size", str(world_size)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)

@@ -1,4 +1,4 @@
-"""A short quickstart, killed in each of its three phases, is the undisturbed run, bit for bit; also begun causally."""
+"""A quickstart killed in each of its three phases equals the uninterrupted run; also with a causal first phase."""
 
 import re
 import subprocess
@@ -12,7 +12,8 @@ from tests.helpers.stores import make_store, make_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 
-# Its batches, ramp, contexts and schedules; fewer tokens, and as few layers and ids as have all parts.
+# The quickstart's batches, ramp, contexts and schedules, with fewer tokens, and the fewest layers and ids that have all
+# parts.
 SHORT_QUICKSTART = """
 include: {quickstart}
 model: {{vocab_size: 256, hidden_size: 64, num_hidden_layers: 2, intermediate_size: 96}}

@@ -1,4 +1,4 @@
-"""Runs that skip steps and documents: everything else keeps its number, its batch and its place in the schedule."""
+"""Runs that skip steps and documents: all other steps keep their number, batch and place in the schedule."""
 
 import json
 import logging
@@ -25,13 +25,13 @@ def whole(tiny):
 
 
 def lines(run, of="loss"):
-    """Step -> its line of metrics.jsonl."""
+    """Return step -> its line of metrics.jsonl."""
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return {record["step"]: record for record in records if of in record}
 
 
 def cut_back(run, folder, step):
-    """A copy of a run as it was after a step."""
+    """Copy a run as it was after a step."""
     shutil.copytree(run, folder)
     for path in list_checkpoints(folder):
         if int(path.stem.removeprefix("step-")) > step:
@@ -48,7 +48,7 @@ def same_schedule(run, whole, skipped):
     return ours, theirs
 
 
-def test_steps_are_skipped_and_all_others_keep_their_batches(tiny, tmp_path, whole, caplog):
+def test_skipped_steps_leave_all_other_batches_unchanged(tiny, tmp_path, whole, caplog):
     caplog.set_level(logging.INFO)
     skipped = [1, 6, 7, 8, 15, 20, 21]
     steps = "data.skip.steps=[1, 6-8, 15, 20-21]"
@@ -60,14 +60,14 @@ def test_steps_are_skipped_and_all_others_keep_their_batches(tiny, tmp_path, who
     assert list(made) == [9, 10, 14, 18, 22]
     assert list(lines(run, "eval")) == [4, 9, 10, 12, 14, 16, 18, 22]
     assert read_info(list_checkpoints(run)[-1]).tokens == 40_960
-    # What they would have brought is missing in the counts, and nothing else is.
+    # Only the tokens of the skipped steps are missing from the counts.
     assert ours[22]["source_tokens"]["web"] < theirs[22]["source_tokens"]["web"]
     assert "skipped by data.skip.steps: 6-8" in caplog.text
     (launched,) = json.loads((run / "provenance.json").read_text())["launches"]
     assert launched["skipped"] == {"steps": ["1", "6-8", "15", "20-21"], "documents": []}
 
 
-def test_every_so_many_steps_are_logged(tiny, tmp_path):
+def test_steps_are_logged_at_regular_intervals(tiny, tmp_path):
     options = ["data.skip.steps=[4-5, 9]", f"run_folder={tmp_path}/run", "training.log_every_steps=5"]
     logged = lines(train(load_recipe(tiny, options)))
     assert list(logged) == [6, 10, 15, 20, 22]
@@ -76,7 +76,7 @@ def test_every_so_many_steps_are_logged(tiny, tmp_path):
 
 @pytest.mark.parametrize("stop", [4, 5, 14])
 def test_a_list_that_is_made_after_a_stop(tiny, tmp_path, whole, stop, caplog):
-    """Before and within the steps that are skipped from then on, and at the end of the phase before."""
+    """Stops before and within the newly skipped steps, and at the end of the phase before."""
     run = cut_back(whole, tmp_path / "run", stop)
     train(load_recipe(tiny, [*OFTEN, f"run_folder={run}", "data.skip.steps=[5-6, 15]"]))
     same_schedule(run, whole, {step for step in (5, 6, 15) if step > stop})
@@ -93,7 +93,7 @@ def test_two_processes_skip_together(tiny, tmp_path, whole):
     for step, line in lines(one).items():
         for name in ("tokens", "lr", "batch_crc32", "source_tokens"):
             assert two[step][name] == line[name], (step, name)
-        assert two[step]["loss"] == pytest.approx(line["loss"], abs=0.02)  # each rank drops out for itself
+        assert two[step]["loss"] == pytest.approx(line["loss"], abs=0.02)  # each rank draws its own dropout
     positions = (tmp_path / "two/positions.jsonl").read_text()
     assert positions == (one / "positions.jsonl").read_text()
 
@@ -112,11 +112,11 @@ def test_tokens_of_the_sources_go_on_after_a_restart(tiny, tmp_path, whole):
 
 
 def test_a_skipped_document_is_not_trained_on(tiny, tmp_path, whole):
-    """Also where it is every document of a source: then there is nothing of it left."""
+    """Also if every document of a source is skipped: then the batches have no tokens of it."""
     options = ["data.skip.documents=[code:0-199]", f"run_folder={tmp_path}/run"]
     ours, theirs = lines(train(load_recipe(tiny, options))), lines(whole)
     assert ours[22]["source_tokens"] == {"web": theirs[22]["source_tokens"]["web"], "code": 0}
-    fills = [sum(line["fill"] for line in of_run.values()) / 22 for of_run in (ours, theirs)]
+    fills = [sum(line["fill"] for line in steps.values()) / 22 for steps in (ours, theirs)]
     assert fills[0] < 0.75 < 0.9 < fills[1]
     assert ours[22]["loss"] == pytest.approx(theirs[22]["loss"], abs=0.2)
 
@@ -133,7 +133,7 @@ def test_a_skipped_document_is_not_trained_on(tiny, tmp_path, whole):
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_mistakes(tiny, tmp_path, capsys, override, message, dry_run):
     status = main(["train", str(tiny), override, f"run_folder={tmp_path}/run", *dry_run])
-    said = "".join(capsys.readouterr())
-    assert status == 2 or "so epochs and fill are not shown: " in said
-    assert re.search(message, said)
+    printed = "".join(capsys.readouterr())
+    assert status == 2 or "so epochs and fill are not shown: " in printed
+    assert re.search(message, printed)
     assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from modernbert_train.training.train import train
 from tests.helpers.stores import make_tokenizer
 from tests.helpers.weights import load_weights
 
-# The loss of every second step. A refactor leaves it alone; a change of the numerics replaces it, knowingly.
+# The loss of every second step. A refactoring must not change it; a deliberate change of the numerics replaces it.
 GOLDEN_LOSSES = [
     5.53391, 5.34391, 4.96912, 4.40081, 4.16115, 4.01264, 3.95364, 3.94293, 3.94209, 3.93819, 3.93773,
 ]  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_run_follows_its_recipe(finished):
     assert steps[0]["lr"] == pytest.approx(5e-3 * 512 / 4_000)
     assert steps[boundary - 1]["lr"] == 5e-3
     assert steps[-1]["lr"] < 2e-4
-    assert min(line["fill"] for line in steps) > 0.88  # windows of 32 rows; real ones hold thousands
+    assert min(line["fill"] for line in steps) > 0.88  # shuffle blocks of 32 rows; real ones have thousands
     assert [line["phase"] for line in evaluations] == ["pretrain", "extension"]
     assert set(evaluations[0]["eval"]) == {"web", "code"}
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
@@ -68,7 +68,7 @@ def test_a_run_follows_its_recipe(finished):
     assert launch["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
-def test_checkpoints_say_where_they_stand(finished):
+def test_checkpoints_record_their_position(finished):
     run, _ = finished
     infos = [read_info(path) for path in list_checkpoints(run)]
     assert [info.phase for info in infos if info.keep] == ["pretrain", "extension"]
@@ -86,7 +86,7 @@ def test_a_finished_run_is_left_alone(finished, caplog):
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_trained_again(tiny, tmp_path, finished, caplog):
+def test_a_damaged_checkpoint_is_skipped_and_trained_again(tiny, tmp_path, finished, caplog):
     recipe = load_recipe(tiny, [f"run_folder={tmp_path}/run"])
     run = train(recipe)
     newest = list_checkpoints(run)[-1]
@@ -118,7 +118,7 @@ def test_wandb_offline(tiny, tmp_path):
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(tiny, tmp_path, capsys):
+def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys):
     train(load_recipe(tiny, [*SHORT, f"run_folder={tmp_path}/run", "training.progress_bar=true"]))
     first, last, held_out = capsys.readouterr().err.splitlines()
     assert first.startswith("pretrain: step 1/2, 50% of the tokens, loss 5.5")
@@ -129,7 +129,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(tiny, tmp_path, ca
     )
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     recipe = load_recipe(tiny, [f"run_folder={tmp_path}/run", "phases.pretrain.learning_rate=1e30"])
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+.*lower learning_rate"):
         train(recipe)
@@ -151,9 +151,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
         (["training.attention_backend=flash2"], "training.attention_backend is 'flash2'"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_one_line_and_no_traceback(tiny, tmp_path, capsys, overrides, message):
+def test_mistakes_are_one_line_without_a_traceback(tiny, tmp_path, capsys, overrides, message):
     if torch.cuda.is_available() and overrides == ["training.device=gpu"]:
-        pytest.skip("there is a GPU here")
+        pytest.skip("this machine has a GPU")
     status = main(["train", str(tiny), f"run_folder={tmp_path}/run", *overrides])
     error = capsys.readouterr().err
     assert status == 2
@@ -183,7 +183,7 @@ def test_weights_of_another_shape(tiny, tmp_path, finished, capsys):
     assert re.search(expected, capsys.readouterr().err)
 
 
-def test_weights_of_equal_shapes_and_another_mathematics(tiny, tmp_path, finished, capsys):
+def test_weights_of_equal_shapes_and_another_architecture(tiny, tmp_path, finished, capsys):
     overrides = [f"run_folder={tmp_path}/run", f"init.from={finished[0]}", "model.mlp=swiglu"]
     assert main(["train", str(tiny), *overrides]) == 2
     expected = (
@@ -210,7 +210,7 @@ def test_bert_trains_on_the_same_batches_and_is_exported(tiny, tmp_path, finishe
     with caplog.at_level(logging.WARNING):
         again, _ = metrics(train(load_recipe(tiny, [*recipe, f"run_folder={tmp_path}/again"])))
     assert again[0]["loss"] < steps[0]["loss"] - 1
-    assert "were trained with" not in caplog.text  # nothing reads a RoPE theta
+    assert "were trained with" not in caplog.text  # no RoPE theta is used
 
 
 def test_a_model_that_transformers_does_not_have_trains(tiny, tmp_path, capsys):
@@ -223,7 +223,7 @@ def test_a_model_that_transformers_does_not_have_trains(tiny, tmp_path, capsys):
     assert "no class of Transformers computes this model" in line
 
 
-def test_dry_run_knows_the_stores(tiny, capsys):
+def test_dry_run_reads_the_stores(tiny, capsys):
     assert main(["train", str(tiny), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^web +pretrain +66.67% .*\n +extension .*\n +whole run", text, re.MULTILINE)
@@ -236,7 +236,7 @@ def test_dry_run_knows_the_stores(tiny, capsys):
 @pytest.mark.parametrize(
     "mixture", ["{epochs: {web: 1, code: 2}}", "{temperature: 0.2}", "{epochs: {code: 1}}"]
 )
-def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
+def test_the_run_reads_what_the_dry_run_shows(tiny, tmp_path, mixture, caplog):
     caplog.set_level(logging.INFO)
     options = [f"phases.pretrain.mixture={mixture}", f"run_folder={tmp_path}/run", "data.warn_epochs=0.3"]
     recipe = load_recipe(tiny, options)
@@ -247,7 +247,7 @@ def test_what_was_planned_is_what_was_read(tiny, tmp_path, mixture, caplog):
     total = sum(read.values())
     assert total == pytest.approx(sum(part.tokens for part in planned.values()), rel=0.03)
     for name, tokens in read.items():
-        # Less than a window of each stream is read, and a block is a good part of that.
+        # Less than a shuffle block of each stream is read, and a block of documents is a large part of it.
         assert tokens / total == pytest.approx(planned[name].share if name in planned else 0, abs=0.08)
     for name, part in planned.items():
         assert part.epochs == pytest.approx(part.tokens / inputs.train[name].num_tokens, rel=1e-3)

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its arithmetic, and that a restart goes on with it."""
+"""The moving average of the weights: its arithmetic, and its continuation after a restart."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ from tests.helpers.weights import load_weights
 from tests.reference.merging import moving_average
 
 REPOSITORY = Path(__file__).parents[3]
-# Every step is saved, so that the average can be computed from the outside.
+# Every step is saved, so that the test can compute the average from the checkpoints.
 SAVE_ALL = ["training.save_every_tokens=1", "training.keep_checkpoints=100", "phases.extension=null"]
 HALF_LIFE = "training.ema_half_life_tokens=6K"
 
@@ -33,12 +33,12 @@ def finished(tiny):
 def test_rate_by_hand():
     assert averaging_rate(1_000, 1_000, num_steps=9) == 0.5
     assert averaging_rate(2_000, 1_000, num_steps=9) == 0.75
-    assert averaging_rate(1, 10**9, num_steps=9) == 0.1  # the plain mean of ten
+    assert averaging_rate(1, 10**9, num_steps=9) == 0.1  # the plain mean of ten steps
     assert averaging_rate(1, 10**9, num_steps=0) == 1
 
 
-def test_it_is_the_average_of_all_weights_there_were(tiny, finished):
-    """With the batch ramp: four steps of half the tokens first."""
+def test_it_is_the_average_of_the_weights_of_all_steps(tiny, finished):
+    """Includes a batch ramp: the first four steps have half the tokens."""
     plan = build_schedule(load_recipe(tiny, ["phases.extension=null"]))
     checkpoints = list_checkpoints(finished)
     assert len(checkpoints) == plan.total_steps
@@ -54,13 +54,13 @@ def test_it_is_the_average_of_all_weights_there_were(tiny, finished):
     assert not torch.equal(average.double(), series[-1])
 
 
-def test_it_changes_nothing_that_is_trained(tiny, tmp_path, finished):
+def test_the_average_does_not_change_training(tiny, tmp_path, finished):
     run = train(load_recipe(tiny, ["phases.extension=null", f"run_folder={tmp_path}/run"]))
     weights, expected = load_weights(run)[0], load_weights(finished)[0]
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_it_is_taken_out_evaluated_and_exported(tiny, tmp_path, finished, capsys):
+def test_the_average_is_extracted_evaluated_and_exported(tiny, tmp_path, finished, capsys):
     out = tmp_path / "ema"
     assert main(["average", str(finished), str(out), "--ema"]) == 0
     weights, info = load_weights(out)
@@ -80,8 +80,8 @@ def test_it_is_taken_out_evaluated_and_exported(tiny, tmp_path, finished, capsys
     train(load_recipe(tiny, start))
 
 
-def test_switched_on_and_off_on_the_way(tiny, tmp_path, finished):
-    """It may begin in the middle, as the mean of what comes then, and end before the run does."""
+def test_switched_on_and_off_during_a_run(tiny, tmp_path, finished):
+    """The average may start in the middle of a run, from the weights of that step on, and end before the run."""
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     for path in list_checkpoints(run)[5:]:
@@ -91,7 +91,7 @@ def test_switched_on_and_off_on_the_way(tiny, tmp_path, finished):
         read_average(resolve(run))
     for path in list_checkpoints(run)[7:]:
         path.unlink()
-    with pytest.warns(UserWarning, match="WeightAverage is not in the state_dict"):  # Composer's
+    with pytest.warns(UserWarning, match="WeightAverage is not in the state_dict"):  # a warning of Composer
         train(load_recipe(tiny, [HALF_LIFE, *SAVE_ALL, f"run_folder={run}"]))
     checkpoints = list_checkpoints(run)
     series = [load_weights(path)[0]["decoder.bias"].double() for path in checkpoints[7:]]

@@ -1,4 +1,4 @@
-"""The record of a logged step, and a metric that is added as one class."""
+"""The record of a logged step, and a new metric added as one class."""
 
 import json
 
@@ -34,7 +34,7 @@ class Destination(LoggerDestination):
 
 @pytest.fixture(scope="module")
 def written(tiny):
-    """The lines of metrics.jsonl of a run with one more metric, and what a logger was given."""
+    """The lines of metrics.jsonl of a run with one more metric, and the values that a logger received."""
     destination, build_callbacks = Destination(), module.build_callbacks
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "build_callbacks", lambda *parts: [Toy(), *build_callbacks(*parts)])

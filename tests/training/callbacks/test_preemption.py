@@ -1,4 +1,4 @@
-"""What a process does with the signals of a scheduler; whole runs that are stopped by one are in test_resume.py."""
+"""How a process handles signals of a scheduler; test_resume.py has whole runs that a signal stops."""
 
 import os
 import signal
@@ -37,12 +37,12 @@ def test_the_first_signal_is_kept_for_the_end_of_the_step(number):
         signals.training = True
         assert signals.received is None
         os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)  # handed on by a launcher
+        os.kill(os.getpid(), number)  # passed on by a launcher
         assert signals.received == signal.Signals(number).name
     assert signal.getsignal(number) is before
 
 
-def test_a_preempted_process_hears_no_more_signals():
+def test_a_preempted_process_ignores_further_signals():
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with pytest.raises(Preempted), StopSignals():
@@ -80,8 +80,8 @@ def test_workers_outlive_the_signals_of_a_job():
     assert [int(batch) for batch in batches] == [1, 2, 3, 4, 5]
 
 
-def test_a_rank_hears_when_its_launcher_has_died(tmp_path):
-    """The launcher is `composer`'s stand-in: it ends at SIGTERM and says nothing to what it has started."""
+def test_a_rank_notices_when_its_launcher_has_died(tmp_path):
+    """The launcher stands for `composer`: it ends at SIGTERM without signalling its children."""
     child = (
         "import os, signal, time; from modernbert_train.training.callbacks import preemption\n"
         "os.environ['LOCAL_WORLD_SIZE'] = '1'\n"
@@ -101,5 +101,5 @@ def test_a_rank_hears_when_its_launcher_has_died(tmp_path):
         assert output.readline() == "SIGTERM\n"
 
 
-def test_the_code_is_what_a_shell_says_of_a_process_killed_by_sigusr1():
+def test_the_code_is_that_of_a_process_killed_by_sigusr1():
     assert preemption.REQUEUE_EXIT_CODE == 128 + signal.SIGUSR1

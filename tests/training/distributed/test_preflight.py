@@ -1,4 +1,4 @@
-"""Ranks that do not fit together stop before the first step, all of them, and say who has what."""
+"""If ranks do not agree, all of them stop before the first step and report which rank has which value."""
 
 import os
 import re
@@ -25,7 +25,7 @@ HOST = socket.gethostname()
 
 @pytest.fixture
 def node(tmp_path):
-    """A node's own disk: a recipe that names everything by relative paths, as if copied to each node."""
+    """The local disk of a node: a recipe with relative paths only, as if copied to each node."""
     folder = tmp_path / "node0"
     make_tiny(folder)
     (folder / "tiny.yaml").write_text(TINY.format(folder="."))
@@ -87,7 +87,7 @@ def test_a_node_without_the_store(node, tmp_path):
 
 
 def test_another_recipe_that_cannot_be_opened(node):
-    """The cause is named before the consequence."""
+    """The error names the cause before the consequence."""
     answers = on_ranks(train_in, [(node,), (node, "data.sources.web.source=wbe")])
     assert answers[0] == answers[1]
     cause, consequence = answers[0].splitlines()
@@ -102,7 +102,7 @@ def test_an_error_of_all_ranks(node):
 
 
 def test_each_input_is_opened_once(node, monkeypatch):
-    """By all that a start does: checks, plan and training."""
+    """Checks, plan and training share the opened inputs."""
     opened = []
 
     def counted(module, name):
@@ -122,7 +122,7 @@ def test_each_input_is_opened_once(node, monkeypatch):
 
 
 def test_the_same_everywhere(node):
-    """But for the place of the cache, which is a machine's own."""
+    """Only the folder of the cache may differ between machines."""
     caches = ["data.cache.folder=disk0", "data.cache.folder=disk1"]
     starts = [(node, "phases.pretrain.tokens=8K", cache) for cache in caches]
     assert on_ranks(train_in, starts) == ["ended well"] * 2
@@ -145,7 +145,7 @@ def test_a_run_folder_that_one_node_alone_sees(tmp_path):
     assert list((folders[0] / "run").iterdir()) == []
 
 
-def test_launchers_that_were_told_other_world_sizes():
+def test_launchers_with_different_world_sizes():
     answers = on_ranks(join, [("cpu",)] * 2, [{}, {"WORLD_SIZE": "4"}])
     assert answers[0] == answers[1]
     assert re.match(
@@ -153,7 +153,7 @@ def test_launchers_that_were_told_other_world_sizes():
     )
 
 
-def test_two_nodes_of_one_number():
+def test_two_nodes_with_the_same_rank():
     answers = on_ranks(join, [("cpu",)] * 3, [{}, {}, {"RANK": "1"}])
     assert len(set(answers)) == 1
     assert re.match(
@@ -161,7 +161,7 @@ def test_two_nodes_of_one_number():
     )
 
 
-def test_ranks_that_do_not_come(monkeypatch):
+def test_missing_ranks(monkeypatch):
     monkeypatch.setattr(rendezvous, "_LINGER_SECONDS", 0)
     store = torch.distributed.HashStore()
     with pytest.raises(
@@ -176,7 +176,7 @@ def facts(**changes):
     return {"world size": "4", "code": "abc", "package torch": "2.14.1", "device": "", **changes}
 
 
-def test_who_has_what():
+def test_ranks_and_their_values():
     everyone = [facts(), facts(), facts(code="abd"), facts(code="abd")]
     (problem,) = disagreements(["a", "a", "b", "b"], everyone)
     assert (
@@ -200,7 +200,7 @@ def test_a_gpu_for_each_rank():
     )
 
 
-def test_code_is_told_apart_by_its_files(monkeypatch, tmp_path):
+def test_code_is_identified_by_its_files(monkeypatch, tmp_path):
     before = preflight._code_hash()
     shutil.copytree(Path(preflight.__file__).parents[2], tmp_path / "copy")
     monkeypatch.setattr(preflight, "__file__", str(tmp_path / "copy/training/distributed/preflight.py"))

@@ -1,4 +1,4 @@
-"""Two runs in one folder: the second is refused, and a dead one is in nobody's way."""
+"""Two runs in one folder: the second is refused; a run that was killed blocks nobody."""
 
 import errno
 import fcntl
@@ -37,13 +37,13 @@ def refused(run, pid):
     )
 
 
-def test_held_while_its_process_lives(tmp_path, impatient):
+def test_the_lock_is_held_while_its_process_runs(tmp_path, impatient):
     run = tmp_path / "run"
     with held(run) as holder:
         with pytest.raises(ValueError, match=rf"^{refused(run, holder.pid)}$"), only_run_in(run):
             pass
         holder.kill()
-        with only_run_in(run):  # at once, and though its fork lives on
+        with only_run_in(run):  # at once, although its fork is still running
             assert json.loads((run / "run.lock").read_text())["pid"] == os.getpid()
 
 
@@ -57,8 +57,8 @@ def test_waits_for_one_that_is_about_to_end(tmp_path, caplog):
         assert f"is held by process {holder.pid} on {HOST}" in record.getMessage()
 
 
-def test_more_patience_with_another_host(tmp_path, impatient, monkeypatch):
-    """A machine that was switched off holds its lock until the file server misses it."""
+def test_waits_longer_for_another_host(tmp_path, impatient, monkeypatch):
+    """A machine that was switched off holds its lock until the file server notices."""
     run = tmp_path / "run"
     monkeypatch.setattr(run_lock, "_WAIT_FOR_OTHER_HOST_SECONDS", 1.5)
     with held(run):
@@ -99,7 +99,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
     )
 
 
-def test_leaves_nothing_behind(tmp_path):
+def test_the_lock_file_is_removed(tmp_path):
     run = tmp_path / "run"
     with only_run_in(run):
         assert (run / "run.lock").exists()
@@ -127,7 +127,7 @@ def test_no_rank_of_a_second_run_starts(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
-    (tmp_path / "run/run.lock").mkdir(parents=True)  # root may write anywhere else
+    (tmp_path / "run/run.lock").mkdir(parents=True)  # root can write anywhere else
     with (
         pytest.raises(
             ValueError, match=r"^run_folder is .*/run, which is not writable \(Is a directory\); name"
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 
 def test_a_second_train_of_a_run_that_trains(tmp_path):
-    """As two jobs of one recipe would: the first goes on undisturbed; killed, it is gone on with at once."""
+    """The first of two jobs with one recipe continues undisturbed; once it is killed, another resumes at once."""
     make_tiny(tmp_path)
     command = [sys.executable, "-m", "modernbert_train", "train", tmp_path / "tiny.yaml"]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -146,7 +146,7 @@ def test_a_second_train_of_a_run_that_trains(tmp_path):
         while not list((tmp_path / "run/checkpoints").glob("step-*.pt")):
             assert first.poll() is None, first.communicate()
             time.sleep(0.05)
-        first.send_signal(signal.SIGSTOP)  # so that it does not end meanwhile
+        first.send_signal(signal.SIGSTOP)  # so that it does not end in the meantime
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert re.search(rf"^error: {refused(tmp_path / 'run', first.pid)}$", second.stderr, re.MULTILINE)
