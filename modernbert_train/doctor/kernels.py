@@ -79,7 +79,7 @@ def _max_difference(backend: str, device: str) -> float:
             (backend, torch.float32 if backend == "torch" else torch.bfloat16),
             ("torch", torch.float32),
         ):
-            qkv = values.to(dtype).requires_grad_()
+            qkv = values.to(dtype, copy=True).requires_grad_()
             out = attention(qkv, cu_seqlens, 64, window, name)
             out.float().square().sum().backward()
             assert qkv.grad is not None

@@ -176,6 +176,20 @@ def test_attention_that_fails_or_is_wrong(monkeypatch):
     assert finding.text.startswith("output or gradient differs from plain PyTorch by ")
 
 
+def test_a_kernel_in_half_precision_is_compared_with_and_without_a_window(monkeypatch):
+    """Plain PyTorch in bfloat16 takes the place of a kernel."""
+    windows, plain = [], kernels.attention
+
+    def attention(qkv, cu_seqlens, max_seqlen, window, backend):
+        windows.append((window, qkv.dtype))
+        return plain(qkv, cu_seqlens, max_seqlen, window, "torch")
+
+    monkeypatch.setattr(kernels, "attention", attention)
+    assert 0 < kernels._max_difference("varlen", "cpu") < kernels._TOLERANCE
+    half, single = torch.bfloat16, torch.float32
+    assert windows == [(None, half), (None, single), (8, half), (8, single)]
+
+
 def test_collectives(monkeypatch):
     assert kernels.collectives() == [Finding("gloo", "ok", "all-reduce over 2 processes")]
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-network")
