@@ -1,4 +1,4 @@
-"""The first weights of a run: random, or as `init` says, from another model.
+"""The initial weights of a run: random, or as `init` says, from another model.
 
     copy                         the same model: continued pretraining
     tile_middle, tile_edge       a larger model from a smaller one, see `checkpoints.tiling`
@@ -36,7 +36,7 @@ _SHAPELESS = ("local_attention", "global_attn_every_n_layers", "norm_eps")
 
 @dataclass(frozen=True)
 class Start:
-    """The source of a run's first weights, checked against the recipe."""
+    """The source of a run's initial weights, checked against the recipe."""
 
     source: WeightSource
     init: InitConfig
@@ -53,7 +53,9 @@ class Start:
         return dataclasses.replace(self.source.model, vocab_size=self.model.vocab_size)
 
 
-def set_first_weights(model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: TokenizerInfo) -> Start | None:
+def set_initial_weights(
+    model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: TokenizerInfo
+) -> Start | None:
     """Fill the model with the weights that a run of `recipe` starts from.
 
     Returns:
@@ -66,12 +68,12 @@ def set_first_weights(model: ModernBertForMaskedLM, recipe: Recipe, tokenizer: T
         initialize_weights(model, recipe.model, torch.Generator().manual_seed(recipe.seed))
         return None
     start = plan_start(recipe, tokenizer)
-    model.load_state_dict(first_weights(start))
+    model.load_state_dict(initial_weights(start))
     return start
 
 
 def log_start(start: Start, phase: PhaseConfig) -> None:
-    """Log the source of the first weights, and warn where the first phase differs from their training."""
+    """Log the source of the initial weights, and warn where the first phase differs from their training."""
     for line in describe_start(start):
         log.info("%s", line)
     for line in describe_changes(start, phase):
@@ -146,7 +148,7 @@ def _size_problems(source: ModelConfig, model: ModelConfig) -> Iterator[str]:
         yield f"{', '.join(changes)}; use the model section of the source{larger}"
 
 
-def first_weights(start: Start) -> dict[str, torch.Tensor]:
+def initial_weights(start: Start) -> dict[str, torch.Tensor]:
     """Return the weights of the recipe's model, on the CPU."""
     weights = start.source.read()
     if start.matches is not None:

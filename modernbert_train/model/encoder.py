@@ -21,9 +21,7 @@ from modernbert_train.model.layers import (
     build_norm,
 )
 from modernbert_train.model.rope import RotaryEmbedding
-
-# Label of a position that counts neither for the loss nor for the accuracy.
-IGNORE_INDEX = -100
+from modernbert_train.objectives import IGNORE_INDEX
 
 
 class ModernBertModel(nn.Module):

@@ -263,7 +263,7 @@ def _decay(config: PhaseConfig) -> str:
 def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> str:
     """Describe what is known of a run before its first step.
 
-    An error of the stores or of the source of the first weights is part of the text; the rest is shown all the same.
+    An error of the stores or of the source of the initial weights is part of the text; the rest is shown all the same.
 
     Args:
         recipe: the recipe of the run.
@@ -286,7 +286,7 @@ def _describe_start(recipe: Recipe) -> str:
         changes = describe_changes(start, next(iter(recipe.phases.values())))
         return "\n".join([*describe_start(start), *changes])
     except ValueError as error:
-        return f"could not read init.from, so the first weights are not described: {error}"
+        return f"could not read init.from, so the initial weights are not described: {error}"
 
 
 def _describe_run(recipe: Recipe, tokens_per_s: float | None) -> str:

@@ -14,7 +14,7 @@ from composer.utils import dist
 
 from modernbert_train.checkpoints.checkpoint import find_latest
 from modernbert_train.checkpoints.info import CheckpointInfo, read_info
-from modernbert_train.checkpoints.initial import log_start, set_first_weights
+from modernbert_train.checkpoints.initial import log_start, set_initial_weights
 from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.config import Recipe
 from modernbert_train.config.schema import Precision
@@ -115,8 +115,8 @@ def find_checkpoint(run: Run) -> tuple[Path, CheckpointInfo] | None:
 
 
 def initialize(model: ModernBertForMaskedLM, run: Run) -> None:
-    """Set the first weights of a new run."""
-    start = set_first_weights(model, run.recipe, run.inputs.tokenizer)
+    """Set the initial weights of a new run."""
+    start = set_initial_weights(model, run.recipe, run.inputs.tokenizer)
     if start is not None and is_rank_zero():
         log_start(start, run.schedule.phases[0].config)
 

@@ -1,4 +1,4 @@
-"""Where a run's first weights come from: copied, tiled, transplanted, and never a second time."""
+"""Where a run's initial weights come from: copied, tiled, transplanted, and never a second time."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modernbert_train.checkpoints.checkpoint import save_weights
-from modernbert_train.checkpoints.initial import first_weights, plan_start
+from modernbert_train.checkpoints.initial import initial_weights, plan_start
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.checkpoints.tiling import tile
 from modernbert_train.cli import main
@@ -53,7 +53,7 @@ def first_loss(tiny, run, *overrides):
     return losses(train(load_recipe(tiny, [*ONE_STEP, f"run_folder={run}", *overrides])))[0]
 
 
-def test_first_weights_are_those_of_tiling(tiny, trained, tmp_path):
+def test_initial_weights_are_those_of_tiling(tiny, trained, tmp_path):
     init = [f"init.from={trained}", "init.method=tile_edge", "init.rescale=false"]
     recipe = load_recipe(tiny, [*LARGER, *init])
     weights, _ = load_weights(trained)
@@ -61,7 +61,7 @@ def test_first_weights_are_those_of_tiling(tiny, trained, tmp_path):
     expected = tile(weights, start.source.model, recipe.model, "tile_edge", rescale=False)
     run = train(load_recipe(tiny, [*LARGER, *init, *ONE_STEP, f"run_folder={tmp_path}/run"]))
     after = load_weights(run)[0]
-    for name, weight in first_weights(start).items():
+    for name, weight in initial_weights(start).items():
         assert torch.equal(weight, expected[name])
         assert torch.allclose(weight, after[name], rtol=0, atol=1e-6)  # after a step at a rate of 1e-9
 
@@ -94,7 +94,7 @@ def test_a_dry_run_without_source_weights_shows_the_rest(tiny, capsys):
     assert main(["train", str(tiny), "init.from=nowhere", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "learning rate" in shown
-    assert "so the first weights are not described: init.from: nowhere: no such run folder" in shown
+    assert "so the initial weights are not described: init.from: nowhere: no such run folder" in shown
 
 
 def test_continued_pretraining_from_an_exported_folder(tiny, trained, tmp_path):
@@ -122,7 +122,7 @@ def test_the_dry_run_reports_a_folder_without_weights(tiny, trained, tmp_path, c
     (exported / "model.safetensors").unlink()
     assert main(["train", str(tiny), f"init.from={exported}", "--dry-run"]) == 0
     expected = (
-        f"so the first weights are not described: init.from: {exported}: has neither model.safetensors nor"
+        f"so the initial weights are not described: init.from: {exported}: has neither model.safetensors nor"
     )
     assert expected in capsys.readouterr().out
 

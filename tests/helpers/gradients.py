@@ -10,7 +10,7 @@ import torch
 from composer import Callback
 from composer.utils import dist
 
-from modernbert_train.checkpoints.initial import set_first_weights
+from modernbert_train.checkpoints.initial import set_initial_weights
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.training.callbacks.preemption import StopSignals
@@ -38,7 +38,7 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     with closing(inputs.reader):
         run = plan_run(recipe, inputs, "cpu")
         model = build_model(run)
-        set_first_weights(model, recipe, inputs.tokenizer)
+        set_initial_weights(model, recipe, inputs.tokenizer)
         model = model.double()
         loader = build_loader(run)
         trainer = build_trainer(run, model, loader, StopSignals())
