@@ -160,7 +160,13 @@ class PlannedLoader(DataLoader):
     dataset: PlannedRows
 
     def __init__(self, dataset: PlannedRows, *, num_workers: int) -> None:
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_end_with_trainer)
+        super().__init__(
+            dataset,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_end_with_trainer,
+        )
         # Time that the trainer has spent waiting for batches.
         self.wait_seconds = 0.0
 
@@ -188,6 +194,11 @@ class PlannedLoader(DataLoader):
             # exits, and the exit waits for the workers, which ignore signals.
             if self.num_workers:
                 items._shutdown_workers()
+
+
+def _unchanged(item: _Item | ValueError) -> _Item | ValueError:
+    """Return an item as it is: the default collation would turn the arrays of a worker back into tensors."""
+    return item
 
 
 def _readable(item: _Item | ValueError) -> _Item:

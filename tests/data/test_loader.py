@@ -4,6 +4,7 @@ import signal
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -198,6 +199,15 @@ def test_rows_hold_the_documents(world):
     for (source, document), pieces in found.items():
         whole = [token for _, part in sorted(pieces) for token in part]
         assert whole == sources[source]["train"][document]
+
+
+def test_workers_send_arrays_not_tensors(world):
+    """A tensor would need a connection to its worker, which is slow, and fails in its own way if that one is killed."""
+    loader = make_loader(world, num_workers=1)
+    items = super(PlannedLoader, loader).__iter__()
+    values = next(items)["batch"].values()
+    items._shutdown_workers()
+    assert {type(value) for value in values} == {np.ndarray, int}
 
 
 def test_a_worker_that_is_killed_takes_the_others_with_it(world):
