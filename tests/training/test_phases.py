@@ -81,7 +81,9 @@ def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, tmp_path, c
         f"run_folder={tmp_path}/run",
     ]
     assert main(arguments) == 2
-    expected = rf"run_folder is {run}, which holds a run of all phases, not of the phase extension alone; name another"
+    expected = (
+        rf"run_folder is {run}, which holds a run of all phases, not of the phase extension alone; choose "
+    )
     assert re.search(expected, capsys.readouterr().err)
 
 
