@@ -12,8 +12,9 @@ from data_prep import commands
 DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
 DEFAULT_CORPUS_MEGABYTES = 6.0
 
-# argparse has no public name for this type
+# argparse has no public names for these types
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Group: TypeAlias = "argparse._ArgumentGroup"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,8 +140,15 @@ def _add_tokenize(subparsers: Commands) -> None:
         "python -m data_prep tokenize /shared/store --tokenizer /shared/tokenizer \\\n"
         "      --input web='/shared/*.parquet' --executor slurm --slurm partition=cpu time=24:00:00 mem-per-cpu=4G",
     )
-    add = parser.add_argument
-    add("store", type=Path, metavar="STORE", help="folder to create")
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder to create")
+    _add_documents(parser.add_argument_group("documents"))
+    _add_filters(parser.add_argument_group("filters"))
+    _add_contents(parser.add_argument_group("contents of the store"))
+    _add_execution(parser.add_argument_group("execution"))
+
+
+def _add_documents(group: Group) -> None:
+    add = group.add_argument
     add("--tokenizer", required=True, metavar="PATH", help="folder with tokenizer.json")
     add(
         "--input",
@@ -158,6 +166,15 @@ def _add_tokenize(subparsers: Commands) -> None:
         metavar="[SOURCE=]NAME",
         help="field that holds the text (default: text)",
     )
+    add(
+        "--skip-unreadable",
+        action="store_true",
+        help="report, count and leave out unreadable files and documents instead of stopping",
+    )
+
+
+def _add_filters(group: Group) -> None:
+    add = group.add_argument
     add(
         "--where",
         action="append",
@@ -181,11 +198,10 @@ def _add_tokenize(subparsers: Commands) -> None:
         help="leave out texts that share --ngram-words consecutive words with the field `text` of these files",
     )
     add("--ngram-words", type=int, default=13, metavar="N", help="for --decontaminate (default: 13)")
-    add(
-        "--skip-unreadable",
-        action="store_true",
-        help="report, count and leave out unreadable files and documents instead of stopping",
-    )
+
+
+def _add_contents(group: Group) -> None:
+    add = group.add_argument
     add(
         "--valid-fraction",
         type=float,
@@ -195,6 +211,10 @@ def _add_tokenize(subparsers: Commands) -> None:
     )
     add("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="note for the manifest")
     add("--shard-megabytes", type=int, default=64, metavar="N", help="maximum size of a shard (default: 64)")
+
+
+def _add_execution(group: Group) -> None:
+    add = group.add_argument
     add(
         "--workers",
         type=int,
