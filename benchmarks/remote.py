@@ -39,9 +39,8 @@ from tests.helpers.stores import make_tokenizer
 GPU_TOKENS_PER_S = 600_000
 CONTEXT_TOKENS, ROW_TOKENS, BATCH_ROWS, STREAMS = 1_024, 8_192, 16, 4
 SHARD_BYTES = 1_000_000  # small, so that a slice of them is read in seconds
-SETTLED_STEPS = (
-    8  # not counted in the second part: the first windows are fetched while somebody waits for them
-)
+# Steps not counted in the second part: the first shards are downloaded while the trainer waits for them.
+SETTLED_STEPS = 8
 
 
 def make_store(folder: Path, tokenizer: TokenizerInfo, tokens: int) -> None:
