@@ -19,9 +19,8 @@ from modernbert_train.training.distributed.ranks import numbers
 
 TIMEOUT_SECONDS = 1_800.0  # Composer's 300 s end a run whose first compilation or checkpoint is slow
 _POLL_SECONDS = 0.2
-_LINGER_SECONDS = (
-    3.0  # how long a failing rank stays alive: rank 0 holds the store from which others read the reason
-)
+# Seconds that a failing rank stays alive: rank 0 holds the store from which the others read the reason.
+_LINGER_SECONDS = 3.0
 
 
 def join(device: str) -> None:
