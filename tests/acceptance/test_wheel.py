@@ -72,6 +72,7 @@ def test_shipped_recipes_and_sweeps_are_found(site):
     assert all(f" train {site}/modernbert_train/yamls/quickstart.yaml " in command for command in commands)
 
 
+@pytest.mark.slow
 def test_a_recipe_that_includes_a_shipped_model_trains(site, tmp_path):
     recipe = make_tiny(tmp_path)
     recipe.write_text("include: yamls/models/quickstart.yaml\n" + TINY.format(folder=tmp_path))
