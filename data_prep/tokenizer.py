@@ -18,7 +18,8 @@ from tokenizers import (
 
 from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.common.files import write_atomically
-from modernbert_train.store.tokenizer import VOCAB_MULTIPLE, TokenizerInfo, cls_sep_template, copy_tokenizer
+from modernbert_train.store.tokenizer import TokenizerInfo, cls_sep_template, copy_tokenizer
+from modernbert_train.store.vocabulary import VOCAB_MULTIPLE
 
 SPECIAL_TOKENS = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 NUM_BYTES = 256

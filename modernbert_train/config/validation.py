@@ -19,6 +19,7 @@ from modernbert_train.config.quantities import (
 )
 from modernbert_train.config.schema import OPTIMIZERS, CacheConfig, InitConfig, ModelConfig, Recipe
 from modernbert_train.config.skip import check_skip
+from modernbert_train.store.vocabulary import VOCAB_MULTIPLE, padded_vocab_size
 
 NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -99,10 +100,10 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
     yield from check_positive("model.", reals)
     for field in ("embedding_dropout", "attn_out_dropout", "mlp_out_dropout"):
         yield from check_below_one(f"model.{field}", getattr(model, field))
-    if model.vocab_size % 64:
+    if model.vocab_size != padded_vocab_size(model.vocab_size):
         yield (
-            f"model.vocab_size is {model.vocab_size}, not a multiple of 64, which makes the decoder slow; "
-            f"use {next_multiple(model.vocab_size, 64)} (unused ids do no harm)"
+            f"model.vocab_size is {model.vocab_size}, not a multiple of {VOCAB_MULTIPLE}, which makes the decoder "
+            f"slow; use {padded_vocab_size(model.vocab_size)} (unused ids do no harm)"
         )
     if model.local_attention % 2:
         yield (

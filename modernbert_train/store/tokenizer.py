@@ -11,9 +11,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from modernbert_train.store.vocabulary import padded_vocab_size
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-# Embedding rows in multiples of 64 keep the matrix product of the decoder on tensor cores.
-VOCAB_MULTIPLE = 64
 
 # Parts of tokenizer.json that do not affect content ids: settings of the program that saved it last, and the template
 # that adds [CLS] and [SEP], which are added when a store is read.
@@ -29,7 +29,7 @@ class TokenizerInfo:
     path: Path
     # See `tokenizer_fingerprint`.
     fingerprint: str
-    # Rows of the embedding: num_ids rounded up to a multiple of 64.
+    # Rows of the embedding, see `padded_vocab_size`.
     vocab_size: int
     cls_id: int
     sep_id: int
@@ -92,7 +92,7 @@ def load_tokenizer_info(path: str | Path) -> TokenizerInfo:
     return TokenizerInfo(
         path=file.parent,
         fingerprint=fingerprint,
-        vocab_size=-(-num_ids // VOCAB_MULTIPLE) * VOCAB_MULTIPLE,
+        vocab_size=padded_vocab_size(num_ids),
         cls_id=named["cls"],
         sep_id=named["sep"],
         pad_id=named["pad"],
