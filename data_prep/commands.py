@@ -73,6 +73,7 @@ def run_tokenize(options: argparse.Namespace) -> int:
     from data_prep.tokenize.job import Settings
     from data_prep.tokenize.prepare import plan_job, prepare_store, submit_store
     from modernbert_train.store.manifest import load_tokenizer_info
+    from modernbert_train.store.published_tokenizer import check_tokenizer
 
     start = time.monotonic()
     inputs: dict[str, list[str]] = {}
@@ -91,6 +92,7 @@ def run_tokenize(options: argparse.Namespace) -> int:
         command=_command(options),
     )
     tokenizer = load_tokenizer_info(options.tokenizer)
+    check_tokenizer(tokenizer)
     job = plan_job(options.store, tokenizer, inputs, options.decontaminate, settings)
     if options.executor == "slurm":
         slurm = dict(_named(options.slurm, "slurm", "OPTION=VALUE", "partition=cpu"))

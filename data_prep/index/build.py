@@ -46,6 +46,7 @@ from modernbert_train.store.manifest import (
     write_manifest,
 )
 from modernbert_train.store.mds import INDEX_NAME, Shard
+from modernbert_train.store.published_tokenizer import check_tokenizer
 from modernbert_train.store.split import SIDECARS, load_split
 
 MARKER_NAME = "INDEXING"  # file with the settings of an unfinished index
@@ -94,6 +95,7 @@ def index_store(
     if workers < 1:
         raise ValueError(f"workers: {workers} must be at least 1")
     tokenizer = load_tokenizer_info(settings.tokenizer)
+    check_tokenizer(tokenizer, is_tokenized=True)
     files = ShardFiles(settings.store)
     found = find_splits(files, settings.source)
     _check_names(found, licences)

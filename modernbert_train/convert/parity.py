@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from modernbert_train.checkpoints.source import FailedCheck
-from modernbert_train.convert.tokenizer_files import text_ids
 from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.store.published_tokenizer import PROBE_TEXTS, training_ids
 from modernbert_train.store.tokenizer import TokenizerInfo
 
 # Relative to the largest logit, or to 1 if all are smaller. In float32, rounding causes 1e-6 with fresh weights and up
@@ -22,7 +22,6 @@ from modernbert_train.store.tokenizer import TokenizerInfo
 # more.
 MAX_DIFFERENCE = 1e-4
 LONGEST_PROBE_TOKENS = 1_024
-PROBE_TEXT = "It opens at nine. def add(a, b): return a + b"
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ def probe_batches(
         content = generator.choices(drawable, k=max(0, min(num_tokens, context_tokens) - 2))
         return [tokenizer.cls_id, *content, tokenizer.sep_id]
 
-    text = text_ids(tokenizer, PROBE_TEXT)[:-1]
+    text = next(filter(None, (training_ids(tokenizer, text) for text in PROBE_TEXTS)), [])
     return {
-        "a text": [[*text[: context_tokens - 1], tokenizer.sep_id]],
+        "a text": [[tokenizer.cls_id, *text[: context_tokens - 2], tokenizer.sep_id]],
         "a padded batch": [document(num_tokens) for num_tokens in (2, 3, 17, 40)],
         "longer than the window": [document(local_attention + 3)],
         "as long as the context": [document(min(context_tokens, LONGEST_PROBE_TOKENS))],

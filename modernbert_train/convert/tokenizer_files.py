@@ -1,4 +1,4 @@
-"""The tokenizer of a run as Transformers loads it."""
+"""The tokenizer of a run as Transformers and other programs load it."""
 
 import json
 from pathlib import Path
@@ -6,63 +6,82 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from modernbert_train.store.tokenizer import TokenizerInfo, cls_sep_template, copy_tokenizer
+from modernbert_train.store.published_tokenizer import (
+    prefix_space,
+    published_tokenizer,
+    read_tokenizer_config,
+    special_tokens,
+)
+from modernbert_train.store.tokenizer import TokenizerInfo
+
+SIDES = ("padding_side", "truncation_side")
 
 
 def export_tokenizer(tokenizer: TokenizerInfo, folder: Path, context_tokens: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json so that `AutoTokenizer` gives the ids of training.
-
-    In training the loader adds [CLS] and [SEP]. Here the tokenizer must, so it gets a template if it has none.
+    """Write tokenizer.json and tokenizer_config.json so that every program gives the ids of training.
 
     Args:
         tokenizer: The tokenizer of the weights.
         folder: The folder to write into.
         context_tokens: The context the weights were trained with, written as `model_max_length`.
     """
-    copy_tokenizer(tokenizer.path, folder)
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if not _adds_cls_and_sep(backend, tokenizer):
-        cls_token, sep_token = map(backend.id_to_token, (tokenizer.cls_id, tokenizer.sep_id))
-        backend.post_processor = cls_sep_template(backend, cls_token, sep_token)
-        backend.save(str(folder / "tokenizer.json"))
-    file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    # An existing entry may hold more than the token's text, such as whether it absorbs the space before it.
-    config = _special_tokens(backend, tokenizer) | config
-    config |= {
+    content = published_tokenizer(tokenizer)
+    _write(folder / "tokenizer.json", content)
+    backend = Tokenizer.from_str(json.dumps(content))
+    config = _tokenizer_config(read_tokenizer_config(tokenizer.path), content, backend, tokenizer)
+    _write(folder / "tokenizer_config.json", config | {"model_max_length": context_tokens})
+
+
+def _tokenizer_config(
+    config: dict[str, Any], content: dict[str, Any], backend: Tokenizer, tokenizer: TokenizerInfo
+) -> dict[str, Any]:
+    """Return the fields that Transformers 4 and 5 read alike.
+
+    Nothing else is taken from the tokenizer's own config: other fields change the ids (`add_eos_token`,
+    `split_special_tokens`), add ids beyond the embedding, run code (`auto_map`), or have another type in the other
+    version.
+
+    Args:
+        config: The tokenizer's own tokenizer_config.json.
+        content: The exported tokenizer.json, which alone says how tokens are matched (`lstrip`, `normalized`).
+        backend: The exported tokenizer.
+        tokenizer: Its ids.
+    """
+    names = {role: token for role, (token, _) in special_tokens(backend, tokenizer).items()}
+    for role in ("bos", "eos"):
+        token = _text(config.get(f"{role}_token"))
+        if backend.token_to_id(token) is not None:
+            names[role] = token
+    published: dict[str, Any] = {
+        # Transformers 5 calls it TokenizersBackend and reads both names; 4 knows this one only.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context_tokens,
         # The model has no token types.
         "model_input_names": ["input_ids", "attention_mask"],
         # Otherwise decoding removes spaces before punctuation.
         "clean_up_tokenization_spaces": False,
+        **{f"{role}_token": token for role, token in names.items()},
+        **{side: config[side] for side in SIDES if config.get(side) in ("left", "right")},
     }
-    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Transformers 4 would set a missing one to False.
+    if (adds := prefix_space(content)) is not None:
+        published["add_prefix_space"] = adds
+    extra = config.get("extra_special_tokens") or []
+    unnamed = [*(config.get("additional_special_tokens") or []), *(extra if isinstance(extra, list) else [])]
+    # Transformers 5 writes a list to `extra_special_tokens`, where 4 expects a dict. Both read the older name.
+    known = {text: None for token in unnamed if backend.token_to_id(text := _text(token)) is not None}
+    if known:
+        published["additional_special_tokens"] = list(known)
+    if isinstance(extra, dict):
+        named = {name: _text(token) for name, token in extra.items()}
+        named = {name: text for name, text in named.items() if backend.token_to_id(text) is not None}
+        published |= {"extra_special_tokens": named} if named else {}
+    return published
 
 
-def text_ids(tokenizer: TokenizerInfo, text: str) -> list[int]:
-    """Return the ids of a text as the encoder sees it in training: [CLS], content, [SEP]."""
-    backend = Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
-    backend.no_padding()
-    backend.no_truncation()
-    return [tokenizer.cls_id, *backend.encode(text, add_special_tokens=False).ids, tokenizer.sep_id]
+def _text(token: Any) -> str:
+    """Return the text of a token that a tokenizer_config.json gives as a string or as a dict of its properties."""
+    return str(token.get("content") if isinstance(token, dict) else token)
 
 
-def _adds_cls_and_sep(backend: Tokenizer, tokenizer: TokenizerInfo) -> bool:
-    probe = Tokenizer.from_str(backend.to_str())
-    probe.no_padding()
-    probe.no_truncation()
-    ids = probe.encode("a").ids
-    return len(ids) >= 2 and ids[0] == tokenizer.cls_id and ids[-1] == tokenizer.sep_id
-
-
-def _special_tokens(backend: Tokenizer, tokenizer: TokenizerInfo) -> dict[str, Any]:
-    ids = {
-        "cls": tokenizer.cls_id, "sep": tokenizer.sep_id, "pad": tokenizer.pad_id,
-        "mask": tokenizer.mask_id, "unk": tokenizer.unk_id,
-    }  # fmt: skip
-    return {
-        f"{role}_token": backend.id_to_token(token_id)
-        for role, token_id in ids.items()
-        if token_id is not None
-    }
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

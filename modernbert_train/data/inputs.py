@@ -17,6 +17,7 @@ from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import RetryPolicy, is_url
 from modernbert_train.store.manifest import Manifest, Split, TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.opening import open_store, open_tokenizer
+from modernbert_train.store.published_tokenizer import tokenizer_problems
 from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import comes_through_cache
 
@@ -52,7 +53,7 @@ def open_inputs(recipe: Recipe) -> Inputs:
     """
     cache = open_cache(recipe.data)
     tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, cache))
-    problems = []
+    problems = tokenizer_problems(tokenizer, is_tokenized=True)
     if tokenizer.num_ids > recipe.model.vocab_size:
         problems.append(
             f"model.vocab_size is {recipe.model.vocab_size:,}, too small for the tokenizer {recipe.data.tokenizer} "

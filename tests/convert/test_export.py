@@ -1,15 +1,19 @@
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.checkpoints.source import FailedCheck, build_encoder
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
-from modernbert_train.store.manifest import load_tokenizer_info
+from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
 from tests.helpers.weights import make_info
 
@@ -17,6 +21,60 @@ PHASES = {
     "pretrain": {"context_tokens": 64, "global_rope_theta": 10_000.0, "local_rope_theta": 10_000.0},
     "extend": {"context_tokens": 256, "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0},
     "decay": {"context_tokens": 256, "global_rope_theta": 160_000.0, "local_rope_theta": 500.0},
+}
+
+TINY_BERT = dataclasses.replace(
+    TINY, bias=True, norm_placement="post", mlp="gelu", positions="learned", global_attn_every_n_layers=1
+)
+# Program -> fields of config.json that it needs, where the source of each was read in 2026: fields that Rust
+# deserializes without a default, and attributes that Python reads without one (here, ours has none that the class of
+# Transformers would add).
+MODERNBERT_READERS = {
+    # huggingface/transformers, v4.48.3 and v4.57.6: configuration_modernbert.py and modeling_modernbert.py
+    "Transformers 4": (
+        "architectures model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "hidden_activation max_position_embeddings norm_eps norm_bias pad_token_id cls_token_id sep_token_id "
+        "bos_token_id eos_token_id global_rope_theta local_rope_theta attention_bias attention_dropout "
+        "global_attn_every_n_layers local_attention embedding_dropout mlp_bias mlp_dropout decoder_bias "
+        "classifier_pooling classifier_dropout classifier_bias classifier_activation torch_dtype"
+    ),
+    # the same, v5.23.0
+    "Transformers 5": "layer_types rope_parameters dtype tie_word_embeddings",
+    # huggingface/candle: candle-transformers/src/models/modernbert.rs, Config
+    "Candle": (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
+        "layer_norm_eps pad_token_id global_attn_every_n_layers global_rope_theta local_attention local_rope_theta"
+    ),
+    # huggingface/text-embeddings-inference: backends/candle/src/models/modernbert.rs and router/src/lib.rs, ModelConfig
+    "text-embeddings-inference": (
+        "architectures model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "hidden_activation max_position_embeddings initializer_range initializer_cutoff_factor norm_eps norm_bias "
+        "pad_token_id eos_token_id bos_token_id cls_token_id sep_token_id global_rope_theta attention_bias "
+        "attention_dropout global_attn_every_n_layers local_attention local_rope_theta classifier_activation"
+    ),
+    # vllm-project/vllm: model_executor/models/modernbert.py, at v0.10 (layer_norm_eps) and in 2026 (layer_types)
+    "vLLM": (
+        "vocab_size hidden_size layer_norm_eps norm_eps norm_bias deterministic_flash_attn num_attention_heads "
+        "attention_bias global_attn_every_n_layers local_attention global_rope_theta local_rope_theta layer_types "
+        "rope_parameters max_position_embeddings intermediate_size mlp_bias num_hidden_layers classifier_pooling "
+        "classifier_bias classifier_activation"
+    ),
+    # huggingface/optimum-onnx: optimum/exporters/onnx/model_configs.py, ModernBertOnnxConfig (a NormalizedTextConfig)
+    "ONNX export by Optimum": "vocab_size hidden_size num_hidden_layers num_attention_heads",
+}
+BERT_READERS = {
+    # huggingface/candle: candle-transformers/src/models/bert.rs, Config
+    "Candle": (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
+    ),
+    # huggingface/text-embeddings-inference: backends/candle/src/models/bert.rs
+    "text-embeddings-inference": (
+        "architectures model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+        "hidden_act hidden_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps "
+        "pad_token_id position_embedding_type use_cache"
+    ),
+    "Transformers 4": "position_embedding_type classifier_dropout attention_probs_dropout_prob torch_dtype",
 }
 
 
@@ -156,21 +214,95 @@ def test_the_tokenizer_adds_what_the_loader_added(tmp_path: Path, weights: dict[
 def test_a_tokenizer_that_transformers_reads_differently_leaves_nothing(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "text_ids", lambda tokenizer, text: [0])
+    right = export.export_tokenizer
+
+    def export_wrongly(tokenizer: TokenizerInfo, folder: Path, context_tokens: int) -> None:
+        right(tokenizer, folder, context_tokens)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "split_special_tokens": True}))
+
+    monkeypatch.setattr(export, "export_tokenizer", export_wrongly)
     with pytest.raises(
-        FailedCheck,
-        match=r"tokenizer\.json: AutoTokenizer gives .* training gave \[0\]; correct the tokenizer_config",
+        FailedCheck, match=r"AutoTokenizer of Transformers .* gives .* for 'It opens at \[MASK\]"
     ):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_options_of_special_tokens_are_kept(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
-    run = write_checkpoint_of(tmp_path / "run", weights).parents[1]
-    mask = {"__type": "AddedToken", "content": "[MASK]", "lstrip": True, "normalized": False, "special": True}
-    (run / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask}))
-    out = export_checkpoint(run, tmp_path / "out")
-    assert json.loads((out / "tokenizer_config.json").read_text())["mask_token"] == mask
+def _run_with_tokenizer(run: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> Path:
+    """Give the fixture's run these tokenizer files, as if it had been trained with them; return its checkpoint."""
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (run / "tokenizer_config.json").write_text(json.dumps(config))
+    info = make_info(model=TINY, tokenizer_fingerprint=load_tokenizer_info(run).fingerprint)
+    return save_weights(run, random_weights(TINY), info)
+
+
+def test_special_tokens_that_were_not_added_are_added(tmp_path: Path, run: Path) -> None:
+    content = json.loads((run / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+    checkpoint = _run_with_tokenizer(run, {**content, "added_tokens": []}, {})
+
+    out = export_checkpoint(checkpoint, tmp_path / "out", fill=["a [MASK] b"])
+
+    text, ids = "a [MASK].", AutoTokenizer.from_pretrained(out)("a [MASK].")["input_ids"]
+    info = load_tokenizer_info(run)
+    assert (ids[0], ids[2], ids[-1]) == (info.cls_id, info.mask_id, info.sep_id)
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids == ids, (
+        "for programs without Transformers"
+    )
+
+
+def test_only_fields_that_every_version_of_transformers_reads_alike_are_exported(
+    tmp_path: Path, run: Path
+) -> None:
+    content = json.loads((run / "tokenizer.json").read_text())
+    entity = {**content["added_tokens"][0], "content": "[ENT]", "id": 261}
+    mask = {"content": "[MASK]", "lstrip": True, "normalized": False}  # without "__type"
+    config = {
+        "tokenizer_class": "TokenizersBackend",
+        "backend": "tokenizers",
+        "mask_token": mask,
+        "bos_token": "<s>",  # not in the vocabulary
+        "extra_special_tokens": ["[ENT]", "[NONE]"],
+        "auto_map": {"AutoTokenizer": ["code.py", None]},
+        "add_eos_token": True,
+        "padding_side": "left",
+    }
+    checkpoint = _run_with_tokenizer(
+        run, {**content, "added_tokens": [*content["added_tokens"], entity]}, config
+    )
+
+    out = export_checkpoint(checkpoint, tmp_path / "out")
+
+    exported = json.loads((out / "tokenizer_config.json").read_text())
+    assert exported == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "mask_token": "[MASK]",
+        "padding_side": "left",
+        "add_prefix_space": False,
+        "additional_special_tokens": ["[ENT]"],
+        "model_max_length": 64,
+    }
+    assert len(AutoTokenizer.from_pretrained(out)) == 262
+
+
+@pytest.mark.parametrize("bert", [False, True])
+def test_config_has_every_field_that_other_programs_read(tmp_path: Path, run: Path, bert: bool) -> None:
+    if bert:
+        write_checkpoint_of(run, random_weights(TINY_BERT), TINY_BERT)
+    config = json.loads((export_checkpoint(run, tmp_path / "out") / "config.json").read_text())
+    for program, fields in (BERT_READERS if bert else MODERNBERT_READERS).items():
+        assert [name for name in fields.split() if name not in config] == [], program
+    if not bert:
+        assert config["norm_eps"] == config["layer_norm_eps"]
+        for kind, older in (("full_attention", "global"), ("sliding_attention", "local")):
+            assert config["rope_parameters"][kind]["rope_theta"] == config[f"{older}_rope_theta"]
 
 
 def test_config_in_both_forms(tmp_path: Path, run: Path) -> None:

@@ -173,6 +173,25 @@ def test_fitting_twice_changes_nothing(tmp_path):
     assert [auto.unk_token, auto.cls_token, auto.sep_token, auto.pad_token, auto.mask_token] == SPECIALS
 
 
+def test_fitting_mends_what_tokenize_refuses(tmp_path, capsys):
+    tokenizer = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate([*SPECIALS, *"acgt"])}, "[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    texts = write_json_lines(tmp_path / "dna.jsonl", ["acgt" * 20] * 3)
+    tokenize = ["tokenize", "store", "--workers", "1", "--input", f"dna={texts}", "--tokenizer"]
+    assert main([*tokenize, str(tmp_path)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "[UNK], [CLS], [SEP], [PAD], [MASK] are in its vocabulary but not among its special" in error
+    assert error.endswith(f"run `python -m data_prep tokenizer OUT --fit {tmp_path}` and use OUT")
+    assert not Path("store").exists()
+    assert main(["tokenizer", "fitted", "--fit", str(tmp_path)]) == 0
+    assert main([*tokenize, "fitted"]) == 0
+    assert AutoTokenizer.from_pretrained("fitted")("a[MASK]")["input_ids"] == [1, 5, 4, 2]
+
+
 def test_fitting_says_when_texts_are_lost(tmp_path, capsys):
     tokenizer = byte_level(["th"])
     tokenizer.normalizer = normalizers.Lowercase()

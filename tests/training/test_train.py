@@ -118,15 +118,12 @@ def test_wandb_offline(tiny, tmp_path):
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 
 
-@pytest.mark.parametrize("bar", ["true", "false"])
-def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys, bar):
-    train(load_recipe(tiny, [*SHORT, f"run_folder={tmp_path}/run", f"training.progress_bar={bar}"]))
+def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys):
+    train(load_recipe(tiny, [*SHORT, f"run_folder={tmp_path}/run", "training.progress_bar=true"]))
     first, last, held_out = capsys.readouterr().err.splitlines()
-    assert re.match(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ pretrain: step 1/2, 50% of the tokens, loss 5\.5", first
-    )
+    assert first.startswith("pretrain: step 1/2, 50% of the tokens, loss 5.5")
     assert re.search(r"context 64, [\d,]+ tokens/s, 0:00:\d\d left, waiting for data \d+%$", first)
-    assert " pretrain: step 2/2, 100% of the tokens, " in last
+    assert last.startswith("pretrain: step 2/2, 100% of the tokens, ")
     assert re.search(
         r"held out after 4,096 tokens \(pretrain\): .* web 5\.\d{3} \(.*%\), code \d\.\d{3}", held_out
     )

@@ -5,7 +5,6 @@ our encoder has no such embedding: export writes zeros, and import adds the embe
 position, which gives the same sum.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import BertConfig
 
 from modernbert_train.checkpoints.hf.fields import (
     REQUIRED_FIELDS,
+    as_json,
     pretraining_dropouts,
     read_dropouts,
     refuse,
@@ -85,10 +85,9 @@ def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, An
         classifier_dropout=0.0,
         **special_ids(tokenizer),
         architectures=["BertForMaskedLM"],
-        dtype="float32",
         **pretraining_dropouts(model),
     )
-    return dict(sorted(json.loads(config.to_json_string()).items()))
+    return dict(sorted(as_json(config).items()))
 
 
 def from_bert_config(content: dict[str, Any], file: Path) -> ModelConfig:

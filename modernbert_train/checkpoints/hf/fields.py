@@ -1,5 +1,6 @@
 """The parts of conversion that the configs of ModernBERT and BERT share."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ def special_ids(tokenizer: TokenizerInfo) -> dict[str, int]:
         "bos_token_id": tokenizer.cls_id,
         "eos_token_id": tokenizer.sep_id,
     }
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Return the content of config.json for a config of Transformers, with `dtype` under both its names."""
+    return {**json.loads(config.to_json_string()), "torch_dtype": "float32", "dtype": "float32"}
 
 
 def pretraining_dropouts(model: ModelConfig) -> dict[str, float]:

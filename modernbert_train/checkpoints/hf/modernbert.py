@@ -1,11 +1,10 @@
 """Convert our architecture to the `config.json` of Transformers' `ModernBertForMaskedLM`, and back.
 
-Transformers 5 describes the alternation of layers and RoPE in `layer_types` and `rope_parameters`; 4.48 to 4.57 read
-`global_attn_every_n_layers`, `global_rope_theta` and `local_rope_theta`. An exported config has both forms, so that old
-and new versions build the same model; an imported one may have either.
+Transformers 5 describes the alternation of layers and RoPE in `layer_types` and `rope_parameters`; 4.48 to 4.57, and
+other programs, read `global_attn_every_n_layers`, `global_rope_theta` and `local_rope_theta`. An exported config has
+both forms, so that all of them build the same model; an imported one may have either.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import ModernBertConfig
 
 from modernbert_train.checkpoints.hf.fields import (
     REQUIRED_FIELDS,
+    as_json,
     pretraining_dropouts,
     read_dropouts,
     refuse,
@@ -77,11 +77,13 @@ def to_modernbert_config(
         classifier_dropout=0.0,
         **special_ids(tokenizer),
         architectures=["ModernBertForMaskedLM"],
-        dtype="float32",
+        # Read by vLLM until 0.11 and by Candle, and in the config.json of the published ModernBERTs.
+        layer_norm_eps=model.norm_eps,
+        position_embedding_type="absolute",
         **pretraining_dropouts(model),
     )
     older_form = {"global_rope_theta": float(global_theta), "local_rope_theta": float(local_theta)}
-    return dict(sorted({**json.loads(config.to_json_string()), **older_form}.items()))
+    return dict(sorted((as_json(config) | older_form).items()))
 
 
 def from_modernbert_config(content: dict[str, Any], file: Path) -> ModelConfig:
