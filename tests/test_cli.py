@@ -118,7 +118,7 @@ def test_errors_of_ours_keep_their_traceback(monkeypatch):
 def test_a_rank_that_lost_another_points_to_its_log(monkeypatch, capsys):
     build = SimpleNamespace()
     monkeypatch.setitem(sys.modules, "modernbert_train.training.train", build)
-    monkeypatch.setattr("modernbert_train.config.load_recipe", lambda path, overrides: path)
+    monkeypatch.setattr("modernbert_train.checkpoints.recipes.load_run_recipe", lambda path, overrides: path)
     build.train = raising(RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1"))
     assert main(["train", "recipe.yaml"]) == 1
     assert "error: another rank has ended" in capsys.readouterr().err

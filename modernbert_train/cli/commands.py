@@ -15,9 +15,9 @@ from modernbert_train.cli.errors import failed, lost_process
 
 def run_train(options: argparse.Namespace) -> int:
     """Train a recipe, or show what would be trained."""
-    from modernbert_train.config import load_recipe
+    from modernbert_train.checkpoints.recipes import load_run_recipe
 
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_run_recipe(options.recipe, options.overrides)
     if options.tokens_per_second is not None and not options.dry_run:
         raise ValueError("--tokens-per-second is used by --dry-run only; add --dry-run, or leave it out")
     if options.dry_run:
@@ -59,12 +59,12 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Show the contents of the batch of a step."""
-    from modernbert_train.config import load_recipe
+    from modernbert_train.checkpoints.recipes import load_run_recipe
     from modernbert_train.planning.step_contents import step_contents, to_json, to_text
 
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}, must be at least 1")
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_run_recipe(options.recipe, options.overrides)
     found = step_contents(recipe, options.step, options.workers, options.text)
     try:
         print(to_json(found) if options.json else to_text(found), flush=True)
@@ -124,10 +124,10 @@ def run_average(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Check this machine; exit code 1 if it has a problem."""
-    from modernbert_train.config import load_recipe
+    from modernbert_train.checkpoints.recipes import load_run_recipe
     from modernbert_train.doctor import as_json, as_text, examine
 
-    recipe = None if options.recipe is None else load_recipe(options.recipe, options.overrides)
+    recipe = None if options.recipe is None else load_run_recipe(options.recipe, options.overrides)
     findings = examine(recipe)
     print(as_json(findings) if options.json else as_text(findings))
     return 1 if any(finding.level == "problem" for finding in findings) else 0

@@ -5,8 +5,21 @@ Imports no torch, so that a dry run is fast.
 
 from math import prod
 
-from modernbert_train.config.schema import MLPS, NORMS, ModelConfig
+from modernbert_train.config.schema import MLPS, MODEL_SWITCHES, NORMS, ModelConfig
 
+# Fields that decide which weights a model has and what it computes with them. Dropout and initialization belong to the
+# training, and each phase sets its RoPE thetas.
+ARCHITECTURE_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "local_attention",
+    "global_attn_every_n_layers",
+    "norm_eps",
+    *MODEL_SWITCHES,
+)
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 POSITION_EMBEDDING = "model.embeddings.position_embeddings.weight"
 TIED_WEIGHT = "decoder.weight"  # the state dict's second name for the embedding

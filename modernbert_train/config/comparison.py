@@ -5,21 +5,9 @@ from typing import Any
 
 import yaml
 
+from modernbert_train.config.architecture import ARCHITECTURE_FIELDS
 from modernbert_train.config.loading import dump_recipe
-from modernbert_train.config.schema import MODEL_SWITCHES, ModelConfig, Recipe
-
-# Dropout and initialization belong to the training, and each phase sets its RoPE thetas.
-_ARCHITECTURE_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "local_attention",
-    "global_attn_every_n_layers",
-    "norm_eps",
-    *MODEL_SWITCHES,
-)
+from modernbert_train.config.schema import ModelConfig, Recipe
 
 
 def recipe_settings(recipe: Recipe) -> dict[str, Any]:
@@ -31,7 +19,7 @@ def architecture_settings(model: ModelConfig) -> dict[str, Any]:
     """Return the fields that decide which weights a model has and what it computes with them."""
     # A table of learned positions has this length; otherwise it is only a limit.
     is_table = model.positions == "learned"
-    fields = (*_ARCHITECTURE_FIELDS, "max_position_embeddings") if is_table else _ARCHITECTURE_FIELDS
+    fields = (*ARCHITECTURE_FIELDS, "max_position_embeddings") if is_table else ARCHITECTURE_FIELDS
     return {f"model.{field}": getattr(model, field) for field in fields}
 
 

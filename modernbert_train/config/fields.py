@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from modernbert_train.common.text import did_you_mean
 from modernbert_train.config.quantities import parse_bytes, parse_tokens
-from modernbert_train.config.schema import Recipe
+from modernbert_train.config.schema import AUTO, AUTO_FIELDS, Recipe
 
 
 def yaml_name(field_name: str) -> str:
@@ -77,12 +77,17 @@ def quantity_parser(key: str) -> Callable[[object], int] | None:
     return parse_bytes if key.endswith("_bytes") else None
 
 
+def may_be_auto(section: Any, key: str) -> bool:
+    """Check whether a field of a section accepts `auto`."""
+    return isinstance(section, type) and key in AUTO_FIELDS.get(section, ())
+
+
 def expected_text(path: tuple[str, ...]) -> str:
     """Return in words what the existing field at `path` accepts."""
     expected: Any = Recipe
     for key in path:
-        expected = child_type(strip_optional(expected), key)
-    return type_text(expected)
+        section, expected = strip_optional(expected), child_type(strip_optional(expected), key)
+    return type_text(expected) + (f" or {AUTO}" if may_be_auto(section, path[-1]) else "")
 
 
 def type_text(expected: Any) -> str:

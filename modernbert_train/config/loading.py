@@ -2,8 +2,9 @@
 
     defaults of the dataclasses  <  included files  <  the file itself  <  overrides `a.b.c=value`
 
-`overrides.py` reads and merges these, key by key; here interpolations (`${oc.env:DATA}/web`) are resolved, phases
-inherit from the ones before, and values are checked. OmegaConf resolves and checks types, and appears in no result.
+`overrides.py` reads and merges these, key by key; here interpolations (`${oc.env:DATA}/web`) are resolved, fields that
+follow from others are filled in (`filling.py`), and values are checked. OmegaConf resolves and checks types, and
+appears in no result.
 
 `null` removes an entry from a dictionary (a phase, a source, a source of a mixture). For an inherited field of a phase
 it means "as in the phase before".
@@ -19,19 +20,23 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from modernbert_train.common.text import did_you_mean, list_problems, one_line
+from modernbert_train.common.text import did_you_mean, list_problems
 from modernbert_train.config.fields import (
     child_type,
     entry_type,
     expected_text,
+    is_optional,
     is_scalar,
     is_section,
+    may_be_auto,
     python_name,
     quantity_parser,
     required_fields,
+    section_fields,
     strip_optional,
     yaml_name,
 )
+from modernbert_train.config.filling import ReadModel, fill_in_model, fill_in_sizes
 from modernbert_train.config.mixture import as_written
 from modernbert_train.config.overrides import (
     COMMAND_LINE,
@@ -40,36 +45,50 @@ from modernbert_train.config.overrides import (
     merge_sources,
     read_sources,
 )
-from modernbert_train.config.schema import INHERITED_FIELDS, MixtureConfig, PhaseConfig, Recipe
+from modernbert_train.config.schema import (
+    AUTO,
+    INHERITED_FIELDS,
+    Device,
+    MixtureConfig,
+    ModelConfig,
+    PhaseConfig,
+    Recipe,
+)
 from modernbert_train.config.validation import validate
 
 KeyPath = tuple[str, ...]  # the keys that lead to a value
 Problem = tuple[KeyPath, str]  # YAML keys of the value, and what is wrong with it
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None, origin: str = COMMAND_LINE) -> Recipe:
+def load_recipe(
+    path: str | Path,
+    overrides: list[str] | None = None,
+    origin: str = COMMAND_LINE,
+    read_model: ReadModel | None = None,
+) -> Recipe:
     """Load the recipe in a YAML file.
 
     Args:
         path: the YAML file.
         overrides: `key=value` or `include=FILE`, applied in order.
         origin: where the overrides are written, for error messages.
+        read_model: reads the architecture of `init.from`, for the fields of the model that the recipe leaves out
+            (`checkpoints.recipes` has it); None: these keep their defaults.
 
     Returns:
-        The complete recipe: quantities as ints, inherited fields filled in, shares of a mixture adding up to 1. If
-        the recipe sets `phase`, it contains only that phase.
+        The complete recipe: quantities as ints, inherited and automatic fields filled in, shares of a mixture adding
+        up to 1. If the recipe sets `phase`, it contains only that phase.
 
     Raises:
         ValueError: naming origin, field, value and remedy. Mistakes of one kind are reported together: unreadable
-            files first, then unknown keys, then values of the wrong type, then values that do not fit together.
+            files first, then unknown keys, then values of the wrong type, then a tokenizer or weights that a value
+            follows from and that cannot be read, then values that do not fit together.
     """
     path = Path(path)
     sources = read_sources(path, overrides or [], origin)
     values = _resolve_interpolations(merge_sources(sources), path)
     problems: list[Problem] = []
-    values = _clean(values, Recipe, (), problems)
-    if isinstance(values.get("phases"), dict):
-        values["phases"] = _inherit(values["phases"])
+    values = fill_in_sizes(_clean(values, Recipe, (), problems))
     unparsed = {place for place, _ in problems}
     problems += [problem for problem in _missing(values, Recipe, ()) if problem[0] not in unparsed]
     structured = _to_structured(values, problems)
@@ -77,6 +96,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None, origin: st
         found = [_located(sources, place, text) for place, text in _without_inherited(problems)]
         raise ValueError(list_problems(str(path), found))
     recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
+    recipe = fill_in_model(recipe, set(values.get("model", {})), read_model)
     found = [*validate(recipe), *check_chosen_phase(recipe)]
     if found:
         raise ValueError(list_problems(str(path), found))
@@ -99,12 +119,43 @@ def _plain(value: Any) -> Any:
 
 
 def _resolve_interpolations(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    config = OmegaConf.create(values)
+    """Return the values with `${...}` replaced; it may name a field that is left out and has a default of its own."""
     try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        resolved = OmegaConf.to_container(OmegaConf.create(_with_defaults(values, Recipe)), resolve=True)
     except OmegaConfBaseException as error:
         place = getattr(error, "full_key", None) or "a value"
-        raise ValueError(f"{path}: {place} has an interpolation that fails: {one_line(error)}") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: {place} has an interpolation that fails: {reason}; name a field that the recipe sets, by all its "
+            "keys, such as ${model.hidden_size}"
+        ) from None
+    return _written(resolved, values)
+
+
+def _with_defaults(values: Any, section: Any) -> Any:
+    """Return the values of a section and the defaults of its other fields, except those that follow from others."""
+    section = strip_optional(section)
+    if not is_section(section) or not isinstance(values, dict):
+        return values
+    if entry_type(section) is not None:
+        return {key: _with_defaults(value, entry_type(section)) for key, value in values.items()}
+    filled = dict(values)
+    for field in dataclasses.fields(section):
+        key, expected = yaml_name(field.name), section_fields(section)[yaml_name(field.name)]
+        if key in values or (is_section(expected) and not is_optional(expected)):
+            filled[key] = _with_defaults(values.get(key, {}), expected)
+        elif not (
+            may_be_auto(section, key) or _is_inherited(section, key) or field.default is dataclasses.MISSING
+        ):
+            filled[key] = list(field.default) if isinstance(field.default, tuple) else field.default
+    return filled
+
+
+def _written(resolved: Any, values: Any) -> Any:
+    """Return what `values` has of the resolved values."""
+    if not isinstance(values, dict):
+        return resolved
+    return {key: _written(resolved[key], value) for key, value in values.items()}
 
 
 def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[Problem]) -> dict[str, Any]:
@@ -120,6 +171,9 @@ def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[P
         expected = strip_optional(child_type(section, key))
         if isinstance(value, dict) and is_section(expected):
             value = _clean(value, expected, (*path, key), problems)
+        elif value == AUTO and may_be_auto(section, key):
+            if section is ModelConfig:
+                continue  # as if it were left out
         elif value is not None:
             parser = None if has_named_entries else quantity_parser(key)
             try:
@@ -136,36 +190,23 @@ def _yaml_text(value: Any) -> str:
 
 
 def _null_removes(section: Any, key: str) -> bool:
-    inherited = section is PhaseConfig and key in INHERITED_FIELDS
-    return inherited or section is MixtureConfig or entry_type(section) is not None
+    return _is_inherited(section, key) or section is MixtureConfig or entry_type(section) is not None
+
+
+def _is_inherited(section: Any, key: str) -> bool:
+    return section is PhaseConfig and key in INHERITED_FIELDS
 
 
 def _parse(value: Any, expected: Any, path: KeyPath, parser: Callable[[object], int] | None) -> Any:
     """Parse a quantity, and reject values that OmegaConf's type check would let pass."""
+    if expected is Device and value == "cuda":
+        return "gpu"
     if value == MISSING:
         raise ValueError(f"a placeholder to be filled in, expected {expected_text(path)}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if (expected is bool and is_number) or (is_scalar(expected) and isinstance(value, dict | list)):
         raise ValueError(f"expected {expected_text(path)}")
     return value if parser is None else parser(value)
-
-
-def _inherit(phases: dict[str, Any]) -> dict[str, Any]:
-    """Return the phases with their inherited fields filled in from the phase before.
-
-    In the first phase, micro_batch_tokens defaults to row_tokens; all other defaults are those of `PhaseConfig`.
-    """
-    filled: dict[str, Any] = {}
-    before: dict[str, Any] = {}
-    for name, phase in phases.items():
-        if not isinstance(phase, dict):  # reported later, as a value of the wrong type
-            filled[name] = phase
-            continue
-        phase = {key: before[key] for key in INHERITED_FIELDS if key in before} | phase
-        phase.setdefault("row_tokens", PhaseConfig.row_tokens)
-        phase.setdefault("micro_batch_tokens", phase["row_tokens"])
-        filled[name] = before = phase
-    return filled
 
 
 def _missing(values: Any, expected: Any, path: KeyPath) -> Iterator[Problem]:

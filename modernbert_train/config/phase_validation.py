@@ -1,7 +1,7 @@
 """Check that the values of a phase fit together, and fit the rest of the recipe."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from modernbert_train.config.mixture import check_mixture
 from modernbert_train.config.quantities import (
@@ -9,7 +9,8 @@ from modernbert_train.config.quantities import (
     check_not_negative,
     check_positive,
     check_share,
-    next_multiple,
+    nearest_divisors,
+    nearest_multiples,
 )
 from modernbert_train.config.schema import ModelConfig, PhaseConfig, Recipe
 
@@ -58,17 +59,15 @@ def _check_batch(phase: PhaseConfig, streams: int, world_size: int, field: str) 
     if micro % row:
         yield (
             f"{field}.micro_batch_tokens is {micro}, not a multiple of row_tokens ({row}); "
-            f"use {next_multiple(micro, row)}"
+            f"use {nearest_multiples(micro, row)}, or leave it out for one row"
         )
     unit = streams * row
-    sizes = {"batch_tokens": batch}
-    if phase.batch_ramp is not None:
-        sizes["batch_ramp.start_tokens"] = phase.batch_ramp.start_tokens
-    uneven = {key: size for key, size in sizes.items() if size % unit or size < 1}
+    uneven = {key: size for key, size in batch_sizes(phase).items() if size % unit or size < 1}
     for key, size in uneven.items():
+        ways = [f"{key} {nearest_multiples(size, unit)}", *_other_ways(phase, size, streams)]
         yield (
             f"{field}.{key} is {size}, not a multiple of {unit}, one row of each stream "
-            f"(row_tokens {row} x data.num_streams {streams}); use {next_multiple(size, unit)}"
+            f"(row_tokens {row} x data.num_streams {streams}); use {', or '.join(ways)}"
         )
     if uneven or micro % row or streams % world_size:
         return
@@ -77,9 +76,32 @@ def _check_batch(phase: PhaseConfig, streams: int, world_size: int, field: str) 
     if rank_tokens % micro:
         yield (
             f"{field}.micro_batch_tokens is {micro}, which does not divide the {rank_tokens} tokens of a batch on each "
-            f"rank (batch_tokens {batch}, ranks {world_size}); "
-            f"use {math.gcd(rank_tokens, micro)}, or change batch_tokens"
+            f"rank (batch_tokens {batch}, ranks {world_size}); use micro_batch_tokens "
+            f"{_either(row * rows for rows in nearest_divisors(rank_tokens // row, micro // row))}, or batch_tokens "
+            f"{nearest_multiples(batch, math.lcm(micro * world_size, unit))}"
         )
+
+
+def batch_sizes(phase: PhaseConfig) -> dict[str, int]:
+    """Return the sizes that are whole rows of each stream: that of the batch, and of the first one of a ramp."""
+    sizes = {"batch_tokens": phase.batch_tokens}
+    if phase.batch_ramp is not None:
+        sizes["batch_ramp.start_tokens"] = phase.batch_ramp.start_tokens
+    return sizes
+
+
+def _other_ways(phase: PhaseConfig, size: int, streams: int) -> Iterator[str]:
+    """Yield numbers of streams and lengths of rows that divide a batch of `size` tokens, nearest to those it has."""
+    if size > 0 and size % phase.row_tokens == 0:
+        yield f"data.num_streams {_either(nearest_divisors(size // phase.row_tokens, streams))} (auto chooses it)"
+    if size > 0 and size % streams == 0 and phase.context_tokens > 0:
+        rows = nearest_divisors(size // streams, phase.row_tokens, least=phase.context_tokens)
+        if rows:
+            yield f"row_tokens {_either(rows)}"
+
+
+def _either(numbers: Iterable[int]) -> str:
+    return " or ".join(map(str, dict.fromkeys(numbers)))
 
 
 def _check_schedule(phase: PhaseConfig, field: str) -> Iterator[str]:

@@ -118,3 +118,20 @@ def check_share(field: str, value: float) -> Iterator[str]:
 def next_multiple(value: int, factor: int) -> int:
     """Return the smallest positive multiple of `factor` that is not below `value`."""
     return max(factor, -(-value // factor) * factor)
+
+
+def nearest_multiples(value: int, factor: int) -> str:
+    """Return the positive multiples of `factor` next to `value`, in words: 130, 64 -> `128 or 192`."""
+    below, above = value // factor * factor, next_multiple(value, factor)
+    return f"{below} or {above}" if 0 < below < above else str(above)
+
+
+_MOST_TRIED = 1 << 16  # a search for divisors ends after this many numbers
+
+
+def nearest_divisors(value: int, near: int, least: int = 1) -> list[int]:
+    """Return the divisors of `value`, of at least `least`, next to `near`: 96, 7 -> [6, 8]; empty if none is close."""
+    below = range(min(near, value), max(least, near - _MOST_TRIED) - 1, -1)
+    above = range(max(least, near + 1), min(value, near + _MOST_TRIED) + 1)
+    found = [next((number for number in side if value % number == 0), None) for side in (below, above)]
+    return [number for number in found if number is not None]

@@ -8,6 +8,8 @@ fit together.
 - Fields named `tokens` or `*_tokens` are whole numbers of tokens. YAML and overrides may write them with
   underscores (`8_192`) or a suffix: K, M, B, T for thousand to trillion (`50M`, `1.719T`).
 - Fields named `*_bytes` are whole numbers of bytes, with the suffixes KB, MB, GB, TB for powers of 1,000 (`500GB`).
+- Fields that say `auto` follow from other parts of the recipe where they are left out, or written as `auto`. A loaded
+  recipe, and the recipe.yaml of a run folder, holds the number; `filling.py` has the rules.
 - Paths are relative to the working directory.
 """
 
@@ -17,7 +19,7 @@ from typing import Literal
 DecayShape = Literal["1-sqrt", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
 AttentionBackend = Literal["auto", "flash2", "flash3", "flash4", "varlen", "torch"]
-Device = Literal["auto", "cpu", "gpu"]
+Device = Literal["auto", "cpu", "gpu"]  # "cuda" is read as "gpu"
 Norm = Literal["layernorm", "rmsnorm"]  # each is described in NORMS
 NormPlacement = Literal["pre", "post"]
 Mlp = Literal["geglu", "swiglu", "gelu", "relu2"]  # each is described in MLPS
@@ -34,9 +36,12 @@ class ModelConfig:
     The fields from `norm` to `parallel_block` are switches for ablations; all defaults together are ModernBERT.
     The BERT of 2018 is post-norm, gelu, learned positions, biases, and global attention in every layer. Any other
     combination can be trained; it can be exported if Transformers' ModernBERT or BERT class computes it.
+
+    With `init.from`, fields that are left out are those of the weights; dropout, initialization and thetas are not.
     """
 
-    # Rows of the embedding matrix: at least the tokenizer's, a multiple of 64 for the tensor cores.
+    # Rows of the embedding matrix: at least the tokenizer's, a multiple of 64 for the tensor cores. auto: the
+    # tokenizer's ids, rounded up to a multiple of 64.
     vocab_size: int = 50_368
     # Width of the residual stream; a multiple of num_attention_heads.
     hidden_size: int = 768
@@ -170,11 +175,12 @@ class DataConfig:
     tokenizer: str
     # Name -> source. Phases mix sources by these names.
     sources: dict[str, SourceConfig]
-    # Streams the data is split into. Every number of ranks that divides it trains on the same batches.
+    # Streams the data is split into. Every number of ranks that divides it trains on the same batches. auto: the
+    # largest number up to 64 that divides the rows of every batch of every phase.
     num_streams: int = 64
     # Rows that are packed and shuffled together, per stream.
     shuffle_rows: int = 2_048
-    # Loader processes per rank, at most its number of streams; 0: read in the training process.
+    # Loader processes per rank; no more are started than it has streams. 0: read in the training process.
     num_workers: int = 4
     # Groups of streams with shards of their own, so that each machine downloads only its share; divides num_streams.
     num_canonical_nodes: int = 1
@@ -245,10 +251,10 @@ class InheritedPhaseConfig:
     learning_rate: float
     # Longest piece of a document, [CLS] and [SEP] included; longer documents are cut.
     context_tokens: int = 1_024
-    # Length of a row, into which whole pieces are packed; at least context_tokens.
+    # Length of a row, into which whole pieces are packed; at least context_tokens. auto: the longest up to 8,192 that
+    # cuts the batch into rows that the streams can share, at least 8 of them if possible.
     row_tokens: int = 8_192
-    # Tokens in a forward and backward pass of one rank: affects speed and memory, not the result. Default in the
-    # first phase: row_tokens.
+    # Tokens in a forward and backward pass of one rank: affects speed and memory, not the result. auto: row_tokens.
     micro_batch_tokens: int = 8_192
     # RoPE base of the global layers; longer contexts need a larger one.
     global_rope_theta: float = 10_000.0
@@ -284,6 +290,14 @@ class PhaseConfig(InheritedPhaseConfig):
 
 
 INHERITED_FIELDS = tuple(inherited.name for inherited in fields(InheritedPhaseConfig))
+
+AUTO = "auto"
+# Fields that may be `auto`, which is also what they are where they are left out.
+AUTO_FIELDS: dict[type, tuple[str, ...]] = {
+    ModelConfig: ("vocab_size",),
+    DataConfig: ("num_streams",),
+    PhaseConfig: ("row_tokens", "micro_batch_tokens"),
+}
 
 
 @dataclass(frozen=True)
@@ -386,8 +400,8 @@ class WandbConfig:
     project: str | None = None
     # User or team; null: the default of your W&B account.
     entity: str | None = None
-    # offline: write to the run folder only, for `wandb sync`.
-    mode: Literal["online", "offline"] = "online"
+    # offline: write to the run folder only, for `wandb sync`. disabled: W&B is off, as without a project.
+    mode: Literal["online", "offline", "disabled"] = "online"
     # Tags of the W&B run.
     tags: list[str] = field(default_factory=list)
 

@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterator
 
 from modernbert_train.config.mixture import RESERVED
-from modernbert_train.config.phase_validation import check_phase
+from modernbert_train.config.phase_validation import batch_sizes, check_phase
 from modernbert_train.config.quantities import (
     check_at_least_one,
     check_below_one,
     check_not_negative,
     check_positive,
     check_share,
+    nearest_divisors,
+    nearest_multiples,
     next_multiple,
 )
 from modernbert_train.config.schema import OPTIMIZERS, CacheConfig, InitConfig, ModelConfig, Recipe
@@ -153,7 +155,7 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
     if data.num_streams % world_size:
         yield (
             f"data.num_streams is {data.num_streams}, not a multiple of the number of ranks ({world_size}), which "
-            f"share the streams equally; use {next_multiple(data.num_streams, world_size)}, or another number of ranks"
+            f"share the streams equally; use {_ways_to_share(recipe, world_size)}"
         )
     if data.num_canonical_nodes < 1 or data.num_streams % data.num_canonical_nodes:
         yield (
@@ -163,12 +165,36 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
     if not data.warn_epochs > 0:
         yield f"data.warn_epochs is {data.warn_epochs}: must be above 0 (.inf: never warn)"
     yield from check_skip(data.skip, list(data.sources))
-    per_rank = max(1, data.num_streams // world_size)
-    if not 0 <= data.num_workers <= per_rank:
-        yield (
-            f"data.num_workers is {data.num_workers}: must be from 0 to {per_rank}, the number of streams per rank "
-            f"(data.num_streams {data.num_streams}, ranks {world_size})"
-        )
+    if data.num_workers < 0:
+        yield f"data.num_workers is {data.num_workers}: must be at least 0 (0: read in the training process)"
+
+
+def _ways_to_share(recipe: Recipe, world_size: int) -> str:
+    """Return what makes each of `world_size` ranks read equally many streams."""
+    streams, phases = recipe.data.num_streams, recipe.phases
+    ranks = nearest_divisors(streams, world_size)
+    ways = [f"{' or '.join(map(str, ranks))} rank{'' if ranks == [1] else 's'}"]
+    rows = {
+        f"phases.{name}.{key}": (size, phase.row_tokens)
+        for name, phase in phases.items()
+        for key, size in batch_sizes(phase).items()
+        if phase.row_tokens > 0
+    }
+    shared = math.gcd(*(size // row for size, row in rows.values()))
+    if shared > 0 and shared % world_size == 0:
+        numbers = [
+            world_size * share
+            for share in nearest_divisors(shared // world_size, max(1, streams // world_size))
+        ]
+        ways.append(f"in a new run data.num_streams {' or '.join(map(str, numbers))}")
+    else:
+        batches = [
+            f"{key} {nearest_multiples(size, world_size * row)}"
+            for key, (size, row) in rows.items()
+            if size % (world_size * row)
+        ]
+        ways.append(f"in a new run data.num_streams {world_size} with {', '.join(batches)}")
+    return ", or ".join(ways)
 
 
 def _check_masking(recipe: Recipe) -> Iterator[str]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from modernbert_train.common.text import did_you_mean
 from modernbert_train.config import DataConfig, Recipe
+from modernbert_train.config.cache import new_cache, open_cache
 from modernbert_train.config.skip import format_range
 from modernbert_train.data.mixture import resolve_shares
 from modernbert_train.data.plan import PhaseRows, Plan
 from modernbert_train.data.skip import SkippedDocuments, load_skipped_documents
 from modernbert_train.objectives import Masking
 from modernbert_train.schedule import RunSchedule
-from modernbert_train.store.cache import Cache
-from modernbert_train.store.download import RetryPolicy, is_url
 from modernbert_train.store.manifest import Manifest, Split, TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.opening import open_store, open_tokenizer
 from modernbert_train.store.published_tokenizer import tokenizer_problems
@@ -78,22 +76,8 @@ def open_inputs(recipe: Recipe) -> Inputs:
     skipped_documents = load_skipped_documents(recipe.data.skip, train)
     read = [*train.values(), *valid.values()]
     if cache is None and any(comes_through_cache(split) for split in read):
-        cache = _new_cache(recipe.data)
+        cache = new_cache(recipe.data)
     return Inputs(tokenizer, masking, train, BlockReader(read, cache), valid, skipped_documents, manifests)
-
-
-def open_cache(data: DataConfig) -> Cache | None:
-    """Open the cache of this machine; None if the recipe names no URL."""
-    if not any(
-        is_url(name) for name in (data.tokenizer, *(source.store for source in data.sources.values()))
-    ):
-        return None
-    return _new_cache(data)
-
-
-def _new_cache(data: DataConfig) -> Cache:
-    policy = RetryPolicy(data.cache.download_attempts, data.cache.download_timeout_seconds)
-    return Cache(Path(data.cache.folder), data.cache.limit_bytes, policy)
 
 
 def _sources_in(store: str, data: DataConfig) -> set[str]:

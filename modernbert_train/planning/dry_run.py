@@ -16,8 +16,9 @@ from modernbert_train.config import (
     format_tokens,
 )
 from modernbert_train.config.architecture import describe_model
+from modernbert_train.config.cache import open_cache
 from modernbert_train.config.schema import OPTIMIZERS
-from modernbert_train.data.inputs import open_cache, open_inputs, plan_rows
+from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.objectives import build_objective
 from modernbert_train.planning.cost import (
     checkpoint_bytes,

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modernbert_train.checkpoints.recipes import load_run_recipe
 from modernbert_train.common.text import did_you_mean, list_problems
-from modernbert_train.config import Recipe, WandbConfig, dump_recipe, load_recipe
+from modernbert_train.config import Recipe, WandbConfig, dump_recipe
 from modernbert_train.config.architecture import unread_fields
 from modernbert_train.config.overrides import read_mapping
 from modernbert_train.config.shipped import find_yaml
@@ -117,7 +118,7 @@ def read_sweep(path: str | Path, overrides: list[str] | None = None, folder: str
     )
     base = Path(os.path.normpath(find_yaml(values["base"], path.parent, f" (base of {shown})")))
     sweep_folder = Path((folder or values.get("folder") or "sweeps/{name}").replace("{name}", path.stem))
-    seeds = values.get("seeds") or [load_recipe(base).seed]
+    seeds = values.get("seeds") or [load_run_recipe(base).seed]
     failed_cells: dict[str, list[str]] = {}
     cells = []
     for setting in settings:
@@ -129,7 +130,7 @@ def read_sweep(path: str | Path, overrides: list[str] | None = None, folder: str
                 name = f"{path.stem}.{setting.name}.seed-{seed}"
                 reserved = [f"name={name}", f"run_folder={run_folder}", f"seed={seed}"]
                 all_overrides = [*written, *overrides, *reserved]
-                recipe = load_recipe(base, all_overrides, origin=shown)
+                recipe = load_run_recipe(base, all_overrides, origin=shown)
                 runs.append(Run(setting.name, seed, tuple(all_overrides), recipe))
         except ValueError as error:
             failed_cells.setdefault(str(error).replace(f"{shown}: ", ""), []).append(setting.name)

@@ -13,9 +13,9 @@ from modernbert_train.training.distributed.ranks import on_rank_zero
 
 
 def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
-    """Return the W&B logger if the recipe names a project, and nothing else."""
+    """Return the W&B logger if the recipe names a project and does not disable it."""
     wandb = recipe.wandb
-    if wandb.project is None:
+    if wandb.project is None or wandb.mode == "disabled":
         return []
     fix_wandb()
     return [

@@ -181,7 +181,8 @@ def build_loader(run: Run) -> PlannedLoader:
         world_size=dist.get_world_size(),
         skipped_steps=run.schedule.skipped,
     )
-    loader = PlannedLoader(rows, num_workers=data.num_workers)
+    streams = data.num_streams // dist.get_world_size()
+    loader = PlannedLoader(rows, num_workers=min(data.num_workers, streams))
     shield_workers(loader)
     return loader
 

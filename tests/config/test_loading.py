@@ -98,6 +98,7 @@ def test_the_mask_rate_is_inherited_through_a_clm_phase(tmp_path):
 def test_the_defaults_of_the_first_phase(tmp_path):
     text = """
 name: short
+model: {vocab_size: 1024}
 data: {tokenizer: store, sources: {web: {store: store}}}
 phases: {only: {tokens: 1M, batch_tokens: 524_288, learning_rate: 1e-3, mixture: {web: 1}}}
 """
@@ -166,6 +167,22 @@ def test_interpolation(tmp_path, monkeypatch):
         write(tmp_path, YAML.replace("{web: {store: store}", "{web: {store: '${oc.env:STORES}/web'}"))
     )
     assert recipe.data.sources["web"].store == "/data/web"
+
+
+def test_interpolation_of_a_default(tmp_path):
+    text = YAML.replace(
+        "little", "${training.precision}-${optimizer.betas.1}-${phases.pretrain.warmup_tokens}"
+    )
+    text += "wandb: {project: p, tags: ['${init.method}']}\n"
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.name == "auto-0.98-0"
+    assert recipe.wandb.tags == ["copy"]
+
+
+def test_words_of_pytorch_and_wandb(tmp_path):
+    recipe = load_recipe(write(tmp_path), ["training.device=cuda", "wandb.mode=disabled", "wandb.project=p"])
+    assert recipe.training.device == "gpu"
+    assert recipe.wandb.mode == "disabled"
 
 
 def test_a_dumped_recipe_loads_as_an_equal_one(tmp_path):

@@ -229,7 +229,10 @@ def test_broken_includes(tmp_path):
 
 def test_failing_interpolation(tmp_path):
     text = message(write(tmp_path), ["name='${nothing}'"])
-    assert "name has an interpolation that fails: Interpolation key 'nothing' not found" in text
+    assert "name has an interpolation that fails: Interpolation key 'nothing' not found; name a field" in text
+    for follows in ("model.vocab_size", "phases.extension.row_tokens", "data.num_workers.x"):
+        text = message(write(tmp_path, YAML.replace("vocab_size: 128, ", "")), [f"name='${{{follows}}}'"])
+        assert text.startswith(f"{tmp_path}/little.yaml: name has an interpolation that fails: ")
 
 
 def test_a_file_can_remove_only_existing_entries(tmp_path):

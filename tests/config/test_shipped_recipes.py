@@ -47,6 +47,7 @@ def test_parts_fit_into_a_recipe(path, tmp_path):
         phase.update(tokens="1B", batch_tokens=2**20, learning_rate=1e-3, mixture=mixture)
         phase["context_tokens"] = 512  # as long as the shortest table of positions
     recipe = {"include": str(path), "name": "whole", "data": data, "phases": phases}
+    recipe |= {} if "model" in part else {"model": {"vocab_size": 1_024}}
     loaded = load_recipe(write(tmp_path, yaml.safe_dump(recipe)))
     assert validate(loaded, world_size=2) == []
 
@@ -57,7 +58,12 @@ def test_ettin_s_phases_make_one_run(tmp_path):
     phase = {"tokens": "1B", "batch_tokens": 2**20, "learning_rate": 1e-3}
     phases = dict.fromkeys(("pretrain", "extension", "decay"), phase)
     recipe = load_recipe(
-        write(tmp_path, yaml.safe_dump({"include": parts, "name": "ettin", "phases": phases}))
+        write(
+            tmp_path,
+            yaml.safe_dump(
+                {"include": [*parts, str(ROOT / "models/small.yaml")], "name": "ettin", "phases": phases}
+            ),
+        )
     )
     assert validate(recipe, world_size=8) == []
     assert len(recipe.data.sources) == len({str(phase.mixture) for phase in recipe.phases.values()}) == 3
