@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from modernbert_train.checkpoints.hf.vocabulary import resize_vocabulary
 from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.checkpoints.tiling import axes, source_name, tile, tiling_problems
 from modernbert_train.checkpoints.transplant import TokenMatches, match_tokens, transplant
@@ -47,9 +48,7 @@ class Start:
 
     @property
     def source_model(self) -> ModelConfig:
-        """The source's model, with the recipe's vocabulary size after a transplant."""
-        if self.matches is None:
-            return self.source.model
+        """The source's model with the recipe's vocabulary size, which tiling starts from."""
         return dataclasses.replace(self.source.model, vocab_size=self.model.vocab_size)
 
 
@@ -124,11 +123,6 @@ def _problems(start: Start) -> Iterator[str]:
     if changes:
         yield f"{', '.join(changes)}; use the model section of the source"
         return
-    if source.vocab_size != model.vocab_size:
-        yield (
-            f"model.vocab_size: source {source.vocab_size:,}, recipe {model.vocab_size:,}; make it "
-            f"{source.vocab_size:,}, or set init.transplant=true"
-        )
     if start.init.method == "copy":
         yield from _size_problems(source, model)
     else:
@@ -154,6 +148,9 @@ def initial_weights(start: Start) -> dict[str, torch.Tensor]:
     if start.matches is not None:
         origins, ordinary = map(torch.from_numpy, (start.matches.origins, start.matches.ordinary))
         weights = transplant(weights, origins, ordinary)
+    else:
+        # Both have the same tokenizer, and differ in rows that no token has.
+        weights = resize_vocabulary(weights, start.model.vocab_size)
     if start.init.method != "copy":
         weights = tile(weights, start.source_model, start.model, start.init.method, start.init.rescale)
     return weights
@@ -161,7 +158,7 @@ def initial_weights(start: Start) -> dict[str, torch.Tensor]:
 
 def describe_start(start: Start) -> list[str]:
     """Return lines of text: the source, its layers and tokens, and the shape of every weight in source and recipe."""
-    lines = [f"weights from {start.source}"]
+    lines = [f"weights from {start.source}", *(f"  {note}" for note in start.source.notes)]
     source, model = start.source_model, start.model
     if source.num_hidden_layers != model.num_hidden_layers:
         origins = [
@@ -197,8 +194,9 @@ def _shape_rows(start: Start) -> Counter[tuple[str, str, str, str]]:
         old = source_shapes.get(source_name(name, source, model))
         if old is None:
             how = "new norm"
-        elif start.matches is not None and axes(name, model)[0].size == "vocab_size":
-            how = "transplanted" if old[1:] == shape[1:] else f"transplanted, {start.init.method}"
+        elif axes(name, model)[0].size == "vocab_size" and (start.matches or old[0] != shape[0]):
+            how = "transplanted" if start.matches else "rows without a token"
+            how += "" if old[1:] == shape[1:] else f", {start.init.method}"
         else:
             how = "copied" if old == shape else start.init.method
         kind = re.sub(r"\.\d+\.", ".*.", name.removeprefix("model.").removesuffix(".weight"))

@@ -27,6 +27,8 @@ class WeightSource:
     # The checkpoint file, or the Hugging Face folder.
     path: Path
     info: CheckpointInfo
+    # What is not taken over from a Hugging Face folder as it is, or is made new; a line each.
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> ModelConfig:
@@ -63,7 +65,7 @@ class WeightSource:
             ValueError: The weights cannot be read, or do not fit the architecture.
         """
         if self.path.is_dir():
-            return self._checked(hf_folder.read_hf_weights(self.path, self.model))
+            return self._checked(hf_folder.read_hf_weights(self.path))
         return self._checked(checkpoint.read_weights(self.path))
 
     def read_average(self) -> dict[str, torch.Tensor]:
@@ -110,9 +112,23 @@ def open_weights(source: str | Path) -> WeightSource:
     """
     path = Path(source)
     if hf_folder.is_hf_folder(path):
-        return WeightSource(path, hf_folder.read_hf_info(path))
+        return open_hf_weights(path)
     path = checkpoint.resolve(path)
     return WeightSource(path, read_info(path))
+
+
+def open_hf_weights(folder: Path) -> WeightSource:
+    """Find the weights of a Hugging Face folder, or of the transformer in a folder of sentence-transformers.
+
+    Returns:
+        The weights, not yet read.
+
+    Raises:
+        ValueError: Files are missing or damaged, or the model is one our encoder cannot compute.
+    """
+    folder = hf_folder.transformer_folder(folder)
+    info, notes = hf_folder.read_hf_info(folder), hf_folder.describe_reading(folder)
+    return WeightSource(folder, info, tuple(notes))
 
 
 def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:

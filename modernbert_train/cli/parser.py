@@ -253,7 +253,7 @@ def _add_import(subparsers: Subparsers) -> None:
         subparsers,
         "import",
         commands.run_import,
-        "convert a Hugging Face ModernBERT or BERT folder to a checkpoint, for use as init.from",
+        "convert a Hugging Face folder of a ModernBERT, BERT or RoBERTa to a checkpoint, for use as init.from",
         """
         modernbert import path/to/ModernBERT-base imported/base
         """,

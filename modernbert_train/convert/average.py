@@ -94,6 +94,8 @@ def ties_checkpoints(
 def _read(sources: Iterable[WeightSource], ema: bool) -> Iterator[dict[str, Tensor]]:
     for source in tqdm(list(sources), unit="checkpoint", leave=False, disable=None):
         print(source)
+        for note in source.notes:
+            print(f"  {note}")
         yield source.read_average() if ema else source.read()
 
 

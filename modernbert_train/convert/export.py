@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from modernbert_train.checkpoints.hf.config import to_hf_config, to_hf_weights
+from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
@@ -56,16 +57,16 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
         tokenizer = source.tokenizer()
         check_tokenizer(tokenizer, is_tokenized=True)
         check_texts(fill, _mask_token(tokenizer))
-        weights = source.read()
-        write_hf_folder(folder, weights, source.info, tokenizer)
-        (folder / "README.md").write_text(model_card(out.name, source.info, source.folder), encoding="utf-8")
+        info, weights = without_padding(source.info, source.read())
+        write_hf_folder(folder, weights, info, tokenizer)
+        (folder / "README.md").write_text(model_card(out.name, info, source.folder), encoding="utf-8")
 
         model, hf_tokenizer = load_transformers_model(folder), AutoTokenizer.from_pretrained(folder)
         _check_tokenizer(folder, hf_tokenizer)
         print(
             f"{source.path}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU"
         )
-        for result in _check_logits(source.info, weights, tokenizer, model):
+        for result in _check_logits(info, weights, tokenizer, model):
             print(result)
         for filled in fill_masks(model, hf_tokenizer, fill):
             print(filled)

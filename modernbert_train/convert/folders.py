@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForMaskedLM
-from transformers.utils import logging as hf_logging
+from modernbert_train.checkpoints.hf.transformers_model import load_masked_lm
 
 
 @contextlib.contextmanager
@@ -30,32 +28,15 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def load_transformers_model(folder: Path) -> Any:
-    """Load Transformers' masked-LM model from a folder, in float32, on the CPU, in eval mode.
+    """Load Transformers' masked-LM model from a folder that we wrote.
 
     Returns:
-        The model.
+        The model, see `load_masked_lm`.
 
     Raises:
         ValueError: Weights are missing, unused or of another shape, which Transformers only warns about.
     """
-    with _no_progress_bar():
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-        )
-    problems = {
-        kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
+    model, problems = load_masked_lm(folder)
     if any(problems.values()):
         raise ValueError(f"{folder}: its weights do not fit its config.json: {problems}")
-    return model.eval()
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
+    return model

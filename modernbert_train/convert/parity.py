@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modernbert_train.checkpoints.source import FailedCheck
 from modernbert_train.model import ModernBertForMaskedLM
+from modernbert_train.model.encoder import ModernBertModel
 from modernbert_train.store.published_tokenizer import PROBE_TEXTS, training_ids
 from modernbert_train.store.tokenizer import TokenizerInfo
 
@@ -74,12 +75,12 @@ def probe_batches(
 
 
 def compare_logits(
-    ours: ModernBertForMaskedLM, theirs: Any, batches: dict[str, list[list[int]]]
+    ours: ModernBertForMaskedLM | ModernBertModel, theirs: Any, batches: dict[str, list[list[int]]]
 ) -> list[ProbeResult]:
     """Compare the logits of two models, both in eval mode.
 
     Args:
-        ours: Our encoder.
+        ours: Our encoder, with its head or without, in which case hidden states take the place of logits.
         theirs: Transformers' model.
         batches: Name -> token ids of each document.
 
@@ -109,15 +110,16 @@ def compare_logits(
     return results
 
 
-def _packed_logits(model: ModernBertForMaskedLM, documents: list[list[int]]) -> Tensor:
+def _packed_logits(model: ModernBertForMaskedLM | ModernBertModel, documents: list[list[int]]) -> Tensor:
     """Return the logits [sum of lengths, vocab] of the documents, joined without padding."""
     lengths = torch.tensor([len(document) for document in documents])
-    return model(
+    logits: Tensor = model(
         input_ids=torch.tensor([token for document in documents for token in document]),
         position_ids=torch.cat([torch.arange(len(document)) for document in documents]),
         cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(torch.int32),
         max_seqlen=int(lengths.max()),
     )
+    return logits
 
 
 def _padded_logits(model: Any, documents: list[list[int]]) -> Tensor:

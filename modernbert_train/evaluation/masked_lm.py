@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder
+from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder, transformer_folder
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
 from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.common.text import format_table
@@ -93,7 +93,7 @@ def evaluate_masked_lm(
     Raises:
         ValueError: There is no model, no recipe or no held-out text, or the store has another tokenizer.
     """
-    target = Path(target)
+    target = transformer_folder(Path(target))
     source = None if is_hf_folder(target) else open_weights(target)
     recipe = recipe or _recipe_in(target if source is None else source.folder)
     model = _open(target, source, torch.device(_device(device)))

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
 
+from modernbert_train.checkpoints.hf.transformers_model import load_masked_lm
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import build_encoder
 from modernbert_train.data.batch import MicroBatch
@@ -44,15 +44,16 @@ def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
     """Return a scorer by the masked-LM model that Transformers loads from a folder, in float32.
 
     Raises:
-        ValueError: Transformers cannot load it.
+        ValueError: Transformers cannot load it, or lacks weights of it, such as those of the masked-LM head.
     """
-    try:
-        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    except OSError as error:
+    model, problems = load_masked_lm(folder)
+    if missing := problems["missing_keys"]:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ValueError(
-            f"{folder}: Transformers cannot load it ({error}); name a folder that `modernbert export` wrote"
-        ) from error
-    model.eval().to(device)
+            f"{folder}: lacks {', '.join(missing[:5])}{more} of a masked language model, so its loss would mean "
+            "nothing; name a folder with a masked-LM head, or train one with init.from and evaluate the run"
+        )
+    model.to(device)
 
     def score(batch: MicroBatch) -> tuple[float, int]:
         loss_sum, num_correct = 0.0, 0

@@ -36,14 +36,22 @@ def initialize_weights(model: ModernBertForMaskedLM, config: ModelConfig, genera
         config: the model's.
         generator: on the device of the weights.
     """
-    in_std = config.initializer_range
-    out_std = in_std / math.sqrt(2 * config.num_hidden_layers) if config.norm_placement == "pre" else in_std
     for name, weight in model.named_parameters():  # a tied weight is listed once
-        if name.endswith(".bias"):
-            weight.zero_()
-        elif weight.ndim == 1:  # only norms have weights with one dimension
-            weight.fill_(1.0)
-        else:
-            std = out_std if name.endswith(".Wo.weight") else in_std
-            cutoff = config.initializer_cutoff_factor * std
-            nn.init.trunc_normal_(weight, std=std, a=-cutoff, b=cutoff, generator=generator)
+        initialize_weight(name, weight, config, generator)
+
+
+@torch.no_grad()
+def initialize_weight(
+    name: str, weight: torch.Tensor, config: ModelConfig, generator: torch.Generator
+) -> None:
+    """Initialize one weight of the model in place; see `initialize_weights`."""
+    if name.endswith(".bias"):
+        weight.zero_()
+    elif weight.ndim == 1:  # only norms have weights with one dimension
+        weight.fill_(1.0)
+    else:
+        std = config.initializer_range
+        if name.endswith(".Wo.weight") and config.norm_placement == "pre":
+            std /= math.sqrt(2 * config.num_hidden_layers)
+        cutoff = config.initializer_cutoff_factor * std
+        nn.init.trunc_normal_(weight, std=std, a=-cutoff, b=cutoff, generator=generator)

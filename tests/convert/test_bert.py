@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from modernbert_train.checkpoints.source import FailedCheck
@@ -113,7 +113,6 @@ def test_a_bert_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention_probs_dropout_prob": 0.1}, r"prob is 0\.1, supported is 0\.0 \(write that to continue"),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new', supported is 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "is 'relative_key', supported is 'absolute'"),
         ({"is_decoder": True}, "is_decoder is True, supported is False"),
@@ -124,20 +123,6 @@ def test_unsupported_berts(tmp_path: Path, changes: dict[str, Any], message: str
     folder = their_bert(tmp_path / "bert")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
-    with pytest.raises(ValueError, match=message):
-        import_folder(folder, tmp_path / "imported")
-
-
-def test_weights_that_do_not_fit(tmp_path: Path) -> None:
-    folder = their_bert(tmp_path / "bert")
-    weights = load_file(folder / "model.safetensors")
-    del weights["bert.embeddings.LayerNorm.bias"]
-    weights["bert.pooler.dense.bias"] = torch.zeros(32)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    message = (
-        r"not the weights of a BertForMaskedLM: model\.embeddings\.norm\.bias is missing; "
-        r"bert\.pooler\.dense\.bias is unknown"
-    )
     with pytest.raises(ValueError, match=message):
         import_folder(folder, tmp_path / "imported")
 

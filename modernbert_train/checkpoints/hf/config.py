@@ -1,20 +1,24 @@
 """Convert architecture and weights between ours and the class of Transformers that computes the same model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from modernbert_train.checkpoints.hf import bert, modernbert
-from modernbert_train.checkpoints.hf.fields import REQUIRED_FIELDS
+from modernbert_train.checkpoints.hf.fields import dropout_note
+from modernbert_train.checkpoints.hf.layout import Layout
+from modernbert_train.checkpoints.hf.weight_files import read_json
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import TIED_WEIGHT
 from modernbert_train.store.manifest import TokenizerInfo
 
 # Class -> the settings that it supports.
 CLASSES = {"ModernBertForMaskedLM": modernbert.SWITCHES, "BertForMaskedLM": bert.SWITCHES}
-MODEL_TYPES = {"modernbert": "ModernBertForMaskedLM", "bert": "BertForMaskedLM"}
+# The `model_type` of published models that our encoder computes.
+MODEL_TYPES = ("modernbert", *bert.FAMILIES)
+CONFIG_FILE = "config.json"
 
 
 def hf_class(model: ModelConfig) -> str:
@@ -67,48 +71,70 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
         Its content.
 
     Raises:
-        ValueError: It is missing, unreadable, or the model is neither ModernBERT nor BERT.
+        ValueError: It is missing, unreadable, or the model is none that our encoder can compute.
     """
-    file = folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    file = folder / CONFIG_FILE
+    if not file.is_file():
         raise ValueError(
             f"{file} does not exist; name a folder with config.json, model.safetensors and tokenizer.json"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error})") from error
+        )
+    content = read_json(file)
     model_type = content.get("model_type") if isinstance(content, dict) else None
-    if model_type not in MODEL_TYPES:
-        known = " and ".join(map(repr, MODEL_TYPES))
-        raise ValueError(f"{file}: model_type is {model_type!r}; only {known} can be imported")
-    return content
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"{file}: model_type is {model_type!r:.100}; only models of these types can be read: "
+            f"{', '.join(MODEL_TYPES)}"
+        )
+    return dict(content)
 
 
 def from_hf_config(content: dict[str, Any], file: Path) -> ModelConfig:
-    """Return our architecture for the content of a `config.json`.
+    """Return our architecture for the content of a `config.json`. Missing fields have Transformers' defaults.
 
     Args:
         content: The content.
         file: Its path, for error messages.
 
     Raises:
-        ValueError: Our encoder does not support the model; the message lists every reason, such as another activation
-            or dropout, an untied decoder, biases in some modules only, scaled RoPE, an irregular alternation of layers.
+        ValueError: A field has a value of another type, or our encoder does not support the model; the message lists
+            every reason, such as another activation, an untied decoder, biases in some modules only, scaled RoPE, an
+            irregular alternation of layers.
     """
-    missing = [name for name in REQUIRED_FIELDS if name not in content]
-    if missing:
-        raise ValueError(
-            f"{file}: lacks {', '.join(missing)}; use the config.json that was published with the weights"
-        )
-    if content.get("model_type") == "bert":
-        return bert.from_bert_config(content, file)
-    return modernbert.from_modernbert_config(content, file)
+    if _is_modernbert(content):
+        return modernbert.from_modernbert_config(content, file)
+    return bert.from_bert_config(content, file)
 
 
-def from_hf_weights(loaded: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Return the weights of a Hugging Face folder under our names; unknown ones keep their names."""
-    return bert.from_bert_weights(loaded, model) if _is_bert(model) else loaded
+def config_notes(content: dict[str, Any]) -> list[str]:
+    """Return a line about each field that was read but has no effect on our training."""
+    return list(dropout_note(content))
+
+
+def hf_layout(content: dict[str, Any], model: ModelConfig) -> Layout:
+    """Return the names and shapes of the weights of a published model, which `from_hf_config` read."""
+    return (
+        modernbert.modernbert_layout(model) if _is_modernbert(content) else bert.bert_layout(content, model)
+    )
+
+
+def from_hf_weights(loaded: dict[str, Tensor], content: dict[str, Any], layout: Layout) -> dict[str, Tensor]:
+    """Return published weights, under the names of their layout, as ours; those of a missing head are missing."""
+    if not _is_modernbert(content):
+        loaded = bert.fold_positions(loaded, content)
+    return {
+        name: torch.cat([loaded[part] for part in parts])
+        for name, parts in layout.parts.items()
+        if all(part in loaded for part in parts)
+    }
+
+
+def first_position(content: dict[str, Any]) -> int:
+    """Return the position of the first token of a document: 0 but for RoBERTa and its like."""
+    return bert.first_position(content) if content.get("model_type") in bert.FAMILIES else 0
+
+
+def _is_modernbert(content: dict[str, Any]) -> bool:
+    return content["model_type"] == "modernbert"
 
 
 def _is_bert(model: ModelConfig) -> bool:

@@ -1,26 +1,84 @@
-"""Read a Hugging Face folder of a ModernBERT or BERT: its facts, and its weights under our names."""
+"""Read a Hugging Face folder of a ModernBERT, a BERT or a RoBERTa: its facts, and its weights as ours."""
 
-import json
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from modernbert_train.checkpoints.checkpoint import load_tensors
-from modernbert_train.checkpoints.hf.config import from_hf_config, from_hf_weights, hf_class, read_hf_config
+from modernbert_train.checkpoints.hf.config import (
+    CONFIG_FILE,
+    config_notes,
+    first_position,
+    from_hf_config,
+    from_hf_weights,
+    hf_layout,
+    read_hf_config,
+)
+from modernbert_train.checkpoints.hf.fields import is_number
+from modernbert_train.checkpoints.hf.layout import Arrangement, Layout, arrange, misfit, modules
+from modernbert_train.checkpoints.hf.vocabulary import resize_vocabulary
+from modernbert_train.checkpoints.hf.weight_files import find_weights, read_json, read_names, read_tensors
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.config import ModelConfig
-from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT, weight_shapes
+from modernbert_train.config.architecture import DECODER_BIAS, weight_shapes
+from modernbert_train.model import initialize_weight
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
+from modernbert_train.store.vocabulary import padded_vocab_size
 
-CONFIG_FILE = "config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+MODULES_FILE = "modules.json"
+# Of a masked-LM head that a published folder lacks.
+NEW_HEAD_SEED = 0
 
 
 def is_hf_folder(folder: Path) -> bool:
     """Check whether a path is a Hugging Face folder, not a run folder or a checkpoint."""
-    return (folder / CONFIG_FILE).is_file()
+    return (folder / CONFIG_FILE).is_file() or (folder / MODULES_FILE).is_file()
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Return the folder with the model's config.json: the folder itself, or one inside it for sentence-transformers.
+
+    Raises:
+        ValueError: modules.json names no transformer inside the folder.
+    """
+    file = folder / MODULES_FILE
+    if (folder / CONFIG_FILE).is_file() or not file.is_file():
+        return folder
+    content = read_json(file)
+    for module in content if isinstance(content, list) else []:
+        path = module.get("path") if isinstance(module, dict) else None
+        # A path with more than one part could lead out of the folder.
+        if isinstance(path, str) and path == Path(path).name and (folder / path / CONFIG_FILE).is_file():
+            return folder / path
+    raise ValueError(
+        f"{file}: names no folder with a config.json; name the folder of the transformer itself, such as 0_Transformer"
+    )
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A published model, known by its config.json and the names of its weights."""
+
+    folder: Path
+    content: dict[str, Any]
+    # With the published vocabulary.
+    model: ModelConfig
+    weight_file: Path
+    layout: Layout
+    arrangement: Arrangement
+
+
+def _open(folder: Path) -> _Published:
+    content = read_hf_config(folder)
+    model = from_hf_config(content, folder / CONFIG_FILE)
+    file, layout = find_weights(folder), hf_layout(content, model)
+    return _Published(folder, content, model, file, layout, arrange(read_names(file), layout, file))
 
 
 def read_hf_info(folder: Path) -> CheckpointInfo:
@@ -29,8 +87,7 @@ def read_hf_info(folder: Path) -> CheckpointInfo:
     Raises:
         ValueError: See `convert.import_folder`.
     """
-    model = from_hf_config(read_hf_config(folder), folder / CONFIG_FILE)
-    _weight_file(folder)
+    model = _open(folder).model
     return CheckpointInfo(
         step=0,
         tokens=0,
@@ -39,9 +96,37 @@ def read_hf_info(folder: Path) -> CheckpointInfo:
         context_tokens=context_tokens(folder, model.max_position_embeddings),
         global_rope_theta=model.global_rope_theta,
         local_rope_theta=model.local_rope_theta,
-        model=model,
+        model=dataclasses.replace(model, vocab_size=padded_vocab_size(model.vocab_size)),
         tokenizer_fingerprint=_load_tokenizer(folder, model).fingerprint,
     )
+
+
+def describe_reading(folder: Path) -> list[str]:
+    """Return a line about everything in the folder that is not taken over as it is, and about what is made new."""
+    published = _open(folder)
+    return [*config_notes(published.content), *_weight_notes(published)]
+
+
+def _weight_notes(published: _Published) -> Iterator[str]:
+    arrangement, rows = published.arrangement, published.model.vocab_size
+    if arrangement.left_out:
+        yield f"left out, because a masked language model does not use them: {modules(arrangement.left_out)}"
+    if arrangement.new:
+        parts = [part for name in arrangement.new for part in published.layout.parts[name]]
+        yield (
+            f"no {', '.join(parts)} in it: this part of the masked-LM head starts as in a new model "
+            f"(seed {NEW_HEAD_SEED})"
+        )
+    if (padded := padded_vocab_size(rows)) != rows:
+        yield (
+            f"the vocabulary of {rows:,} is padded to {padded:,} rows, a multiple of 64; the added rows have "
+            "probability 0, and export removes them"
+        )
+
+
+def lacks_head(folder: Path) -> bool:
+    """Check whether the masked-LM head is made new. A decoder bias alone is 0 then, in Transformers too."""
+    return any(name != DECODER_BIAS for name in _open(folder).arrangement.new)
 
 
 def context_tokens(folder: Path, max_position_embeddings: int | None = None) -> int:
@@ -51,15 +136,18 @@ def context_tokens(folder: Path, max_position_embeddings: int | None = None) -> 
 
     Args:
         folder: A Hugging Face folder of any model.
-        max_position_embeddings: The model's default, used where config.json does not have the field.
+        max_position_embeddings: The model's number of positions. None: that of config.json.
 
     Raises:
-        ValueError: Neither file has a limit, and there is no default.
+        ValueError: Neither file has a limit, or one that is not a number.
     """
+    if max_position_embeddings is None:
+        content = _object(folder / CONFIG_FILE)
+        if (stored := _limit(content, "max_position_embeddings", folder / CONFIG_FILE)) is not None:
+            max_position_embeddings = int(stored) - first_position(content)
     file = folder / "tokenizer_config.json"
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    limits = [config.get("max_position_embeddings", max_position_embeddings)]
-    limits += [json.loads(file.read_text(encoding="utf-8")).get("model_max_length")] if file.is_file() else []
+    limits: list[float | None] = [max_position_embeddings]
+    limits += [_limit(_object(file), "model_max_length", file)] if file.is_file() else []
     known = [limit for limit in limits if limit]
     if not known:
         raise ValueError(
@@ -68,10 +156,24 @@ def context_tokens(folder: Path, max_position_embeddings: int | None = None) -> 
     return int(min(known))
 
 
-def read_hf_weights(folder: Path, model: ModelConfig) -> dict[str, Tensor]:
+def _object(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds no JSON object; download it again")
+    return content
+
+
+def _limit(content: dict[str, Any], name: str, file: Path) -> float | None:
+    value = content.get(name)
+    if value is not None and not (is_number(value) and value >= 1):
+        raise ValueError(f"{file}: {name} is {value!r:.100}, expected a whole number from 1")
+    return value
+
+
+def read_hf_weights(folder: Path) -> dict[str, Tensor]:
     """Read the weights under the names and shapes of our model, in float32, with the decoder tied to the embedding.
 
-    Names with and without the leading `model.` are accepted.
+    A missing masked-LM head is new, and the vocabulary is padded, as `describe_reading` says.
 
     Returns:
         Our name of a weight -> its value, in the order of our state dict.
@@ -79,44 +181,45 @@ def read_hf_weights(folder: Path, model: ModelConfig) -> dict[str, Tensor]:
     Raises:
         ValueError: See `convert.import_folder`.
     """
-    file = _weight_file(folder)
-    loaded = load_file(file) if file.suffix == ".safetensors" else load_tensors(file)
-    expected = weight_shapes(model)
-    loaded = from_hf_weights(loaded, model)
-    if EMBEDDING not in loaded:
-        loaded = {name if name in expected else f"model.{name}": weight for name, weight in loaded.items()}
-    if EMBEDDING in loaded:
-        decoder = loaded.setdefault(TIED_WEIGHT, loaded[EMBEDDING])
-        if not torch.equal(decoder, loaded[EMBEDDING]):
-            raise ValueError(
-                f"{file}: decoder.weight differs from the embedding; only models that tie them can be imported"
-            )
-    _check_fit(loaded, expected, file, hf_class(model))
-    weights = {name: weight.to(torch.float32) for name, weight in loaded.items()}
-    weights[TIED_WEIGHT] = weights[EMBEDDING]
-    return {name: weights[name] for name in expected}
+    published = _open(folder)
+    layout, model, names = published.layout, published.model, published.arrangement.names
+    tensors = read_tensors(published.weight_file, names.values())
+    loaded = {bare: tensors[name] for bare, name in names.items()}
+    _check_fit(loaded, published)
+    loaded = {name: loaded[name].to(torch.float32) for name in layout.shapes if name in loaded}
+    weights = from_hf_weights(loaded, published.content, layout) | _new_head(published)
+    weights = resize_vocabulary(weights, padded_vocab_size(model.vocab_size))
+    return {name: weights[name] for name in weight_shapes(model)}
 
 
-def _weight_file(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise ValueError(f"{folder}: has neither {' nor '.join(WEIGHT_FILES)}; download the weights into it")
-
-
-def _check_fit(
-    loaded: dict[str, Tensor], expected: dict[str, tuple[int, ...]], file: Path, class_name: str
-) -> None:
-    problems = [f"{name} is missing" for name in expected if name not in loaded]
-    problems += [f"{name} is unknown" for name in loaded if name not in expected]
+def _check_fit(loaded: dict[str, Tensor], published: _Published) -> None:
+    names, layout = published.arrangement.names, published.layout
+    problems = [
+        f"{names[bare]} is {list(loaded[bare].shape)}, config.json implies {list(shape)}"
+        for bare, shape in layout.shapes.items()
+        if bare in loaded and loaded[bare].shape != shape
+    ]
     problems += [
-        f"{name} is {list(loaded[name].shape)}, config.json asks for {list(shape)}"
-        for name, shape in expected.items()
-        if name in loaded and loaded[name].shape != shape
+        f"{names[bare]} has numbers of type {str(weight.dtype).removeprefix('torch.')}, expected floating point"
+        for bare, weight in loaded.items()
+        if not weight.is_floating_point()
     ]
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{file}: not the weights of a {class_name}: {'; '.join(problems[:5])}{more}")
+        raise ValueError(f"{published.weight_file}: {misfit(problems)}")
+    for twin, first in layout.twins.items():
+        if twin in loaded and not torch.equal(loaded[twin], loaded[first]):
+            raise ValueError(
+                f"{published.weight_file}: {names[twin]} differs from {names[first]}; only models in which they are "
+                "one weight can be read"
+            )
+
+
+def _new_head(published: _Published) -> dict[str, Tensor]:
+    shapes, generator = weight_shapes(published.model), torch.Generator().manual_seed(NEW_HEAD_SEED)
+    new = {name: torch.empty(shapes[name]) for name in published.arrangement.new}
+    for name, weight in new.items():
+        initialize_weight(name, weight, published.model, generator)
+    return new
 
 
 def _load_tokenizer(folder: Path, model: ModelConfig) -> TokenizerInfo:

@@ -12,21 +12,26 @@ from typing import Any
 from transformers import ModernBertConfig
 
 from modernbert_train.checkpoints.hf.fields import (
-    REQUIRED_FIELDS,
+    SIZE_FIELDS,
     as_json,
+    is_number,
     pretraining_dropouts,
     read_dropouts,
     refuse,
     special_ids,
     uneven_heads,
     unsupported_values,
+    with_defaults,
+    wrong_types,
 )
+from modernbert_train.checkpoints.hf.layout import Layout
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT, weight_shapes
 from modernbert_train.store.manifest import TokenizerInfo
 
 # Fields with the same name and meaning in our config and Transformers'.
 SHARED_FIELDS = (
-    *REQUIRED_FIELDS,
+    *SIZE_FIELDS,
     "local_attention",
     "norm_eps",
     "initializer_range",
@@ -36,12 +41,8 @@ SHARED_FIELDS = (
 
 # The only values that our encoder supports. `classifier_activation` also shapes the masked-LM head.
 FIXED_FIELDS: dict[str, Any] = {
-    "decoder_bias": True,
     "classifier_activation": "gelu",
     "tie_word_embeddings": True,
-    "attention_dropout": 0.0,
-    "embedding_dropout": 0.0,
-    "mlp_dropout": 0.0,
 }
 
 # Our config has one field for all of them, `bias`.
@@ -66,6 +67,10 @@ def to_modernbert_config(
     config = ModernBertConfig(
         **{name: getattr(model, name) for name in SHARED_FIELDS},
         **FIXED_FIELDS,
+        decoder_bias=True,
+        attention_dropout=0.0,
+        embedding_dropout=0.0,
+        mlp_dropout=0.0,
         **dict.fromkeys(BIAS_FIELDS, model.bias),
         hidden_activation=ACTIVATIONS[model.mlp],
         global_attn_every_n_layers=model.global_attn_every_n_layers,
@@ -88,23 +93,38 @@ def to_modernbert_config(
 
 def from_modernbert_config(content: dict[str, Any], file: Path) -> ModelConfig:
     """Return our architecture for ModernBERT's `config.json`; see `hf.config.from_hf_config`."""
+    content = with_defaults(content, SHARED_FIELDS)
+    refuse(list(wrong_types(content)), file)
     problems = [*unsupported_values(content, FIXED_FIELDS), *_switch_problems(content)]
     every_n, layer_problems = _global_attn_every_n_layers(content)
     thetas, theta_problems = _rope_thetas(content)
     problems += layer_problems + theta_problems
-    if content.get("local_attention", 0) % 2 != 0:
+    if content["local_attention"] % 2 != 0:
         problems.append(f"local_attention is {content['local_attention']}, supported are even widths")
     problems += uneven_heads(content)
     refuse(problems, file)
-    shared = {name: content[name] for name in SHARED_FIELDS if name in content}
     return ModelConfig(
-        **shared,
+        **{name: content[name] for name in SHARED_FIELDS},
         global_attn_every_n_layers=every_n,
         global_rope_theta=thetas["full_attention"],
         local_rope_theta=thetas["sliding_attention"],
         bias=content.get("norm_bias", False),
         mlp="swiglu" if content.get("hidden_activation") == ACTIVATIONS["swiglu"] else "geglu",
         **read_dropouts(content),
+    )
+
+
+def modernbert_layout(model: ModelConfig) -> Layout:
+    """Return the names and shapes of the weights, which are ours."""
+    bare = {name: name.removeprefix("model.") for name in weight_shapes(model) if name != TIED_WEIGHT}
+    shapes = {bare[name]: shape for name, shape in weight_shapes(model).items() if name in bare}
+    return Layout(
+        prefix="model.",
+        encoder=("embeddings.", "layers.", "final_norm."),
+        head=("head.", "decoder."),
+        parts={name: (part,) for name, part in bare.items()},
+        shapes=shapes,
+        twins={TIED_WEIGHT: bare[EMBEDDING]},
     )
 
 
@@ -125,13 +145,17 @@ def _global_attn_every_n_layers(content: dict[str, Any]) -> tuple[int, list[str]
     every_n = content.get("global_attn_every_n_layers")
     if layer_types is None:
         return every_n or ModelConfig.global_attn_every_n_layers, []
+    if not isinstance(layer_types, list):
+        return 1, [
+            f"layer_types is {layer_types!r}, expected a list with one kind of attention for each layer"
+        ]
     if every_n is None:
         is_global = [kind == "full_attention" for kind in layer_types]
         every_n = is_global.index(True, 1) if True in is_global[1:] else num_layers
     regular = ["sliding_attention" if layer % every_n else "full_attention" for layer in range(num_layers)]
     if layer_types != regular:
         return every_n, [
-            f"layer_types is not 'full_attention in layers 0, {every_n}, {2 * every_n}, ...': {layer_types}"
+            f"layer_types is not 'full_attention in layers 0, {every_n}, {2 * every_n}, ...': {layer_types!s:.300}"
         ]
     return every_n, []
 
@@ -139,7 +163,14 @@ def _global_attn_every_n_layers(content: dict[str, Any]) -> tuple[int, list[str]
 def _rope_thetas(content: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
     """Return the theta of each layer type, and problems; the newer form takes precedence, as in Transformers."""
     newer = content.get("rope_parameters") or {}
-    thetas, problems = {}, []
+    thetas: dict[str, float] = {}
+    problems: list[str] = []
+    if not _is_by_kind(newer):
+        problems.append(
+            f"rope_parameters is {newer!r:.300}, supported is an object for each of full_attention and "
+            "sliding_attention"
+        )
+        newer = {}
     if content.get("rope_scaling"):
         problems.append(f"rope_scaling is {content['rope_scaling']!r}, supported is none")
     for kind, older_name, default in (
@@ -156,10 +187,18 @@ def _rope_thetas(content: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
                 f"rope_parameters of {kind} has {unknown}, supported is rope_type 'default' and rope_theta"
             )
         # Other trainers have exported -1 or null for "same as global"; guessing that has led to NaN.
-        if not isinstance(theta, (int, float)) or theta <= 0:
+        if not is_number(theta) or theta <= 0:
             problems.append(
                 f"{older_name} is {theta!r}, which is not a RoPE theta; write the value it was trained with"
             )
         else:
             thetas[kind] = float(theta)
     return thetas, problems
+
+
+def _is_by_kind(rope_parameters: object) -> bool:
+    return (
+        isinstance(rope_parameters, dict)
+        and rope_parameters.keys() <= {"full_attention", "sliding_attention"}
+        and all(isinstance(parameters, dict | None) for parameters in rope_parameters.values())
+    )
