@@ -23,13 +23,14 @@ BARE = """
 import sys
 from data_prep.tokenize.encoding import batched, load_tokenizer
 from data_prep.inputs.parts import resolve_inputs
-from data_prep.inputs.readers import read_texts
+from data_prep.inputs.readers import LeftOut, read_texts
 from data_prep.inputs.rows import Span
 import json, os, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 tokenizer_json, patterns = json.loads(sys.argv[1])
 items = resolve_inputs(patterns)
-batches = list(batched(text for item in items for text in read_texts(Span(item), "text")))
+texts = (text for item in items for text in read_texts(Span(item), "text"))
+batches = [batch.texts for batch in batched(texts, LeftOut())]
 tokenizer = load_tokenizer(tokenizer_json)
 started, cpu = time.perf_counter(), time.process_time()
 tokens = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from data_prep import commands
+from modernbert_train.store.lost_text import MAX_LOST_TEXT, WARN_LOST_TEXT
 
 DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
 DEFAULT_CORPUS_MEGABYTES = 6.0
@@ -208,6 +209,14 @@ def _add_contents(group: Group) -> None:
         default=0.01,
         metavar="F",
         help="fraction of documents held out for validation, chosen by a hash of their text (default: 0.01)",
+    )
+    add(
+        "--max-lost-text",
+        type=float,
+        default=MAX_LOST_TEXT,
+        metavar="F",
+        help="stop if the tokenizer loses more than this share of the text of a source, as [UNK] or as characters that "
+        f"decoding does not give back (default: {MAX_LOST_TEXT:g}); above {WARN_LOST_TEXT:g} it warns",
     )
     add("--licence", action="append", default=[], metavar="SOURCE=TEXT", help="note for the manifest")
     add("--shard-megabytes", type=int, default=64, metavar="N", help="maximum size of a shard (default: 64)")

@@ -6,6 +6,7 @@ Imports are inside the functions because some take seconds.
 import argparse
 import os
 import shlex
+import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from data_prep.tokenizer import HeldBackText
 
 
 def run_corpus(options: argparse.Namespace) -> int:
@@ -29,29 +32,40 @@ def run_corpus(options: argparse.Namespace) -> int:
 
 def run_tokenizer(options: argparse.Namespace) -> int:
     """Train a tokenizer, or extend an existing one."""
-    from data_prep.tokenizer import fit_tokenizer, lost_text, save_tokenizer
+    from data_prep.tokenize.encoding import check_unseen_characters
+    from data_prep.tokenizer import HeldBackText, fit_tokenizer, lost_text, save_tokenizer
     from modernbert_train.store.manifest import load_tokenizer_info
 
     start = time.monotonic()
     if (options.fit is None) == (not options.input):
         raise ValueError("tokenizer: use either --input (texts to train on) or --fit (a tokenizer to extend)")
+    held_back = HeldBackText()
     if options.fit is None:
-        tokenizer, origin = _train_tokenizer(options)
+        tokenizer, origin = _train_tokenizer(options, held_back)
+        save_tokenizer(tokenizer, options.out)
     else:
-        tokenizer, origin = fit_tokenizer(options.fit), f"extended from {options.fit}"
-    save_tokenizer(tokenizer, options.out)
+        tokenizer, special_tokens = fit_tokenizer(options.fit)
+        origin = f"extended from {options.fit}"
+        save_tokenizer(tokenizer, options.out, special_tokens)
     info = load_tokenizer_info(options.out)
     print(f"tokenizer: {options.out}  {origin} in {time.monotonic() - start:.1f} s")
     print(
         f"  {info.num_ids:,} ids, {info.vocab_size:,} embedding rows, fingerprint {info.fingerprint[:16]}..."
     )
-    lost = lost_text(options.out / "tokenizer.json")
-    if lost is not None:
-        print(f"  note: decoding does not restore every text: {lost[0]!r} becomes {lost[1]!r}")
+    if options.fit is None:
+        print(f"  {held_back.measure(options.out)}")
+        return 0
+    print(f"  special tokens: {' '.join(special_tokens.values())}")
+    warning = check_unseen_characters(options.out / "tokenizer.json", skips=True)
+    lost = None if warning else lost_text(options.out)
+    if warning is not None:
+        print(f"  warning: {warning}")
+    elif lost is not None:
+        print(f"  note: {lost}")
     return 0
 
 
-def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
+def _train_tokenizer(options: argparse.Namespace, held_back: "HeldBackText") -> "tuple[Tokenizer, str]":
     from tqdm import tqdm
 
     from data_prep.inputs.parts import resolve_inputs
@@ -62,7 +76,7 @@ def _train_tokenizer(options: argparse.Namespace) -> "tuple[Tokenizer, str]":
     items = resolve_inputs(options.input)
     texts = chain.from_iterable(read_texts(Span(item), options.text_field) for item in items)
     with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
-        tokenizer = train_tokenizer(bar, options.vocab_size)
+        tokenizer = train_tokenizer(held_back.pass_on(bar), options.vocab_size)
         return tokenizer, f"trained on {bar.n:,} documents"
 
 
@@ -70,6 +84,7 @@ def run_tokenize(options: argparse.Namespace) -> int:
     """Tokenize documents into a store."""
     from data_prep.inputs.conditions import parse_conditions
     from data_prep.report import print_store
+    from data_prep.tokenize.encoding import check_unseen_characters
     from data_prep.tokenize.job import Settings
     from data_prep.tokenize.prepare import plan_job, prepare_store, submit_store
     from modernbert_train.store.manifest import load_tokenizer_info
@@ -89,10 +104,14 @@ def run_tokenize(options: argparse.Namespace) -> int:
         dedup=options.dedup,
         near_dedup=options.near_dedup,
         ngram_words=options.ngram_words,
+        max_lost_text=options.max_lost_text,
         command=_command(options),
     )
     tokenizer = load_tokenizer_info(options.tokenizer)
     check_tokenizer(tokenizer)
+    warning = check_unseen_characters(tokenizer.path / "tokenizer.json", options.skip_unreadable)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     job = plan_job(options.store, tokenizer, inputs, options.decontaminate, settings)
     if options.executor == "slurm":
         slurm = dict(_named(options.slurm, "slurm", "OPTION=VALUE", "partition=cpu"))

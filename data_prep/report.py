@@ -1,8 +1,10 @@
 """Tables and summaries that the commands print."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 
 from modernbert_train.common.text import format_table
+from modernbert_train.store.lost_text import TextCounts, describe_text, lost_text_warning
 from modernbert_train.store.manifest import Manifest, Split
 from modernbert_train.store.mds import read_shards
 
@@ -40,11 +42,21 @@ def print_store(manifest: Manifest, seconds: float) -> None:
     for source, counts in manifest.left_out.items():
         if counts:
             print(f"  {source}: left out {left_out_words(counts)}")
+        print(f"  {source}: {describe_text(manifest.texts[source])}")
         source_splits = manifest.sources[source]
         if "valid" not in source_splits and source_splits["train"].sample_layout is None:
             print(
                 f"  {source}: no document is held out; for evaluation raise --valid-fraction or add documents"
             )
+    print_lost_text(manifest.texts)
+
+
+def print_lost_text(texts: Mapping[str, TextCounts | None]) -> None:
+    """Warn of each source whose text the tokenizer loses."""
+    for source, counts in texts.items():
+        warning = lost_text_warning(source, counts)
+        if warning is not None:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def left_out_words(counts: dict[str, int]) -> str:

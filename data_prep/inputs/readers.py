@@ -22,6 +22,15 @@ class LeftOut:
     skip_unreadable: bool = False
     counts: Counter[str] = field(default_factory=Counter)  # reason -> number of documents (or files)
     unreadable: list[str] = field(default_factory=list)  # error messages
+    place: tuple[Span, int] = (Span(""), 0)  # of the text that was read last, for `place_of`
+
+    def skip(self, error: ValueError, reason: str) -> None:
+        """Count and report what cannot be used, or raise the error."""
+        if not self.skip_unreadable:
+            raise error
+        self.counts[reason] += 1
+        if isinstance(error, UnreadableFile) or self.counts[reason] <= MAX_REPORTED_DOCUMENTS:
+            self.unreadable.append(str(error))
 
 
 def read_texts(
@@ -48,22 +57,15 @@ def read_texts(
             try:
                 text = _text_of(span, number, row, text_field, conditions)
             except UnreadableDocument as error:
-                _skip(error, "unreadable_documents", left_out)
+                left_out.skip(error, "unreadable_documents")
                 continue
             if text is None:
                 left_out.counts["filtered"] += 1
             else:
+                left_out.place = span, number
                 yield text
     except UnreadableFile as error:
-        _skip(error, "unreadable_files", left_out)
-
-
-def _skip(error: ValueError, reason: str, left_out: LeftOut) -> None:
-    if not left_out.skip_unreadable:
-        raise error
-    left_out.counts[reason] += 1
-    if isinstance(error, UnreadableFile) or left_out.counts[reason] <= MAX_REPORTED_DOCUMENTS:
-        left_out.unreadable.append(str(error))
+        left_out.skip(error, "unreadable_files")
 
 
 def _text_of(

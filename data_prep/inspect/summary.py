@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.inspect.histogram import draw_histograms, length_histogram, print_histogram
-from data_prep.report import left_out_words, print_table
+from data_prep.report import left_out_words, print_lost_text, print_table
 from data_prep.sources import check_known_sources
 from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.store.external import read_document
 from modernbert_train.store.files import ShardFiles
+from modernbert_train.store.lost_text import describe_text
 from modernbert_train.store.manifest import Manifest, Split
 from modernbert_train.store.mds import read_block, read_shards
 from modernbert_train.store.verification import shard_header_problem
@@ -76,10 +77,12 @@ def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> N
     for name in chosen:
         licence = manifest.licences.get(name, "not stated")
         print(f"{name}: licence {licence}; left out {left_out_words(manifest.left_out[name])}")
+        print(f"{name}: text: {describe_text(manifest.texts[name])}")
     for name, split in splits.items():
         if split.sample_layout is not None:
             specials = ", ".join(f"[{special.upper()}]" for special in split.sample_layout.strip) or "nothing"
             print(f"{name}: one document per sample, in {split.remote}; not content: {specials}")
+    print_lost_text({name: manifest.texts[name] for name in chosen})
 
 
 def _length_cells(split: Split) -> list[str | int | float]:

@@ -13,6 +13,7 @@ from data_prep.inputs.readers import LeftOut, read_texts
 from data_prep.inputs.rows import Span
 from data_prep.tokenize.documents import Report
 from data_prep.tokenize.job import Job
+from data_prep.tokenize.long_texts import Text, pieces_of
 from data_prep.tokenize.words import Words
 
 BENCHMARKS = "benchmarks"
@@ -42,12 +43,12 @@ def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
     np.array(sorted(hashes), config.hash_config.np_descr).tofile(folder / "benchmarks.index.hashes")
 
 
-def drop_contaminated(job: Job, _: int, texts: Iterator[str], left_out: LeftOut) -> Iterator[str]:
+def drop_contaminated(job: Job, _: int, texts: Iterator[Text], left_out: LeftOut) -> Iterator[Text]:
     """Leave out texts that share an n-gram with a benchmark."""
     config = NGramsDecontConfig(n_grams=job.settings.ngram_words)
     decontaminate = NGramsDecontFilter(str(job.task_folder(BENCHMARKS, 0)), config, language=Words())
     for text in texts:
-        if decontaminate.filter(Document(text=text, id="")) is True:
+        if decontaminate.filter(Document(text="".join(pieces_of(text)), id="")) is True:
             yield text
         else:
             left_out.counts["contaminated"] += 1

@@ -16,16 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from data_prep.inputs.readers import LeftOut, read_texts
 from data_prep.tokenize.job import Job
+from data_prep.tokenize.long_texts import Text
 
 # Reports the documents and tokens that a task has processed so far
 Report = Callable[[int, int], None]
 # (job, number of the part, its texts, counts of what is left out) -> the texts that pass
-Filter = Callable[[Job, int, Iterator[str], LeftOut], Iterator[str]]
+Filter = Callable[[Job, int, Iterator[Text], LeftOut], Iterator[Text]]
 
 
 def read_documents(
     job: Job, number: int, filters: Sequence[Filter] = (), left_out: LeftOut | None = None
-) -> Iterator[str]:
+) -> Iterator[Text]:
     """Read the texts of a part that pass `filters`, in the order of the inputs.
 
     Args:
@@ -44,7 +45,7 @@ def read_documents(
     return texts
 
 
-def _read_nonempty(job: Job, number: int, left_out: LeftOut) -> Iterator[str]:
+def _read_nonempty(job: Job, number: int, left_out: LeftOut) -> Iterator[Text]:
     part = job.parts[number]
     text_field, conditions = job.settings.text_fields[part.source], job.settings.conditions[part.source]
     for span in part.spans:
@@ -55,7 +56,9 @@ def _read_nonempty(job: Job, number: int, left_out: LeftOut) -> Iterator[str]:
                 left_out.counts["empty"] += 1
 
 
-def leave_out(texts: Iterable[str], numbers: Iterator[int], reason: str, left_out: LeftOut) -> Iterator[str]:
+def leave_out(
+    texts: Iterable[Text], numbers: Iterator[int], reason: str, left_out: LeftOut
+) -> Iterator[Text]:
     """Yield the texts whose number is not in `numbers`, which must be ascending."""
     next_number = next(numbers, None)
     for number, text in enumerate(texts):

@@ -5,7 +5,6 @@ texts. `duplicates`: each bucket, an equal range of hash values, reads its range
 documents of which parts are repetitions. Tokenizing then leaves those out.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from data_prep.inputs.readers import LeftOut
 from data_prep.tokenize.documents import Filter, Report, leave_out, read_documents
 from data_prep.tokenize.job import Job
+from data_prep.tokenize.long_texts import Text, digest_of
 
 HASHES, DUPLICATES = "hashes", "duplicates"
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u4")])
@@ -33,7 +33,7 @@ def write_hashes(
     """Write the sorted hashes of a part: 20 bytes per document."""
     digests = bytearray()
     for document, text in enumerate(read_documents(job, number, filters)):
-        digests += hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+        digests += digest_of(text, 16)
         if document % 1_000 == 0:
             report(document, 0)
     halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
@@ -68,7 +68,7 @@ def write_duplicates(job: Job, bucket: int, folder: Path, report: Report) -> Non
     np.save(folder / "later.npy", np.sort(later, order=("part", "document")))
 
 
-def drop_exact_duplicates(job: Job, number: int, texts: Iterator[str], left_out: LeftOut) -> Iterator[str]:
+def drop_exact_duplicates(job: Job, number: int, texts: Iterator[Text], left_out: LeftOut) -> Iterator[Text]:
     """Leave out the exact duplicates of a part."""
     return leave_out(texts, iter(_duplicate_numbers(job, number)), "duplicate", left_out)
 

@@ -26,6 +26,7 @@ class Settings:
     dedup: bool
     near_dedup: bool
     ngram_words: int  # length of the word n-grams that no document may share with a benchmark
+    max_lost_text: float  # largest share of lost text of a source; does not affect the bytes of the store
     command: str  # recorded in the manifest
 
 

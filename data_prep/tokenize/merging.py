@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data_prep.tokenize.job import Job
 from data_prep.tokenize.stages import COUNTS_NAME, TOKENS
+from modernbert_train.store.lost_text import TextCounts, check_lost_text
 from modernbert_train.store.manifest import (
     SPLIT_NAMES,
     Manifest,
@@ -58,17 +59,20 @@ def merge(job: Job) -> Manifest:
         The manifest of the finished store.
 
     Raises:
-        ValueError: A source has no document, or all its documents are held out.
+        ValueError: A source has no document, all its documents are held out, or too much of its text is lost.
     """
     left_out: dict[str, Counter[str]] = {source: Counter() for source in job.inputs}
+    texts = dict.fromkeys(job.inputs, TextCounts())
     for number, part in enumerate(job.parts):
         counts = json.loads((job.task_folder(TOKENS, number) / COUNTS_NAME).read_text(encoding="utf-8"))
         left_out[part.source].update(counts["left_out"])
+        texts[part.source] += TextCounts(**counts["text"])
         for message in counts["unreadable"]:
             print(f"left out: {message}", file=sys.stderr)
     folders = {source: _part_folders(job, source) for source in job.inputs}
     for source in job.inputs:
         _check_source(source, folders[source], left_out[source])
+        check_lost_text(source, texts[source], job.settings.max_lost_text)
     sources = {
         source: {name: _merge_split(job, source, name, parts) for name, parts in splits.items() if parts}
         for source, splits in tqdm(folders.items(), desc="merging", unit=" sources")
@@ -81,6 +85,7 @@ def merge(job: Job) -> Manifest:
         job.settings.licences,
         counted,
         job.settings.command,
+        texts,
     )
     return load_manifest(job.store)
 

@@ -15,6 +15,7 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from data_prep.inputs.readers import LeftOut
 from data_prep.tokenize.documents import Filter, Report, leave_out, read_documents
 from data_prep.tokenize.job import Job
+from data_prep.tokenize.long_texts import Text, pieces_of
 from data_prep.tokenize.words import Words
 
 SIGNATURES, PAIRS, CLUSTERS = "signatures", "pairs", "clusters"
@@ -27,7 +28,7 @@ def write_signatures(job: Job, number: int, _: Path, report: Report, *, filters:
     def documents() -> Iterator[Document]:
         for document, text in enumerate(read_documents(job, number, filters)):
             report(document, 0)
-            yield Document(text=text, id=str(document))
+            yield Document(text="".join(pieces_of(text)), id=str(document))
 
     MinhashDedupSignature(_signatures(job), CONFIG, Words()).run(documents(), number)
 
@@ -43,7 +44,7 @@ def write_clusters(job: Job, _: int, folder: Path, report: Report) -> None:
     MinhashDedupCluster(_pairs(job), str(folder), CONFIG).run(None, 0, 1)
 
 
-def drop_near_duplicates(job: Job, number: int, texts: Iterator[str], left_out: LeftOut) -> Iterator[str]:
+def drop_near_duplicates(job: Job, number: int, texts: Iterator[Text], left_out: LeftOut) -> Iterator[Text]:
     """Leave out the near duplicates of a part."""
     file = job.task_folder(CLUSTERS, 0) / f"{number:06d}.remove"
     dropped = np.fromfile(file, "<u4").tolist() if file.exists() else []

@@ -121,6 +121,8 @@ def _check_settings(settings: Settings, sources: list[str]) -> None:
         raise ValueError(
             f"shard-megabytes: {settings.shard_bytes >> 20} must be between 1 and 4095 (32-bit offsets)"
         )
+    if not 0 <= settings.max_lost_text <= 1:
+        raise ValueError(f"max-lost-text: {settings.max_lost_text} must be between 0 and 1")
     if settings.ngram_words < 1:
         raise ValueError(f"ngram-words: {settings.ngram_words} must be at least 1")
 

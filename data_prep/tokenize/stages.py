@@ -22,10 +22,13 @@ from data_prep.tokenize.exact_duplicates import (
 )
 from data_prep.tokenize.job import Job
 from data_prep.tokenize.writer import SplitWriter
+from modernbert_train.store.lost_text import check_lost_text
 from modernbert_train.store.manifest import SPLIT_NAMES
 
 TOKENS = "tokens"
 COUNTS_NAME = "counts.json"
+# A tokenizer that does not fit a source is found out after this much of it, not at the end
+EARLY_CHECK_CHARACTERS = 1_000_000
 
 # (job, number of the task, folder for its result, report)
 Task = Callable[[Job, int, Path, Report], None]
@@ -91,19 +94,38 @@ def run_task(job: Job, stage: Stage, number: int, report: Report) -> None:
 def write_tokens(job: Job, number: int, folder: Path, report: Report, *, filters: Sequence[Filter]) -> None:
     """Tokenize the documents of a part that pass all filters into splits of its own; count what is left out."""
     encoder = _encoder(job.store / "tokenizer.json", job.dtype, job.settings.valid_fraction)
+    meter = encoder.new_meter()
     writers = {name: SplitWriter(folder / name, job.dtype, job.settings.shard_bytes) for name in SPLIT_NAMES}
     left_out = LeftOut(job.settings.skip_unreadable)
     num_documents = num_tokens = 0
-    for texts in batched(read_documents(job, number, filters, left_out)):
-        batch = encoder(texts)
+    is_unchecked = number == _first_part(job, job.parts[number].source)
+    for texts in batched(read_documents(job, number, filters, left_out), left_out):
+        batch = encoder(texts, meter, left_out)
         left_out.counts["empty"] += _write_batch(batch, writers)
         num_documents += len(batch.lengths)
         num_tokens += len(batch.ids)
+        del batch  # it may be one very long document
         report(num_documents, num_tokens)
+        if is_unchecked and meter.counts.characters >= EARLY_CHECK_CHARACTERS:
+            is_unchecked = False
+            check_lost_text(
+                job.parts[number].source,
+                meter.counts,
+                job.settings.max_lost_text,
+                f" (its first {num_documents:,} documents)",
+            )
     for writer in writers.values():
         writer.finish()
-    counts = {"left_out": {k: v for k, v in left_out.counts.items() if v}, "unreadable": left_out.unreadable}
+    counts = {
+        "left_out": {k: v for k, v in left_out.counts.items() if v},
+        "unreadable": left_out.unreadable,
+        "text": meter.counts.to_json(),
+    }
     (folder / COUNTS_NAME).write_text(json.dumps(counts), encoding="utf-8")
+
+
+def _first_part(job: Job, source: str) -> int:
+    return next(number for number, part in enumerate(job.parts) if part.source == source)
 
 
 @lru_cache(1)

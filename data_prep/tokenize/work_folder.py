@@ -45,8 +45,11 @@ def begin(job: Job, overwrite: bool) -> None:
         (job.store / MANIFEST_NAME).unlink()  # first: a half-deleted store must not look finished
     elif (job.work / JOB_NAME).is_file():
         found = json.loads((job.work / JOB_NAME).read_text(encoding="utf-8"))
-        difference = _difference(found, job_to_json(job))
+        wanted = job_to_json(job)
+        found["settings"]["max_lost_text"] = job.settings.max_lost_text
+        difference = _difference(found, wanted)
         if difference is None:
+            write_atomically(job.work / JOB_NAME, json.dumps(wanted))
             for unfinished in job.work.glob("*/*.tmp"):
                 shutil.rmtree(unfinished)
             return

@@ -34,7 +34,7 @@ class SplitWriter:
 
     def _close_block(self) -> None:
         lengths = np.array([len(document) for document in self._pending], np.uint32)
-        sample = encode_block(np.concatenate(self._pending), lengths)
+        sample = encode_block(self._pending, lengths)
         if self._samples and self._shard_bytes + len(sample) + 4 > self.format.shard_bytes:
             self._close_shard()
         self._samples.append(sample)

@@ -4,7 +4,7 @@ The text fits a terminal of 80 columns. Most of it follows from the recipe alone
 of the rows need the stores.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from modernbert_train.config import (
@@ -31,12 +31,15 @@ from modernbert_train.planning.cost import (
 from modernbert_train.planning.source_stats import (
     PhaseStats,
     SourceStats,
+    lost_text_warnings,
     phase_stats,
     repetitions,
+    texts_of,
     whole_run,
 )
 from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
 from modernbert_train.schedule import PhaseSchedule, RunSchedule, build_schedule
+from modernbert_train.store.lost_text import TextCounts, describe_text
 from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.store.opening import open_tokenizer
 
@@ -48,6 +51,7 @@ def describe(
     schedule: RunSchedule,
     data: list[PhaseStats] | None = None,
     tokens_per_s: float | None = None,
+    texts: Mapping[str, TextCounts | None] | None = None,
 ) -> str:
     """Describe a run in figures.
 
@@ -56,6 +60,7 @@ def describe(
         schedule: its schedule.
         data: statistics of each phase, if the stores could be opened.
         tokens_per_s: speed of a GPU, for the hours; None: estimated.
+        texts: what the tokenizer made of the text of each source, if the stores could be opened.
 
     Returns:
         Lines of at most 80 columns.
@@ -73,7 +78,12 @@ def describe(
         *_tables(recipe, schedule, data, tokens_per_s),
         *(_sources(recipe, schedule, data) if data else ()),
         *draw(schedule, has_thetas=recipe.model.positions == "rope"),
-        *(_warnings(recipe, data) if data else ()),
+        *_texts(texts or {}),
+        *(
+            _warnings([*repetitions(data, recipe.data.warn_epochs), *lost_text_warnings(texts or {})])
+            if data
+            else ()
+        ),
     ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -245,8 +255,16 @@ def _source_line(source: str, phase: str, part: SourceStats) -> str:
     return f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{cut(phase, 19):<20}{figures}"
 
 
-def _warnings(recipe: Recipe, data: list[PhaseStats]) -> Iterator[str]:
-    for warning in repetitions(data, recipe.data.warn_epochs):
+def _texts(texts: Mapping[str, TextCounts | None]) -> Iterator[str]:
+    """Yield what the tokenizer made of the text of each source."""
+    if texts:
+        yield ""
+    for source, counts in texts.items():
+        yield from _entry("text", f"{source}: {describe_text(counts)}")
+
+
+def _warnings(warnings: list[str]) -> Iterator[str]:
+    for warning in warnings:
         yield ""
         yield from _entry("WARNING", warning)
 
@@ -299,4 +317,4 @@ def _describe_run(recipe: Recipe, tokens_per_s: float | None) -> str:
         return f"{text}\n\ncould not open the stores, so epochs and fill are not shown: {error}"
     with closing(inputs.reader):
         data = phase_stats(schedule, plan_rows(recipe, schedule, inputs))
-        return describe(recipe, schedule, data, tokens_per_s)
+        return describe(recipe, schedule, data, tokens_per_s, texts_of(recipe, inputs.manifests))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modernbert_train.config import format_tokens
+from modernbert_train.config import Recipe, format_tokens
 from modernbert_train.data.plan import PhaseRows
 from modernbert_train.schedule import RunSchedule
+from modernbert_train.store.lost_text import TextCounts, describe_text, lost_text_warning
+from modernbert_train.store.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +79,27 @@ def repetitions(phases: Sequence[PhaseStats], warn_epochs: float) -> list[str]:
     ]
 
 
-def log_sources(schedule: RunSchedule, rows: Sequence[PhaseRows], warn_epochs: float) -> None:
-    """Log what each phase reads, and warn of `repetitions`."""
+def texts_of(recipe: Recipe, manifests: Mapping[str, Manifest]) -> dict[str, TextCounts | None]:
+    """Return what the tokenizer made of the text of each source of a recipe, None where that was not measured."""
+    return {
+        name: manifests[source.store].texts[source.source or name]
+        for name, source in recipe.data.sources.items()
+    }
+
+
+def lost_text_warnings(texts: Mapping[str, TextCounts | None]) -> list[str]:
+    """Return a warning for each source whose text the tokenizer loses."""
+    warnings = (lost_text_warning(name, counts) for name, counts in texts.items())
+    return [warning for warning in warnings if warning is not None]
+
+
+def log_sources(
+    schedule: RunSchedule,
+    rows: Sequence[PhaseRows],
+    warn_epochs: float,
+    texts: Mapping[str, TextCounts | None],
+) -> None:
+    """Log what each phase reads and what the tokenizer made of the text; warn of `repetitions` and lost text."""
     stats = phase_stats(schedule, rows)
     for phase, phase_stat in zip(schedule.phases, stats, strict=True):
         parts = [
@@ -86,5 +107,7 @@ def log_sources(schedule: RunSchedule, rows: Sequence[PhaseRows], warn_epochs: f
             for name, part in phase_stat.sources.items()
         ]
         log.info("phase %s reads %s", phase.name, ", ".join(parts))
-    for warning in repetitions(stats, warn_epochs):
+    for name, counts in texts.items():
+        log.info("text of %s: %s", name, describe_text(counts))
+    for warning in [*repetitions(stats, warn_epochs), *lost_text_warnings(texts)]:
         log.warning("WARNING: %s", warning)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from modernbert_train.common.files import sha256, write_atomically
 from modernbert_train.store.external import SampleLayout
+from modernbert_train.store.lost_text import TextCounts
 from modernbert_train.store.split import SIDECARS, Split, sidecar_shapes
 from modernbert_train.store.tokenizer import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 
@@ -61,6 +62,8 @@ class Manifest:
     left_out: dict[str, dict[str, int]]
     # The command that made the store, without options that do not change its bytes.
     command: str
+    # Source -> what the tokenizer made of its text; None where that was not measured.
+    texts: dict[str, TextCounts | None]
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -75,8 +78,10 @@ def write_manifest(
     licences: dict[str, str],
     left_out: dict[str, dict[str, int]],
     command: str,
+    texts: Mapping[str, TextCounts] | None = None,
 ) -> None:
     """Write the manifest of a store whose shards, sidecars and tokenizer files are in place, which finishes it."""
+    texts = texts or {}
     content = {
         "format": MANIFEST_FORMAT,
         "version": MANIFEST_VERSION,
@@ -88,6 +93,7 @@ def write_manifest(
             source: {
                 "licence": licences.get(source),
                 "left_out": left_out[source],
+                "text": texts[source].to_json() if source in texts else None,
                 "splits": {name: _split_to_json(split) for name, split in splits.items()},
             }
             for source, splits in sources.items()
@@ -165,6 +171,7 @@ def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> 
             licences={source: body["licence"] for source, body in bodies.items() if body["licence"]},
             left_out={source: dict(body["left_out"]) for source, body in bodies.items()},
             command=str(content["command"]),
+            texts={source: TextCounts.from_json(body.get("text")) for source, body in bodies.items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -200,16 +200,27 @@ def _decode_array(data: memoryview, dtype: str) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=1 + shape_bytes)
 
 
-def encode_block(ids: np.ndarray, lengths: np.ndarray) -> bytes:
-    """Encode a block as a sample, the inverse of `decode_block`."""
-    columns = [_encode_array(ids), _encode_array(lengths)]
-    return np.array([len(column) for column in columns], np.uint32).tobytes() + b"".join(columns)
+def encode_block(ids: Sequence[np.ndarray], lengths: np.ndarray) -> bytes:
+    """Encode a block as a sample, the inverse of `decode_block`.
+
+    Args:
+        ids: arrays that give the ids of the block if joined; the sample is the only copy that is made of them.
+        lengths: uint32 [documents].
+
+    Returns:
+        The sample.
+    """
+    columns: list[list[bytes | memoryview]] = [
+        [_array_head(sum(array.size for array in arrays)), *(array.view(np.uint8).data for array in arrays)]
+        for arrays in (ids, [lengths])
+    ]
+    sizes = [sum(map(len, column)) for column in columns]
+    return b"".join([np.array(sizes, np.uint32).tobytes(), *columns[0], *columns[1]])
 
 
-def _encode_array(array: np.ndarray) -> bytes:
-    shape_bytes = next(size for size in (1, 2, 4, 8) if len(array) < 1 << 8 * size)
-    head = bytes([1 << 2 | shape_bytes.bit_length() - 1]) + len(array).to_bytes(shape_bytes, "little")
-    return head + array.tobytes()
+def _array_head(num_values: int) -> bytes:
+    shape_bytes = next(size for size in (1, 2, 4, 8) if num_values < 1 << 8 * size)
+    return bytes([1 << 2 | shape_bytes.bit_length() - 1]) + num_values.to_bytes(shape_bytes, "little")
 
 
 def shard_name(number: int) -> str:

@@ -23,7 +23,7 @@ from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.planning.downloads import check_downloads
-from modernbert_train.planning.source_stats import log_sources
+from modernbert_train.planning.source_stats import log_sources, texts_of
 from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.training.callbacks.batches import BatchContents
 from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, checkpoint_info
@@ -173,7 +173,8 @@ def build_loader(run: Run) -> PlannedLoader:
     phases = plan_rows(run.recipe, run.schedule, inputs)
     check_downloads(data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
     if is_rank_zero():
-        log_sources(run.schedule, phases, data.warn_epochs)
+        texts = texts_of(run.recipe, inputs.manifests)
+        log_sources(run.schedule, phases, data.warn_epochs, texts)
     rows = PlannedRows(
         phases,
         inputs,

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from data_prep.cli import main
 from data_prep.tokenize.encoding import load_tokenizer
-from data_prep.tokenizer import save_tokenizer, train_tokenizer
+from data_prep.tokenizer import HeldBackText, save_tokenizer, train_tokenizer
 from modernbert_train.store.tokenizer import load_tokenizer_info, tokenizer_fingerprint
 from tests.helpers.texts import TRAINING_TEXTS, TRICKY_TEXTS, write_json_lines
 
@@ -130,7 +130,8 @@ def byte_level(vocabulary, specials=()):
     tokens = [*alphabet, *vocabulary]
     tokenizer = Tokenizer(
         models.BPE(
-            {token: number for number, token in enumerate(tokens)}, [tuple(token) for token in vocabulary]
+            {token: number for number, token in enumerate(tokens)},
+            [tuple(token) for token in vocabulary if len(token) == 2],
         )
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -192,12 +193,111 @@ def test_fitting_mends_what_tokenize_refuses(tmp_path, capsys):
     assert AutoTokenizer.from_pretrained("fitted")("a[MASK]")["input_ids"] == [1, 5, 4, 2]
 
 
-def test_fitting_says_when_texts_are_lost(tmp_path, capsys):
+def word_level(*tokens, unk=None):
+    return Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=unk))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: word_level("a", "[UNK]", unk="[UNK]"),
+            "note: 17 of the 17 characters of 'Ein Wort, two words.' are",
+        ),
+        (
+            lambda: Tokenizer(models.BPE({"a": 0}, [])),
+            "drops characters that its vocabulary lacks, such as 'ꙮ'",
+        ),
+        (
+            lambda: Tokenizer(models.Unigram([("a", -1.0)], None)),
+            "cannot encode 'ꙮ' (Encountered an unknown token",
+        ),
+    ],
+)
+def test_fitting_says_when_text_is_lost(tmp_path, capsys, build, message):
+    build().save(str(tmp_path / "tokenizer.json"))
+    assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 0
+    assert message in capsys.readouterr().out
+
+
+def test_a_normalizer_loses_no_text(tmp_path, capsys):
     tokenizer = byte_level(["th"])
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 0
-    assert "note: decoding does not restore every text: 'Ein Wort" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "special tokens: " in out
+    assert "note" not in out
+    assert "warning" not in out
+
+
+def test_fitting_uses_the_special_tokens_that_are_there(tmp_path, capsys):
+    """Those of RoBERTa, which no file names, and one that is only named."""
+    before = byte_level(["th", "<mask>"], ["<s>", "<pad>", "</s>", "<unk>"])
+    before.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": {"content": "<|pad|>"}}')
+    assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 0
+    assert "special tokens: <unk> <s> </s> <|pad|> <mask>" in capsys.readouterr().out
+    ids, info = before.get_vocab(), load_tokenizer_info("out")
+    assert (info.cls_id, info.sep_id, info.mask_id) == (ids["<s>"], ids["</s>"], ids["<mask>"])
+    assert info.pad_id == len(ids)
+    assert not set(SPECIALS) & set(Tokenizer.from_file("out/tokenizer.json").get_vocab())
+    auto = AutoTokenizer.from_pretrained("out")
+    assert auto("th")["input_ids"] == [info.cls_id, ids["th"], info.sep_id]
+    assert auto.mask_token_id == info.mask_id
+
+
+BERT_WORDS = [*SPECIALS, "the", "cat", "##s", ".", "c", "##a", "##t"]
+
+
+@pytest.mark.parametrize(("words", "lowercase"), [(BERT_WORDS, True), ([*BERT_WORDS, "The"], False)])
+def test_a_vocabulary_of_bert_is_converted(tmp_path, words, lowercase):
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 0
+    info = load_tokenizer_info("out")
+    assert (info.unk_id, info.cls_id, info.sep_id, info.pad_id, info.mask_id) == (0, 1, 2, 3, 4)
+    the = words.index("the" if lowercase else "The")
+    assert AutoTokenizer.from_pretrained("out")("The cats.")["input_ids"] == [1, the, 6, 7, 8, 2]
+
+
+def test_a_vocabulary_with_merges_is_converted(tmp_path):
+    byte_level(["th"], []).model.save(str(tmp_path))
+    assert {"vocab.json", "merges.txt"} <= {path.name for path in tmp_path.iterdir()}
+    assert main(["tokenizer", "out", "--fit", str(tmp_path / "vocab.json")]) == 0
+    fitted, plain = load_tokenizer(Path("out/tokenizer.json")), byte_level(["th"])
+    for text in TRICKY_TEXTS:
+        assert ids_of(fitted, text) == ids_of(plain, text)
+
+
+def test_a_sentencepiece_model_needs_its_library(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("data_prep.tokenizer.find_spec", lambda name: None)
+    (tmp_path / "spm.model").touch()
+    assert main(["tokenizer", "out", "--fit", str(tmp_path)]) == 2
+    assert "install it with `pip install sentencepiece`" in capsys.readouterr().err
+
+
+def test_a_trained_tokenizer_is_measured_on_text_that_was_held_back(tmp_path, capsys):
+    texts = [f"text number {number} of some" for number in range(500)]
+    for number, name in enumerate(("few", "many")):
+        write_json_lines(tmp_path / f"{name}.jsonl", texts[: 50 + 450 * number])
+        assert main(["tokenizer", name, "--input", f"{name}.jsonl", "--vocab-size", "300"]) == 0
+    few, many = (line for line in capsys.readouterr().out.splitlines() if " characters of " in line)
+    assert (
+        "of the text it was trained on: 0.00% of the tokens are [UNK], 0.00% of the characters are lost"
+        in few
+    )
+    assert f"of {sum(map(len, texts[99::100])):,} characters of text that was held back: " in many
+
+
+def test_a_long_text_is_trained_on_piece_by_piece(monkeypatch):
+    texts = ["".join(TRAINING_TEXTS) * 5]
+    whole = train_tokenizer(texts, 320).to_str()
+    monkeypatch.setattr("data_prep.tokenizer.PIECE_CHARACTERS", 64)
+    monkeypatch.setattr("data_prep.tokenizer.HOLD_BACK_EVERY", 10**9)
+    pieces = list(HeldBackText().pass_on([texts[0], iter([texts[0][:7], texts[0][7:]])]))
+    assert max(map(len, pieces)) <= 64
+    assert "".join(pieces) == texts[0] * 2
+    assert train_tokenizer(HeldBackText().pass_on(texts), 320).to_str() == whole
 
 
 def test_fitting_errors(tmp_path, capsys):

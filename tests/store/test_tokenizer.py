@@ -46,13 +46,106 @@ def test_tokenizer_info(tmp_path):
 
 
 def test_specials_have_the_names_of_the_config(tmp_path):
-    make_tokenizer(tmp_path)
+    make_special(tmp_path, "w10", "w11", "w12")
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"sep_token": "w13", "pad_token": {"content": "w12", "lstrip": False}})
+    )
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"cls_token": "w10", "sep_token": {"content": "w11"}, "unk_token": "absent"})
     )
     info = load_tokenizer_info(tmp_path)
-    assert (info.cls_id, info.sep_id, info.pad_id, info.mask_id, info.unk_id) == (10, 11, 3, 4, None)
-    assert {10, 11} < set(info.special_ids)
+    # that of unknown text is the one that the model gives
+    assert (info.cls_id, info.sep_id, info.pad_id, info.mask_id, info.unk_id) == (10, 11, 12, 4, 0)
+    assert {10, 11, 12} < set(info.special_ids)
+
+
+def make_special(folder, *tokens, names=()):
+    """Make a tokenizer with more special tokens: some of its words, and some new ones."""
+    make_tokenizer(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([*tokens, *names])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("renamed", "roles"),
+    [
+        # roberta-base and xlm-roberta-base name no special token in any file
+        (
+            {"[CLS]": "<s>", "[SEP]": "</s>", "[PAD]": "<pad>", "[MASK]": "<mask>", "[UNK]": "<unk>"},
+            (1, 2, 3, 4, 0),
+        ),
+        (
+            {"[CLS]": "<cls>", "[SEP]": "<eos>", "[PAD]": "<pad>", "[MASK]": "<mask>", "[UNK]": "<unk>"},
+            (1, 2, 3, 4, 0),
+        ),
+        ({"[PAD]": "<pad>"}, (1, 2, 3, 4, 0)),
+    ],
+)
+def test_specials_that_no_file_names_are_found(tmp_path, renamed, roles):
+    make_tokenizer(tmp_path)
+    text = (tmp_path / "tokenizer.json").read_text()
+    for old, new in renamed.items():
+        text = text.replace(f'"{old}"', f'"{new}"')
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    info = load_tokenizer_info(tmp_path)
+    assert (info.cls_id, info.sep_id, info.pad_id, info.mask_id, info.unk_id) == roles
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"sep_token": "[MASK]"}', r"sep_token and mask_token are both '\[MASK\]'; name a token of its own"),
+        ('{"unk_token": "[MASK]"}', r"mask_token and unk_token are both '\[MASK\]'"),
+        (
+            '{"sep_token": "w9"}',
+            "sep_token is 'w9', which is an ordinary token, not a special one; name another",
+        ),
+        ('{"pad_token": [null]}', r'pad_token is \[null\]; it must be a token such as "\[X\]", or an object'),
+        ('{"cls_token": {"": 1}}', r'cls_token is {"": 1}; it must be a token'),
+        ('{"cls_token": {"content": 7}}', r'cls_token is {"content": 7}; it must be a token'),
+        ('{"mask_token": true}', "mask_token is true; it must be a token"),
+        ("[]", "tokenizer_config.json must hold an object, holds list; repair it"),
+        ("[" * 100_000, "tokenizer_config.json is not valid JSON"),
+        ("{", "tokenizer_config.json is not valid JSON"),
+    ],
+)
+def test_bad_configs_are_refused_in_a_line(tmp_path, config, message):
+    make_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(ValueError, match=message) as error:
+        load_tokenizer_info(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_special_tokens_may_be_written_as_objects(tmp_path):
+    make_tokenizer(tmp_path)
+    token = {"content": "[MASK]", "lstrip": True, "normalized": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"mask_token": token, "cls_token": None}))
+    assert load_tokenizer_info(tmp_path).mask_id == 4
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "spm.model", "vocab.json"])
+def test_the_command_that_converts_another_form_is_named(tmp_path, name):
+    (tmp_path / name).touch()
+    message = (
+        rf"has {name} and no tokenizer.json; convert it with `python -m data_prep tokenizer NEW_FOLDER --fit"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer_info(tmp_path)
+
+
+def test_an_id_far_beyond_the_others_is_refused(tmp_path):
+    make_tokenizer(tmp_path)
+    text = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(
+        text.replace('"w9": 9,', '"w9": 4000000000,').replace('"w9":9,', '"w9":4000000000,')
+    )
+    with pytest.raises(
+        ValueError, match="has 256 tokens and the id 4,000,000,000; number its tokens without"
+    ):
+        load_tokenizer_info(tmp_path)
 
 
 def test_unused_and_missing_ids_are_special(tmp_path):
