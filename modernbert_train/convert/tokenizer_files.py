@@ -9,10 +9,9 @@ from tokenizers import Tokenizer
 from modernbert_train.store.published_tokenizer import (
     prefix_space,
     published_tokenizer,
-    read_tokenizer_config,
     special_tokens,
 )
-from modernbert_train.store.tokenizer import TokenizerInfo
+from modernbert_train.store.tokenizer import TokenizerInfo, read_tokenizer_config
 
 SIDES = ("padding_side", "truncation_side")
 

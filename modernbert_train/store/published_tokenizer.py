@@ -8,12 +8,11 @@ reported by `tokenizer_problems` before the first text is tokenized.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from modernbert_train.store.tokenizer import TokenizerInfo, cls_sep_template
+from modernbert_train.store.tokenizer import TokenizerInfo, cls_sep_template, read_tokenizer_config
 
 # Texts whose ids an exported tokenizer must not change.
 PROBE_TEXTS = ("It opens at nine. def add(a, b): return a + b", "  two spaces,\n\ta tab", "één 漢字 🤖")
@@ -75,10 +74,7 @@ def tokenizer_problems(info: TokenizerInfo, *, is_tokenized: bool = False) -> li
     """
     content = json.loads((info.path / "tokenizer.json").read_text(encoding="utf-8"))
     names = special_tokens(Tokenizer.from_str(json.dumps(content)), info)
-    problems = [
-        *_ambiguous_tokens(content, names),
-        *_contradictions(content, read_tokenizer_config(info.path)),
-    ]
+    problems = list(_contradictions(content, read_tokenizer_config(info.path)))
     if not is_tokenized:
         remedy = f"run `python -m data_prep tokenizer OUT --fit {info.path}` and use OUT"
         problems += [f"{problem}; {remedy}" for problem in _missing_parts(content, names)]
@@ -97,12 +93,6 @@ def check_tokenizer(info: TokenizerInfo, *, is_tokenized: bool = False) -> None:
     """
     if problems := tokenizer_problems(info, is_tokenized=is_tokenized):
         raise ValueError("\n".join(problems))
-
-
-def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json, or an empty dict if there is none."""
-    file = folder / "tokenizer_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def prefix_space(content: dict[str, Any]) -> bool | None:
@@ -149,21 +139,6 @@ def _adds_cls_and_sep(content: dict[str, Any], info: TokenizerInfo) -> bool:
         and (pair[0], pair[-1]) == (info.cls_id, info.sep_id)
         and set(pair) <= {info.cls_id, info.sep_id, *plain}
     )
-
-
-def _ambiguous_tokens(content: dict[str, Any], names: dict[str, tuple[str, int]]) -> Iterator[str]:
-    mask, mask_id = names["mask"]
-    added = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
-    for role, (token, token_id) in names.items():
-        if role != "mask" and token_id == mask_id:
-            yield (
-                f"{role}_token and mask_token are both {mask!r}; give each a token of its own in tokenizer_config.json"
-            )
-        if token.isalnum() and token not in added:
-            yield (
-                f"{role}_token is {token!r}, which is an ordinary word of texts; name a token that no text contains, "
-                f"such as [{role.upper()}], in tokenizer_config.json"
-            )
 
 
 def _contradictions(content: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:

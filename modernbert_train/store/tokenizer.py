@@ -35,8 +35,6 @@ OTHER_FORMS = ("vocab.txt", "vocab.json", "*.model")
 # that adds [CLS] and [SEP], which are added when a store is read.
 _WITHOUT_INFLUENCE = ("truncation", "padding", "post_processor")
 _UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
-# What a special token looks like, unlike a word: [CLS], <s>, <|endoftext|>, {mask}, |||MASK|||.
-_SPECIAL_FORM = re.compile(r"[\[<{(|].*[\]>})|]", re.DOTALL)
 # An id may be this far beyond the number of tokens: gaps are embedding rows that nothing uses.
 _MAX_GAPS = 1_000_000
 
@@ -127,7 +125,7 @@ def load_tokenizer_info(path: str | Path) -> TokenizerInfo:
             f"tokenizer: {file} has {len(ids):,} tokens and the id {num_ids - 1:,}; number its tokens without such gaps"
         )
     roles = find_roles(file.parent, ids)
-    _check_roles(file, roles, {token.content for token in added.values()})
+    _check_roles(file, roles, {token.content for token in added.values() if token.special})
     named = {role: ids[token] for role, token in roles.items()}
     unk_token = _unk_token(content["model"])
     if unk_token in ids:
@@ -242,10 +240,10 @@ def _check_roles(file: Path, roles: dict[str, str], added: Collection[str]) -> N
             "which also adds them to an existing one (--fit)"
         )
     for role, token in roles.items():
-        if token not in added and not _SPECIAL_FORM.fullmatch(token):
+        if token.isalnum() and token not in added:
             raise ValueError(
-                f"tokenizer: {file}: {role}_token is {token!r}, which is an ordinary token, not a special one; name "
-                "another, or add it to added_tokens in tokenizer.json"
+                f"tokenizer: {file}: {role}_token is {token!r}, which is an ordinary word of texts; name a token that "
+                f"no text contains, such as [{role.upper()}], in tokenizer_config.json"
             )
     distinct = (*_REQUIRED, *(role for role in ("unk",) if roles.get(role) == roles["mask"]))
     for number, role in enumerate(distinct):

@@ -65,8 +65,6 @@ def test_an_added_token_that_is_not_special_is_taken_for_the_mask_in_every_text(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"sep_token": "[MASK]"}, "sep_token and mask_token are both '[MASK]'; give each a token of its own"),
-        ({"sep_token": "x"}, "sep_token is 'x', which is an ordinary word of texts; name a token"),
         (
             {"do_lower_case": False},
             "do_lower_case is false in tokenizer_config.json and true in tokenizer.json, so",

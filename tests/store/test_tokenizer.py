@@ -100,7 +100,7 @@ def test_specials_that_no_file_names_are_found(tmp_path, renamed, roles):
         ('{"unk_token": "[MASK]"}', r"mask_token and unk_token are both '\[MASK\]'"),
         (
             '{"sep_token": "w9"}',
-            "sep_token is 'w9', which is an ordinary token, not a special one; name another",
+            "sep_token is 'w9', which is an ordinary word of texts; name a token that no text contains",
         ),
         ('{"pad_token": [null]}', r'pad_token is \[null\]; it must be a token such as "\[X\]", or an object'),
         ('{"cls_token": {"": 1}}', r'cls_token is {"": 1}; it must be a token'),
