@@ -22,14 +22,14 @@ from pathlib import Path
 BARE = """
 import sys
 from data_prep.tokenize.encoding import batched, load_tokenizer
-from data_prep.inputs.parts import resolve_inputs
+from data_prep.inputs.files import resolve_inputs
 from data_prep.inputs.readers import LeftOut, read_texts
 from data_prep.inputs.rows import Span
 import json, os, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 tokenizer_json, patterns = json.loads(sys.argv[1])
-items = resolve_inputs(patterns)
-texts = (text for item in items for text in read_texts(Span(item), "text"))
+items = resolve_inputs(patterns).items
+texts = (text for item in items for text in read_texts(Span(item)))
 batches = [batch.texts for batch in batched(texts, LeftOut())]
 tokenizer = load_tokenizer(tokenizer_json)
 started, cpu = time.perf_counter(), time.process_time()

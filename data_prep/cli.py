@@ -115,7 +115,7 @@ def _add_tokenizer(subparsers: Commands) -> None:
         metavar="N",
         help=f"number of ids, including special tokens (default: {DEFAULT_VOCAB_SIZE:,})",
     )
-    add("--text-field", default="text", metavar="NAME", help="field that holds the text (default: text)")
+    _add_reading(parser, by_source=False)
     add(
         "--fit",
         type=Path,
@@ -157,20 +157,42 @@ def _add_documents(group: Group) -> None:
         action="extend",
         required=True,
         metavar="SOURCE=GLOB[,GLOB]",
-        help="documents of a source: .jsonl or .csv (plain, .gz, .zst), .parquet, .txt (one document per file), a "
-        "folder of .txt files or one written by datasets.save_to_disk, or hf:NAME[@REVISION][:CONFIG][:SPLIT]",
+        help="documents of a source: .jsonl, .ndjson, .json, .csv, .tsv or .txt (plain, .gz, .bz2, .xz, .zst), "
+        ".parquet, a folder of files of one of these formats or one written by datasets.save_to_disk, or "
+        "hf:NAME[@REVISION][:CONFIG][:SPLIT]; '\\,' is a comma in a name",
     )
+    _add_reading(group, by_source=True)
+
+
+def _add_reading(group: "argparse.ArgumentParser | Group", *, by_source: bool) -> None:
+    """Add the options that say how inputs are read, with values for single sources if `by_source`."""
+
+    def add(option: str, metavar: str, text: str) -> None:
+        if by_source:
+            group.add_argument(
+                option, nargs="+", action="extend", default=[], metavar=f"[SOURCE=]{metavar}", help=text
+            )
+        else:
+            group.add_argument(option, metavar=metavar, help=text)
+
     add(
         "--text-field",
-        action="append",
-        default=[],
-        metavar="[SOURCE=]NAME",
-        help="field that holds the text (default: text)",
+        "NAME",
+        "field that holds the text; doc.text is the field text of the object doc (default: text)",
     )
     add(
-        "--skip-unreadable",
-        action="store_true",
-        help="report, count and leave out unreadable files and documents instead of stopping",
+        "--documents",
+        "HOW",
+        "what one document of a .txt file is: file, line, blank-line (up to a blank line), or any other text, which "
+        r"separates documents, such as '\n---\n' (default: file)",
+    )
+    add("--encoding", "NAME", "encoding of files without a byte order mark, such as latin-1 (default: utf-8)")
+    add("--delimiter", "CHARACTER", "what separates the columns of .csv and .tsv (default: , and a tab)")
+    group.add_argument(
+        "--on-bad-row",
+        choices=("skip", "stop"),
+        help="skip: count, report and leave out malformed rows and unreadable files; stop: stop also at null and "
+        "empty texts (default: leave out null and empty texts, stop at anything malformed)",
     )
 
 

@@ -5,6 +5,7 @@ Imports are inside the functions because some take seconds.
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from data_prep.inputs.reading import Reading
     from data_prep.tokenizer import HeldBackText
 
 
@@ -68,21 +70,29 @@ def run_tokenizer(options: argparse.Namespace) -> int:
 def _train_tokenizer(options: argparse.Namespace, held_back: "HeldBackText") -> "tuple[Tokenizer, str]":
     from tqdm import tqdm
 
-    from data_prep.inputs.parts import resolve_inputs
-    from data_prep.inputs.readers import read_texts
+    from data_prep.inputs.files import resolve_inputs
+    from data_prep.inputs.readers import LeftOut, read_texts
+    from data_prep.inputs.reading import make_reading
     from data_prep.inputs.rows import Span
+    from data_prep.report import left_out_words
     from data_prep.tokenizer import train_tokenizer
 
-    items = resolve_inputs(options.input)
-    texts = chain.from_iterable(read_texts(Span(item), options.text_field) for item in items)
+    reading = make_reading(options.text_field, options.documents, options.encoding, options.delimiter)
+    found = resolve_inputs(options.input)
+    print(f"input: {found.describe()}", file=sys.stderr)
+    left_out = LeftOut(options.on_bad_row)
+    texts = chain.from_iterable(read_texts(Span(item), reading, left_out) for item in found.items)
     with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
         tokenizer = train_tokenizer(held_back.pass_on(bar), options.vocab_size)
-        return tokenizer, f"trained on {bar.n:,} documents"
+    for message in left_out.unreadable:
+        print(f"left out: {message}", file=sys.stderr)
+    if left_out.counts:
+        print(f"left out {left_out_words(left_out.counts)}")
+    return tokenizer, f"trained on {bar.n:,} documents"
 
 
 def run_tokenize(options: argparse.Namespace) -> int:
     """Tokenize documents into a store."""
-    from data_prep.inputs.conditions import parse_conditions
     from data_prep.report import print_store
     from data_prep.tokenize.encoding import check_unseen_characters
     from data_prep.tokenize.job import Settings
@@ -93,14 +103,14 @@ def run_tokenize(options: argparse.Namespace) -> int:
     start = time.monotonic()
     inputs: dict[str, list[str]] = {}
     for source, patterns in _named(options.input, "input", "SOURCE=GLOB[,GLOB]", "'web=/data/*.parquet'"):
-        inputs.setdefault(source, []).extend(patterns.split(","))
+        split = re.split(r"(?<!\\),", patterns)  # "\," is a comma in a name
+        inputs.setdefault(source, []).extend(pattern.replace("\\,", ",") for pattern in split)
     settings = Settings(
-        text_fields=_text_fields(options.text_field, list(inputs)),
-        conditions=parse_conditions(options.where, list(inputs)),
+        readings=_readings(options, list(inputs)),
         licences=dict(_named(options.licence, "licence", "SOURCE=TEXT", "web=CC0")),
         valid_fraction=options.valid_fraction,
         shard_bytes=options.shard_megabytes << 20,
-        skip_unreadable=options.skip_unreadable,
+        on_bad_row=options.on_bad_row,
         dedup=options.dedup,
         near_dedup=options.near_dedup,
         ngram_words=options.ngram_words,
@@ -109,7 +119,7 @@ def run_tokenize(options: argparse.Namespace) -> int:
     )
     tokenizer = load_tokenizer_info(options.tokenizer)
     check_tokenizer(tokenizer)
-    warning = check_unseen_characters(tokenizer.path / "tokenizer.json", options.skip_unreadable)
+    warning = check_unseen_characters(tokenizer.path / "tokenizer.json", options.on_bad_row == "skip")
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
     job = plan_job(options.store, tokenizer, inputs, options.decontaminate, settings)
@@ -134,13 +144,21 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _text_fields(values: list[str], sources: list[str]) -> dict[str, str]:
-    """Map each source to its text field, from NAME (for all sources) and SOURCE=NAME (overrides it)."""
-    fields = dict.fromkeys(sources, "text")
-    for value in sorted(values, key=lambda value: "=" in value):
-        source, _, field = value.rpartition("=")
-        fields |= {source: field} if source else dict.fromkeys(sources, field)
-    return fields
+def _readings(options: argparse.Namespace, sources: list[str]) -> "dict[str, Reading]":
+    from data_prep.inputs.conditions import parse_conditions
+    from data_prep.inputs.reading import make_reading, values_by_source
+
+    conditions = parse_conditions(options.where, sources)
+    by_option = {
+        option: values_by_source(getattr(options, option), sources, option.replace("_", "-"))
+        for option in ("text_field", "documents", "encoding", "delimiter")
+    }
+    return {
+        source: make_reading(
+            **{option: values[source] for option, values in by_option.items()}, conditions=conditions[source]
+        )
+        for source in sources
+    }
 
 
 def _named(values: list[str], option: str, form: str, example: str) -> list[tuple[str, str]]:
@@ -159,12 +177,14 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--input", *options.input]
     words += ["--valid-fraction", str(options.valid_fraction)]
     words += ["--shard-megabytes", str(options.shard_megabytes)]
-    for option in ("text_field", "where", "licence", "decontaminate"):
+    for option in ("text_field", "documents", "encoding", "delimiter", "where", "licence", "decontaminate"):
         for value in getattr(options, option):
             words += [f"--{option.replace('_', '-')}", value]
     if options.decontaminate:
         words += ["--ngram-words", str(options.ngram_words)]
-    for option in ("dedup", "near_dedup", "skip_unreadable"):
+    if options.on_bad_row is not None:
+        words += ["--on-bad-row", options.on_bad_row]
+    for option in ("dedup", "near_dedup"):
         if getattr(options, option):
             words.append(f"--{option.replace('_', '-')}")
     return shlex.join(words)

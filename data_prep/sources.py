@@ -6,6 +6,11 @@ from collections.abc import Collection
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
+def is_source_name(name: str) -> bool:
+    """Check whether a source could have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_source_name(name: str, label: str, remedy: str = "") -> None:
     """Check that a source can be a folder of a store.
 
@@ -17,7 +22,7 @@ def check_source_name(name: str, label: str, remedy: str = "") -> None:
     Raises:
         ValueError: The name has other characters than letters, digits, '_', '-' and '.'.
     """
-    if not _NAME.fullmatch(name):
+    if not is_source_name(name):
         raise ValueError(
             f"{label} {name!r} must be a folder name of letters, digits, '_', '-' and '.', beginning with a "
             f"letter or digit{remedy}"

@@ -19,8 +19,8 @@ from tokenizers import (
     trainers,
 )
 
+from data_prep.inputs.long_text import Text, pieces_of
 from data_prep.tokenize.encoding import BatchEncoder
-from data_prep.tokenize.long_texts import Text, pieces_of
 from modernbert_train.common.files import write_atomically
 from modernbert_train.common.text import one_line
 from modernbert_train.store.lost_text import TextCounts

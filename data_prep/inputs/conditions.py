@@ -1,11 +1,13 @@
 """The conditions of `--where`: `language=en`, `score>=3`, `web:kind!=spam`."""
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from typing import Any
 
+from data_prep.inputs.fields import NoField, find_field, listed
 from data_prep.sources import check_known_sources
 
 _CONDITION = re.compile(
@@ -16,7 +18,7 @@ _ORDERS = {">=": ge, "<=": le, ">": gt, "<": lt}
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition on one field of a document. A null meets no condition."""
+    """A condition on one field of a document, which may be inside an object: `meta.lang`. A null meets none."""
 
     field: str
     operator: str
@@ -31,17 +33,17 @@ class Condition:
         Raises:
             ValueError: The field is missing, or <, <=, > or >= is applied to something that is not a number.
         """
-        if self.field not in record:
-            fields = ", ".join(map(str, record)) or "none"
-            raise ValueError(f"has no field {self.field!r}, which --where names; fields: {fields}")
-        found = record[self.field]
+        try:
+            found = find_field(record, self.field)
+        except NoField as error:
+            raise ValueError(f"{error}, which --where names; fields: {listed(record)}") from None
         if found is None:
             return False
         if self.operator in _ORDERS:
             number = _number(found)
             if number is None:
                 raise ValueError(
-                    f"field {self.field!r} must be a number for --where '{self.operator}', is {found!r}"
+                    f"field {self.field!r} must be a number for --where '{self.operator}', is {reprlib.repr(found)}"
                 )
             return bool(_ORDERS[self.operator](number, float(self.value)))
         return self._equals(found) == (self.operator == "=")
@@ -58,7 +60,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

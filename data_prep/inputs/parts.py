@@ -1,15 +1,13 @@
-"""Patterns -> inputs -> parts, the units of work. Parts depend on the inputs alone, not on the number of workers.
+"""Inputs -> parts, the units of work. Parts depend on the inputs alone, not on the number of workers.
 
-A part holds documents of one source: a range of a large file where the format allows reading from the middle (.jsonl,
-.parquet, saved datasets, Hub datasets by files), otherwise a whole file, or several small files. Parts are large
-enough to fill shards, and small enough to be spread evenly over workers and to lose little work in an interruption.
+A part holds documents of one source: a range of a large file where the format allows reading from the middle (lines
+of plain UTF-8, .parquet, saved datasets, Hub datasets by files), otherwise a whole file, or several small files. Parts
+are large enough to fill shards, and small enough to be spread evenly over workers and to lose little work in an
+interruption.
 """
 
-import glob
-import json
 import math
 import os
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +15,11 @@ from typing import NamedTuple
 import pyarrow
 import pyarrow.parquet
 
-from data_prep.inputs.rows import ENDINGS, HUB_PREFIX, Span, load_hub, load_saved
+from data_prep.inputs.formats import kind_of
+from data_prep.inputs.hub import load_hub, load_saved
+from data_prep.inputs.reading import Reading
+from data_prep.inputs.rows import HUB_PREFIX, Span, is_cut_by_lines
+from data_prep.inputs.streams import can_be_cut
 
 MIN_PART_BYTES = 4 << 20  # of text: some seconds of work
 MAX_PART_BYTES = 256 << 20  # of text: two shards of 64 MB at 16 bits per token
@@ -41,55 +43,6 @@ class Input(NamedTuple):
     version: str  # changes with the content (size and modification time; number of files of a Hub dataset)
 
 
-def resolve_inputs(patterns: Iterable[str]) -> list[str]:
-    """Resolve patterns to files, dataset folders and Hub ids, each once, the matches of a pattern sorted.
-
-    A folder stands for all .txt files below it.
-
-    Returns:
-        The inputs in the order of the patterns.
-
-    Raises:
-        ValueError: A pattern matches nothing, a file has an unknown ending, or a folder holds no text.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        if pattern.startswith(HUB_PREFIX):
-            found[pattern] = None
-            continue
-        expanded = os.path.expanduser(pattern)
-        matches = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
-        if not matches:
-            raise ValueError(f"input: no file matches {pattern!r}; check the path, and quote the pattern")
-        for path in matches:
-            found.update(dict.fromkeys(_files_of(path)))
-    return list(found)
-
-
-def _files_of(path: str) -> list[str]:
-    if not os.path.isdir(path):
-        if not path.endswith(ENDINGS):
-            raise ValueError(
-                f"input: {path} has an unknown ending; allowed: {', '.join(ENDINGS)}, a folder of .txt files, a "
-                "folder written by datasets.save_to_disk, and hf:NAME[@REVISION][:CONFIG][:SPLIT]"
-            )
-        return [path]
-    if os.path.exists(os.path.join(path, "dataset_dict.json")):
-        splits = json.loads(Path(path, "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        raise ValueError(
-            f"input: {path} is a dataset with the splits {', '.join(splits)}; name one: {path}/{splits[0]}"
-        )
-    if os.path.exists(os.path.join(path, "state.json")):
-        return [path]
-    texts = sorted(str(file) for file in Path(path).rglob("*.txt"))
-    if not texts:
-        raise ValueError(
-            f"input: {path} is a folder without .txt files and was not written by datasets.save_to_disk; name "
-            f"its files with a pattern, such as '{path}/**/*.jsonl'"
-        )
-    return texts
-
-
 def stat_input(item: str) -> Input:
     """Return an input with its size and version. A Hub dataset may change: pin it with hf:NAME@REVISION."""
     if item.startswith(HUB_PREFIX):
@@ -98,12 +51,21 @@ def stat_input(item: str) -> Input:
     files = sorted(Path(item).iterdir()) if os.path.isdir(item) else [Path(item)]
     stats = [file.stat() for file in files]
     num_bytes = sum(stat.st_size for stat in stats)
-    factor = COMPRESSION if item.endswith((".gz", ".zst", ".parquet")) else 1
+    kind = kind_of(item)
+    factor = COMPRESSION if kind is not None and (kind.compression or kind.format == "parquet") else 1
     return Input(item, factor * num_bytes, f"{num_bytes}:{max(stat.st_mtime_ns for stat in stats)}")
 
 
-def plan_parts(inputs: dict[str, list[Input]]) -> list[Part]:
-    """Cut the inputs of all sources into parts, in order."""
+def plan_parts(inputs: dict[str, list[Input]], readings: dict[str, Reading]) -> list[Part]:
+    """Cut the inputs of all sources into parts, in order.
+
+    Args:
+        inputs: of every source.
+        readings: how to read every source.
+
+    Returns:
+        The parts.
+    """
     num_bytes = sum(entry.num_bytes for entries in inputs.values() for entry in entries)
     part_bytes = min(max(num_bytes // MIN_PARTS, MIN_PART_BYTES), MAX_PART_BYTES)
     parts: list[Part] = []
@@ -111,7 +73,7 @@ def plan_parts(inputs: dict[str, list[Input]]) -> list[Part]:
         open_spans: list[Span] = []
         open_bytes = 0
         for entry in entries:
-            spans = _cut(entry, part_bytes)
+            spans = _cut(entry, readings[source], part_bytes)
             for span in spans:
                 open_spans.append(span)
                 open_bytes += entry.num_bytes // len(spans)
@@ -123,7 +85,7 @@ def plan_parts(inputs: dict[str, list[Input]]) -> list[Part]:
     return parts
 
 
-def _cut(entry: Input, part_bytes: int) -> list[Span]:
+def _cut(entry: Input, reading: Reading, part_bytes: int) -> list[Span]:
     """Cut an input into even spans; a single one where it is small or can only be read from its beginning."""
     item = entry.item
     num_pieces = math.ceil(entry.num_bytes / part_bytes)
@@ -133,9 +95,9 @@ def _cut(entry: Input, part_bytes: int) -> list[Span]:
         return [Span(item)]
     elif os.path.isdir(item):
         num_units = len(load_saved(item))
-    elif item.endswith(".jsonl"):
+    elif is_cut_by_lines(item, reading) and can_be_cut(item, reading.encoding):
         num_units = os.path.getsize(item)
-    elif item.endswith(".parquet"):
+    elif (kind := kind_of(item)) is not None and kind.format == "parquet":
         num_units = _num_row_groups(item)
     else:
         return [Span(item)]

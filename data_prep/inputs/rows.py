@@ -1,35 +1,27 @@
-"""Files, saved datasets and Hub datasets -> numbered lines and rows, streamed in constant memory.
+"""Inputs -> numbered rows, streamed in constant memory. Whatever a reader raises becomes an UnreadableFile."""
 
-Only a line feed ends a JSON line: `str.splitlines` would also split at U+2028, which JSON does not escape.
-"""
-
-import csv
-import gzip
-import io
 import os
-import sys
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-import pyarrow
-import pyarrow.parquet
-
+from data_prep.inputs.formats import kind_of
+from data_prep.inputs.reading import LINE, WHOLE_FILE, Reading
 from modernbert_train.common.text import one_line
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
-TABLES = (".csv", ".csv.gz", ".csv.zst")
-ENDINGS = (*JSON_LINES, ".parquet", *TABLES, ".txt")
 HUB_PREFIX = "hf:"
-PARQUET_ROWS = 1_000  # rows held in memory at once
+MAX_ROW_BYTES = 64 << 20  # of a line, a value or a separated text, which is in memory as a whole
+TOO_LONG = (
+    f"is longer than {MAX_ROW_BYTES >> 20} MB; split it, or make it a .txt file, which is read in pieces"
+)
+MAX_MESSAGE_CHARACTERS = 1_000
 
 
 class Span(NamedTuple):
     """A range [first, last) of one input; by default all of it.
 
-    The unit is a byte of .jsonl, a row group of .parquet, a row of a saved dataset, or a file of a Hub dataset.
+    The unit is a byte of a file of lines, a row group of .parquet, a row of a saved dataset, or a file of a Hub
+    dataset.
     """
 
     item: str
@@ -37,23 +29,52 @@ class Span(NamedTuple):
     last: int | None = None
 
 
-class UnreadableFile(ValueError):
+class Unreadable(ValueError):
+    """Something cannot be read; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.splitlines())
+        super().__init__(
+            line if len(line) <= MAX_MESSAGE_CHARACTERS else line[:MAX_MESSAGE_CHARACTERS] + "..."
+        )
+
+
+class UnreadableFile(Unreadable):
     """A file cannot be read to its end."""
 
 
-class UnreadableDocument(ValueError):
+class UnreadableDocument(Unreadable):
     """A line or row is not a valid document; the next one may be."""
 
 
-def place_of(span: Span, number: int) -> str:
-    """Return the file and line (or row) of a number from `read_rows`, which numbers JSON lines within their span."""
-    if span.item.endswith(".txt"):
-        return span.item
-    if span.item.startswith(HUB_PREFIX) and span.last is not None:
-        return f"{span.item}, file {span.first}, row {number}"
-    if not span.item.endswith(JSON_LINES):
+def is_cut_by_lines(item: str, reading: Reading) -> bool:
+    """Check whether each line of a file is a document."""
+    kind = kind_of(item)
+    return kind is not None and (
+        kind.format == "jsonl" or (kind.format == "txt" and reading.documents == LINE)
+    )
+
+
+class Place(NamedTuple):
+    """A row: `read_rows` numbers lines within their span. As a string, the file and the line or row."""
+
+    span: Span
+    number: int
+    reading: Reading
+
+    def __str__(self) -> str:
+        return _place(*self)
+
+
+def _place(span: Span, number: int, reading: Reading) -> str:
+    if span.item.startswith(HUB_PREFIX):
+        return f"{span.item}, {'' if span.last is None else f'file {span.first}, '}row {number}"
+    if is_cut_by_lines(span.item, reading):
+        return f"{span.item}:{number + _lines_before(span)}"
+    kind = kind_of(span.item)
+    if kind is None or kind.format != "txt":
         return f"{span.item}, row {number}"
-    return f"{span.item}:{number + _lines_before(span)}"
+    return span.item if reading.documents == WHOLE_FILE else f"{span.item}, document {number}"
 
 
 @lru_cache(1)  # a span may have many bad lines
@@ -66,192 +87,60 @@ def _lines_before(span: Span) -> int:
         return 1 + sum(block.count(b"\n") for block in blocks)
 
 
-def read_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
+def read_rows(span: Span, reading: Reading) -> Iterator[tuple[int, Any]]:
     """Read the rows of a span.
 
     Args:
         span: of an input.
-        fields: names of the columns to read from .parquet; the first one is that of the text.
+        reading: of its source.
 
-    Returns:
-        Iterator of the number of a row, from 1, and its content: the bytes of a JSON line, a mapping, or the
-        ValueError of a malformed row.
+    Yields:
+        The number of a row, from 1, and its content: a mapping, other decoded JSON, or the exception that says why
+        the row cannot be used.
+
+    Raises:
+        UnreadableFile: The input cannot be read to its end.
     """
-    if span.item.startswith(HUB_PREFIX):
-        return _hub_rows(span)
-    if os.path.isdir(span.item):
-        return _saved_rows(span)
-    if span.item.endswith(".parquet"):
-        return _parquet_rows(span, fields)
-    if span.item.endswith(TABLES):
-        return _csv_rows(span.item)
-    if span.item.endswith(".txt"):
-        return _whole_file(span.item, fields[0])
-    return _json_lines(span)
-
-
-def _json_lines(span: Span) -> Iterator[tuple[int, bytes]]:
-    """Read the lines that begin within the span."""
     number = 0
     try:
-        with _open(span.item) as file:
-            if span.first:
-                file.seek(span.first - 1)
-                file.readline()  # the line of the preceding byte belongs to the preceding span
-            position = file.tell() if span.last is not None else 0
-            for number, line in enumerate(file, 1):
-                if span.last is not None and position >= span.last:
-                    return
-                position += len(line)
-                if not line.isspace():
-                    yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(
-            f"{place_of(span, number + 1)}: cannot be read ({error}); restore the file"
-        ) from error
+        for number, row in _reader_of(span.item)(span, reading):
+            yield number, row
+    except UnreadableFile:
+        raise
+    except Exception as error:  # the libraries that read files have no common type of error
+        if isinstance(error, UnicodeError):
+            remedy = "name its encoding with --encoding"
+        else:
+            remedy = "make it readable" if isinstance(error, PermissionError) else "restore the file"
+        place = Place(span, number + 1, reading)
+        raise UnreadableFile(f"{place}: cannot be read ({one_line(error)}); {remedy}") from error
 
 
-def _open(path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.endswith(".zst"):
-        # not the zstandard package: its reader accepts a truncated file as complete
-        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
-    return open(path, "rb")
+def _reader_of(item: str) -> Callable[[Span, Reading], Iterator[tuple[int, Any]]]:
+    if item.startswith(HUB_PREFIX) or os.path.isdir(item):
+        from data_prep.inputs import hub
+
+        return hub.hub_rows if item.startswith(HUB_PREFIX) else hub.saved_rows
+    kind = kind_of(item)
+    assert kind is not None, item  # resolve_inputs checks it
+    match kind.format:
+        case "jsonl" | "json":
+            from data_prep.inputs import json_rows
+
+            return json_rows.line_rows if kind.format == "jsonl" else json_rows.json_rows
+        case "csv" | "tsv" | "parquet":
+            from data_prep.inputs import tables
+
+            return tables.parquet_rows if kind.format == "parquet" else tables.csv_rows
+        case _:
+            from data_prep.inputs import text_files
+
+            return text_files.text_rows
 
 
-def _whole_file(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
+def attempt(make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns, or the exception that it raises."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error}); restore the file") from error
-    try:
-        yield 1, {text_field: data.decode("utf-8")}
-    except UnicodeDecodeError as error:
-        yield 1, error
-
-
-def _csv_rows(path: str) -> Iterator[tuple[int, Any]]:
-    """Read a table whose first row names the columns; quoted fields may hold line feeds."""
-    csv.field_size_limit(sys.maxsize)
-    number = 0
-    try:
-        with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            header = next(rows, [])
-            for number, row in enumerate(rows, 1):
-                if len(row) == len(header):
-                    yield number, dict(zip(header, row, strict=True))
-                elif row:  # an empty line is not a row
-                    yield (
-                        number,
-                        ValueError(
-                            f"has {len(row)} fields, but the header has {len(header)}; repair the row"
-                        ),
-                    )
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
-        raise UnreadableFile(
-            f"{path}: cannot be read after row {number} ({error}); restore the file"
-        ) from error
-
-
-def _parquet_rows(span: Span, fields: list[str]) -> Iterator[tuple[int, Any]]:
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(span.item) as file:
-            groups = range(file.num_row_groups)[span.first : span.last]
-            row = sum(file.metadata.row_group(group).num_rows for group in range(span.first))
-            names = file.schema_arrow.names
-            missing = [name for name in fields if name not in names]
-            if missing:
-                option = "--text-field" if missing[0] == fields[0] else "--where"
-                raise UnreadableFile(
-                    f"{span.item}: has no column {missing[0]!r}; columns: {', '.join(names)}; choose with {option}"
-                )
-            columns = list(dict.fromkeys(fields))
-            for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=columns):
-                for index in range(batch.num_rows):
-                    row += 1
-                    yield row, _parquet_row(batch, index)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UnreadableFile(
-            f"{span.item}: cannot be read after row {row} ({error}); restore the file"
-        ) from error
-
-
-def _parquet_row(batch: pyarrow.RecordBatch, index: int) -> Any:
-    try:
-        return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
-    except UnicodeDecodeError as error:
+        return make(*arguments)
+    except Exception as error:  # whatever it is, it concerns one row
         return error
-
-
-def load_saved(path: str) -> Any:
-    """Load a dataset that `datasets.save_to_disk` wrote.
-
-    Returns:
-        A `datasets.Dataset`.
-
-    Raises:
-        UnreadableFile: The folder is damaged.
-    """
-    import datasets  # takes seconds to import
-
-    try:
-        return datasets.load_from_disk(path)
-    except Exception as error:  # a damaged folder raises anything from KeyError to ArrowInvalid
-        raise UnreadableFile(f"{path}: cannot be loaded ({one_line(error)})") from error
-
-
-def load_hub(item: str) -> Any:
-    """Open hf:NAME[@REVISION][:CONFIG][:SPLIT] for streaming; the default split is "train".
-
-    Returns:
-        A `datasets.IterableDataset`.
-
-    Raises:
-        ValueError: A name of another form.
-        UnreadableFile: The dataset, its config or its split cannot be loaded.
-    """
-    import datasets  # takes seconds to import
-
-    name, *rest = item.removeprefix(HUB_PREFIX).split(":")
-    name, _, revision = name.partition("@")
-    if not name or len(rest) > 2:
-        raise ValueError(
-            f"input: {item!r} must be hf:NAME[@REVISION], optionally with :SPLIT or :CONFIG:SPLIT"
-        )
-    split = rest[-1] if rest else "train"
-    config = rest[0] if len(rest) == 2 else None
-    try:
-        return datasets.load_dataset(name, config, split=split, streaming=True, revision=revision or None)
-    except Exception as error:  # unknown names, splits and lost connections have no common type
-        raise UnreadableFile(f"{item}: cannot be loaded ({one_line(error)})") from error
-
-
-def _saved_rows(span: Span) -> Iterator[tuple[int, Any]]:
-    rows = load_saved(span.item)
-    last = len(rows) if span.last is None else span.last
-    return _dataset_rows(rows.select(range(span.first, last)), span.item, span.first)
-
-
-def _hub_rows(span: Span) -> Iterator[tuple[int, Any]]:
-    rows = load_hub(span.item)
-    if span.last is None:
-        return _dataset_rows(rows, span.item, 0)
-    # one file, as planned in parts.py; rows are numbered within it
-    place = f"{span.item}, file {span.first}"
-    return _dataset_rows(rows.shard(num_shards=rows.num_shards, index=span.first), place, 0)
-
-
-def _dataset_rows(rows: Iterable[Any], place: str, number: int) -> Iterator[tuple[int, Any]]:
-    iterator = iter(rows)
-    while True:
-        try:
-            row = next(iterator, None)
-        except Exception as error:  # a lost connection, a damaged file: no common type
-            raise UnreadableFile(f"{place}: cannot be read after row {number} ({one_line(error)})") from error
-        if row is None:
-            return
-        number += 1
-        yield number, row

@@ -9,11 +9,11 @@ from datatrove.pipeline.decont import NGramsDecontConfig, NGramsDecontFilter
 from datatrove.utils.hashing import create_hash_func
 from datatrove.utils.text import ngrams, simplify_text
 
+from data_prep.inputs.long_text import Text, pieces_of
 from data_prep.inputs.readers import LeftOut, read_texts
 from data_prep.inputs.rows import Span
 from data_prep.tokenize.documents import Report
 from data_prep.tokenize.job import Job
-from data_prep.tokenize.long_texts import Text, pieces_of
 from data_prep.tokenize.words import Words
 
 BENCHMARKS = "benchmarks"
@@ -31,7 +31,8 @@ def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
     hash_ngram = create_hash_func(config.hash_config)
     hashes: set[int] = set()
     for benchmark in job.benchmarks:
-        for number, text in enumerate(read_texts(Span(benchmark.item), "text")):
+        texts = read_texts(Span(benchmark.item), left_out=LeftOut(job.settings.on_bad_row))
+        for number, text in enumerate(texts):
             words = simplify_text(text, config.norm_config).split()
             hashes.update(hash_ngram(" ".join(ngram)) for ngram in ngrams(words, job.settings.ngram_words))
             report(number, 0)

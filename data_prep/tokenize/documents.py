@@ -2,7 +2,7 @@
 
 The path of a document, in order (`stages.py` builds it):
 
-    --where and empty texts   always             readers.py, below
+    --where and empty texts   always             readers.py
     exact duplicates          --dedup            exact_duplicates.py
     near duplicates           --near-dedup       near_duplicates.py
     benchmark texts           --decontaminate    decontamination.py
@@ -13,10 +13,11 @@ A filter knows a document by its number among those that passed the filters befo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
+from data_prep.inputs.long_text import Text
 from data_prep.inputs.readers import LeftOut, read_texts
 from data_prep.tokenize.job import Job
-from data_prep.tokenize.long_texts import Text
 
 # Reports the documents and tokens that a task has processed so far
 Report = Callable[[int, int], None]
@@ -38,22 +39,13 @@ def read_documents(
     Returns:
         Iterator of texts; none is empty.
     """
-    left_out = left_out or LeftOut(job.settings.skip_unreadable)
-    texts = _read_nonempty(job, number, left_out)
+    left_out = left_out or LeftOut(job.settings.on_bad_row)
+    part = job.parts[number]
+    reading = job.settings.readings[part.source]
+    texts: Iterator[Text] = chain.from_iterable(read_texts(span, reading, left_out) for span in part.spans)
     for apply in filters:
         texts = apply(job, number, texts, left_out)
     return texts
-
-
-def _read_nonempty(job: Job, number: int, left_out: LeftOut) -> Iterator[Text]:
-    part = job.parts[number]
-    text_field, conditions = job.settings.text_fields[part.source], job.settings.conditions[part.source]
-    for span in part.spans:
-        for text in read_texts(span, text_field, conditions, left_out):
-            if text:
-                yield text
-            else:
-                left_out.counts["empty"] += 1
 
 
 def leave_out(

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from data_prep.inputs.long_text import Text, pieces_of
 from data_prep.inputs.readers import LeftOut
-from data_prep.inputs.rows import Span, UnreadableDocument, place_of
-from data_prep.tokenize.long_texts import Text, digest_of, encode_long, pieces_of
+from data_prep.inputs.rows import Place, UnreadableDocument
+from data_prep.tokenize.long_texts import digest_of, encode_long
 from data_prep.tokenize.measuring import TextMeter
 from modernbert_train.store.tokenizer import (
     TokenizerError,
@@ -29,7 +30,7 @@ BATCH_CHARACTERS = 1_000_000  # about a third of a second of work; bounds memory
 BATCH_DOCUMENTS = 1_000
 REMEDY = (
     "let the tokenizer have a token for what its vocabulary lacks (model.unk_token, or model.unk_id of a Unigram, in "
-    "tokenizer.json), or leave such documents out with --skip-unreadable"
+    "tokenizer.json), or leave such documents out with --on-bad-row skip"
 )
 # Characters of scripts and blocks that hardly any vocabulary has; one of them is missing in all but byte-level ones.
 _RARE_CHARACTERS = "ꙮ𓂀ꔀ\U0010fffd"
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     """Some documents, and where each of them stands."""
 
     texts: list[Text]
-    places: list[tuple[Span, int]]  # as `place_of` takes them
+    places: list[Place]
 
 
 class EncodedBatch(NamedTuple):
@@ -147,7 +148,7 @@ class BatchEncoder:
         return encoded
 
     def _encode_each(
-        self, texts: list[str], places: list[tuple[Span, int]], left_out: LeftOut
+        self, texts: list[str], places: list[Place], left_out: LeftOut
     ) -> tuple[list[Encoding], list[str]]:
         """Encode the texts one by one to find those that cannot be encoded; return the others."""
         encodings, encoded = [], []
@@ -177,13 +178,13 @@ class BatchEncoder:
         )
 
     @contextmanager
-    def _skipping(self, place: tuple[Span, int], left_out: LeftOut) -> Iterator[None]:
+    def _skipping(self, place: Place, left_out: LeftOut) -> Iterator[None]:
         """Count, or raise with its place, an error of the tokenizer."""
         try:
             with tokenizer_errors("the tokenizer cannot encode this document"):
                 yield
         except TokenizerError as error:
-            left_out.skip(UnreadableDocument(f"{place_of(*place)}: {error}; {REMEDY}"), "not_encodable")
+            left_out.skip(UnreadableDocument(f"{place}: {error}; {REMEDY}"), "not_encodable")
 
 
 def _is_long(text: Text) -> bool:

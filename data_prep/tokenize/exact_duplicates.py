@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.inputs.long_text import Text
 from data_prep.inputs.readers import LeftOut
 from data_prep.tokenize.documents import Filter, Report, leave_out, read_documents
 from data_prep.tokenize.job import Job
-from data_prep.tokenize.long_texts import Text, digest_of
+from data_prep.tokenize.long_texts import digest_of
 
 HASHES, DUPLICATES = "hashes", "duplicates"
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u4")])

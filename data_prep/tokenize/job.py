@@ -7,6 +7,7 @@ from typing import Any
 
 from data_prep.inputs.conditions import Condition
 from data_prep.inputs.parts import Input, Part
+from data_prep.inputs.reading import Reading
 from data_prep.inputs.rows import Span
 
 WORK_NAME = ".work"
@@ -17,12 +18,11 @@ JOB_NAME = "job.json"
 class Settings:
     """The options of a preparation, without its inputs."""
 
-    text_fields: dict[str, str]  # source -> field that holds the text
-    conditions: dict[str, list[Condition]]  # source -> conditions that all must hold
+    readings: dict[str, Reading]  # source -> how to read it
     licences: dict[str, str]
     valid_fraction: float
     shard_bytes: int
-    skip_unreadable: bool
+    on_bad_row: str | None  # skip or stop; None skips null and empty texts and stops at what is malformed
     dedup: bool
     near_dedup: bool
     ngram_words: int  # length of the word n-grams that no document may share with a benchmark
@@ -41,6 +41,9 @@ class Job:
     inputs: dict[str, list[Input]]
     benchmarks: list[Input]
     parts: list[Part]
+    left_out: dict[
+        str, dict[str, int]
+    ]  # source -> reason -> number of files in its folders that are left out
 
     @property
     def work(self) -> Path:
@@ -70,9 +73,9 @@ def load_job(store: Path) -> Job:
         for source, spans, num_bytes in content["parts"]
     ]
     settings = content["settings"]
-    settings["conditions"] = {
-        source: [Condition(**entry) for entry in entries]
-        for source, entries in settings["conditions"].items()
+    settings["readings"] = {
+        source: Reading(**entry | {"conditions": tuple(Condition(**c) for c in entry["conditions"])})
+        for source, entry in settings["readings"].items()
     }
     content["settings"] = Settings(**settings)
     return Job(store=store, **content)

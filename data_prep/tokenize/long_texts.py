@@ -13,19 +13,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from tokenizers import Tokenizer
 
+from data_prep.inputs.long_text import Text, pieces_of
 from modernbert_train.common.types import Int64
-
-# A document: its text, or an iterable of the pieces of one that is too long to be held; it can be iterated again.
-Text = str | Iterable[str]
 
 PIECE_CHARACTERS = 250_000  # tens of megabytes while a piece is encoded
 OVERLAP_CHARACTERS = 4_000
 AGREEING_TOKENS = 8  # to either side of the place where two pieces are joined
-
-
-def pieces_of(text: Text) -> Iterable[str]:
-    """Return the pieces of a text, which give it if joined."""
-    return (text,) if isinstance(text, str) else text
 
 
 def digest_of(text: Text, digest_size: int) -> bytes:

@@ -61,7 +61,7 @@ def merge(job: Job) -> Manifest:
     Raises:
         ValueError: A source has no document, all its documents are held out, or too much of its text is lost.
     """
-    left_out: dict[str, Counter[str]] = {source: Counter() for source in job.inputs}
+    left_out: dict[str, Counter[str]] = {source: Counter(job.left_out[source]) for source in job.inputs}
     texts = dict.fromkeys(job.inputs, TextCounts())
     for number, part in enumerate(job.parts):
         counts = json.loads((job.task_folder(TOKENS, number) / COUNTS_NAME).read_text(encoding="utf-8"))

@@ -12,10 +12,10 @@ from datatrove.data import Document
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 
+from data_prep.inputs.long_text import Text, pieces_of
 from data_prep.inputs.readers import LeftOut
 from data_prep.tokenize.documents import Filter, Report, leave_out, read_documents
 from data_prep.tokenize.job import Job
-from data_prep.tokenize.long_texts import Text, pieces_of
 from data_prep.tokenize.words import Words
 
 SIGNATURES, PAIRS, CLUSTERS = "signatures", "pairs", "clusters"

@@ -1,10 +1,12 @@
 """Inputs of several sources -> a finished token store (described in modernbert_train/store/manifest.py)."""
 
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from data_prep.inputs.parts import plan_parts, resolve_inputs, stat_input
+from data_prep.inputs.files import resolve_inputs
+from data_prep.inputs.parts import plan_parts, stat_input
 from data_prep.inputs.rows import HUB_PREFIX
 from data_prep.sources import check_known_sources, check_source_name
 from data_prep.tokenize.job import Job, Settings
@@ -28,7 +30,7 @@ def plan_job(
     benchmarks: list[str],
     settings: Settings,
 ) -> Job:
-    """Plan a preparation.
+    """Plan a preparation, and print what is read.
 
     Args:
         store: folder to write.
@@ -45,17 +47,21 @@ def plan_job(
     """
     _check_settings(settings, list(inputs))
     resolved = {source: resolve_inputs(patterns) for source, patterns in inputs.items()}
-    resolved_benchmarks = resolve_inputs(benchmarks)
-    _check_apart(store, tokenizer.path, chain(resolved_benchmarks, *resolved.values()))
-    found = {source: [stat_input(item) for item in items] for source, items in resolved.items()}
+    resolved_benchmarks = resolve_inputs(benchmarks).items
+    items = {source: found.items for source, found in resolved.items()}
+    _check_apart(store, tokenizer.path, chain(resolved_benchmarks, *items.values()))
+    for source, found in resolved.items():
+        print(f"{source}: {found.describe()}", file=sys.stderr)
+    entries = {source: [stat_input(item) for item in found] for source, found in items.items()}
     return Job(
         store=store,
         settings=settings,
         tokenizer_fingerprint=tokenizer.fingerprint,
         dtype=token_dtype(tokenizer.vocab_size),
-        inputs=found,
+        inputs=entries,
         benchmarks=[stat_input(item) for item in resolved_benchmarks],
-        parts=plan_parts(found),
+        parts=plan_parts(entries, settings.readings),
+        left_out={source: found.counts() for source, found in resolved.items()},
     )
 
 
@@ -114,7 +120,6 @@ def _check_settings(settings: Settings, sources: list[str]) -> None:
     for source in sources:
         check_source_name(source, "input: source")
     check_known_sources(settings.licences, sources, "licence")
-    check_known_sources(settings.text_fields, sources, "text-field")
     if not 0 <= settings.valid_fraction < 1:
         raise ValueError(f"valid-fraction: {settings.valid_fraction} must be at least 0 and less than 1")
     if not 0 < settings.shard_bytes < 1 << 32:

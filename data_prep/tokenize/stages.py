@@ -96,7 +96,7 @@ def write_tokens(job: Job, number: int, folder: Path, report: Report, *, filters
     encoder = _encoder(job.store / "tokenizer.json", job.dtype, job.settings.valid_fraction)
     meter = encoder.new_meter()
     writers = {name: SplitWriter(folder / name, job.dtype, job.settings.shard_bytes) for name in SPLIT_NAMES}
-    left_out = LeftOut(job.settings.skip_unreadable)
+    left_out = LeftOut(job.settings.on_bad_row)
     num_documents = num_tokens = 0
     is_unchecked = number == _first_part(job, job.parts[number].source)
     for texts in batched(read_documents(job, number, filters, left_out), left_out):

@@ -34,7 +34,7 @@ def test_conditions_of_sources():
         ("=en", "where: '=en' must be"),
         ("books:x=1", "where: no source is named 'books'; sources: web"),
         ("x>=three", "where: 'x>=three': the value of >= must be a number, is 'three'"),
-        ("y=1", "x.csv, row 1: has no field 'y', which --where names; fields: text, x"),
+        ("y=1", "x.csv: has no column 'y'; columns: text, x; choose with --where"),
         ("text>1", "x.csv, row 1: field 'text' must be a number for --where '>', is 'a'"),
     ],
 )

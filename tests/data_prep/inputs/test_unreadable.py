@@ -69,12 +69,12 @@ def test_what_cannot_be_read_is_named_and_left_out_on_request(tokenizer_folder, 
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=options) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(
-        ("error: b.jsonl.gz:1: cannot be read (Not a gzipped file", "error: d.jsonl:2: has no")
+        ("error: b.jsonl.gz:1: cannot be read (Error -3 while decompressing", "error: d.jsonl:2: has no")
     )
-    options = (*options, "--skip-unreadable", "--overwrite")
+    options = (*options, "--on-bad-row", "skip", "--overwrite")
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=options) == 0
     captured = capfd.readouterr()
-    assert "left out: b.jsonl.gz:1: cannot be read (Not a gzipped file" in captured.err
+    assert "left out: b.jsonl.gz:1: cannot be read (Error -3 while decompressing" in captured.err
     assert "left out: d.jsonl:2: has no field 'text'; fields: body" in captured.err
     assert "web: left out 1 unreadable files" in captured.out
     manifest = load_manifest("store")

@@ -22,7 +22,7 @@ def test_a_failed_run_leaves_no_store_and_the_next_one_goes_on(tokenizer_folder,
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {bad}:2: broken JSON")
     with pytest.raises(ValueError, match="preparation did not finish"):
         load_manifest(store)
-    options = ("--workers", "1", "--skip-unreadable", "--valid-fraction", "0")
+    options = ("--workers", "1", "--on-bad-row", "skip", "--valid-fraction", "0")
     assert run_tokenize(store, tokenizer_folder, f"a={good}", f"b={bad}", options=options) == 2
     assert "is an unfinished store of another command" in capsys.readouterr().err
     options = (*options, "--overwrite")
@@ -136,6 +136,14 @@ def test_a_store_that_is_replaced_is_not_read(tokenizer_folder, tmp_path, capsys
         (["web=x.jsonl"], ["--licence", "CC0"], "licence: 'CC0' must be SOURCE=TEXT"),
         (["web=x.jsonl"], ["--licence", "code=CC0"], "licence: no source is named 'code'; sources: web"),
         (["web=x.jsonl"], ["--text-field", "body"], "x.jsonl:1: has no field 'body'"),
+        (
+            ["web=x.jsonl"],
+            ["--text-field", "code=body"],
+            "text-field: no source is named 'code'; sources: web",
+        ),
+        (["web=x.jsonl"], ["--documents", ""], "documents: '' must be file, line, blank-line"),
+        (["web=x.jsonl"], ["--delimiter", "ab"], "delimiter: 'ab' must be one character"),
+        (["web=x.jsonl"], ["--encoding", "web=none"], "encoding: 'none' is unknown"),
         (["web=empty.jsonl"], [], "source web: no document with text (0 read); check its input"),
         (["web=blank.jsonl"], [], "source web: no document with text (2 empty); check its input"),
         (["web=x.jsonl"], ["--valid-fraction", "0.9999999"], "source web: all 3 documents are held out"),
