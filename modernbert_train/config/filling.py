@@ -18,6 +18,7 @@ from modernbert_train.config.schema import (
     PhaseConfig,
     Recipe,
 )
+from modernbert_train.store.vocabulary import padded_vocab_size
 
 # Reads the architecture of the weights that `init.from` names.
 ReadModel = Callable[[str], ModelConfig]
@@ -132,7 +133,7 @@ def choose_streams(row_counts: list[int], num_nodes: int = 1) -> int:
 
 
 def fill_in_model(recipe: Recipe, stated: set[str], read_model: ReadModel | None) -> Recipe:
-    """Return the recipe with the fields of the model that it leaves out.
+    """Return the recipe with the fields of the model that it leaves out, and its vocabulary padded.
 
     Args:
         recipe: The recipe, with the schema's defaults in these fields.
@@ -145,6 +146,9 @@ def fill_in_model(recipe: Recipe, stated: set[str], read_model: ReadModel | None
     Raises:
         ValueError: The initial weights or the tokenizer cannot be read.
     """
+    if recipe.model.vocab_size > 0:  # anything else is an error that follows
+        rows = padded_vocab_size(recipe.model.vocab_size)
+        recipe = replace(recipe, model=replace(recipe.model, vocab_size=rows))
     left_out = [name for name in _FROM_WEIGHTS if name not in stated]
     if recipe.init.from_ is not None and read_model is not None and left_out:
         try:

@@ -40,8 +40,8 @@ class ModelConfig:
     With `init.from`, fields that are left out are those of the weights; dropout, initialization and thetas are not.
     """
 
-    # Rows of the embedding matrix: at least the tokenizer's, a multiple of 64 for the tensor cores. auto: the
-    # tokenizer's ids, rounded up to a multiple of 64.
+    # Rows of the embedding matrix: at least the tokenizer's ids. Rounded up to a multiple of 64, for the tensor cores.
+    # auto: the tokenizer's ids, or with init.from that of the weights.
     vocab_size: int = 50_368
     # Width of the residual stream; a multiple of num_attention_heads.
     hidden_size: int = 768

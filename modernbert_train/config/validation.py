@@ -21,7 +21,6 @@ from modernbert_train.config.quantities import (
 )
 from modernbert_train.config.schema import OPTIMIZERS, CacheConfig, InitConfig, ModelConfig, Recipe
 from modernbert_train.config.skip import check_skip
-from modernbert_train.store.vocabulary import VOCAB_MULTIPLE, padded_vocab_size
 
 NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -102,11 +101,6 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
     yield from check_positive("model.", reals)
     for field in ("embedding_dropout", "attn_out_dropout", "mlp_out_dropout"):
         yield from check_below_one(f"model.{field}", getattr(model, field))
-    if model.vocab_size != padded_vocab_size(model.vocab_size):
-        yield (
-            f"model.vocab_size is {model.vocab_size}, not a multiple of {VOCAB_MULTIPLE}, which makes the decoder "
-            f"slow; use {padded_vocab_size(model.vocab_size)} (unused ids do no harm)"
-        )
     if model.local_attention % 2:
         yield (
             f"model.local_attention is {model.local_attention}: must be even, because half of the window is on either "

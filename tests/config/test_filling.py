@@ -120,6 +120,7 @@ def test_the_vocabulary_of_the_tokenizer(tmp_path):
     assert load_recipe(write(tmp_path, text)).model.vocab_size == 320  # of 305 ids
     assert load_recipe(write(tmp_path, text), ["model.vocab_size=auto"]).model.vocab_size == 320
     assert load_recipe(write(tmp_path, text), ["model.vocab_size=1024"]).model.vocab_size == 1_024
+    assert load_recipe(write(tmp_path, text), ["model.vocab_size=1000"]).model.vocab_size == 1_024
     with pytest.raises(ValueError, match=r"data\.tokenizer: .*does not exist.*leaves out model\.vocab_size"):
         load_recipe(write(tmp_path, WITHOUT_MODEL))
 

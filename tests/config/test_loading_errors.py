@@ -200,9 +200,9 @@ def test_missing_fields(tmp_path):
 
 def test_values_that_do_not_fit_together_are_reported_at_once(tmp_path):
     path = write(tmp_path)
-    text = message(path, ["model.vocab_size=100", "phases.extension.context_tokens=64"]).splitlines()
+    text = message(path, ["model.local_attention=7", "phases.extension.context_tokens=64"]).splitlines()
     assert text[0] == f"{path}: 2 problems"
-    assert text[1].startswith("  - model.vocab_size is 100, not a multiple of 64")
+    assert text[1].startswith("  - model.local_attention is 7: must be even")
     assert text[2].startswith("  - phases.extension.context_tokens is 64, more than row_tokens (32)")
 
 

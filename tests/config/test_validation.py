@@ -93,7 +93,6 @@ def test_run_masking_optimizer(fields, start, remedy):
 @pytest.mark.parametrize(
     ("fields", "start", "remedy"),
     [
-        ({"vocab_size": 100}, "model.vocab_size is 100, not a multiple of 64", "use 128"),
         ({"hidden_size": 9}, "model.hidden_size is 9, not a multiple of num_attention_heads (2)", "use 10"),
         (
             {"hidden_size": 6},
