@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from data_prep import commands
+from modernbert_train.common.arguments import EXAMPLES, ArgumentParser
 from modernbert_train.store.lost_text import MAX_LOST_TEXT, WARN_LOST_TEXT
 
 DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
@@ -45,11 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Build the parser of all commands; `options.run` is the function of the chosen command."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m data_prep",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Prepare data for training: documents -> tokens -> MDS shards and a manifest.",
         epilog="""examples:
   python -m data_prep corpus /tmp/corpus
@@ -61,12 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 Every command has its own --help.""",
     )
-
-    def print_help(_: argparse.Namespace) -> int:
-        parser.print_help()
-        return 0
-
-    parser.set_defaults(run=print_help)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     _add_corpus(subparsers)
     _add_tokenizer(subparsers)
@@ -354,8 +348,7 @@ def _add_command(
         name,
         help=summary,
         description=summary,
-        epilog="\n".join(("examples:", *(f"  {example}" for example in examples))),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join((EXAMPLES, *(f"  {example}" for example in examples))),
     )
     parser.set_defaults(run=run)
     return parser

@@ -9,22 +9,26 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modernbert_train.cli.errors import failed, lost_process
+from modernbert_train.cli.paths import no_recipe, recipe_of
+
+if TYPE_CHECKING:
+    from modernbert_train.config import Recipe
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Train a recipe, or show what would be trained."""
-    from modernbert_train.checkpoints.recipes import load_run_recipe
-
-    recipe = load_run_recipe(options.recipe, options.overrides)
+    recipe = _load_recipe(options)
     if options.tokens_per_second is not None and not options.dry_run:
         raise ValueError("--tokens-per-second is used by --dry-run only; add --dry-run, or leave it out")
     if options.dry_run:
         from modernbert_train.planning.dry_run import dry_run
 
-        print(dry_run(recipe, options.tokens_per_second))
-        return 0
+        found = dry_run(recipe, options.tokens_per_second)
+        print(found.text)
+        return 2 if found.problems else 0
     from modernbert_train.common.processes import REQUEUE_EXIT_CODE
     from modernbert_train.training.callbacks.preemption import Preempted
     from modernbert_train.training.train import train
@@ -59,12 +63,11 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Show the contents of the batch of a step."""
-    from modernbert_train.checkpoints.recipes import load_run_recipe
     from modernbert_train.planning.step_contents import step_contents, to_json, to_text
 
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}, must be at least 1")
-    recipe = load_run_recipe(options.recipe, options.overrides)
+    recipe = _load_recipe(options)
     found = step_contents(recipe, options.step, options.workers, options.text)
     try:
         print(to_json(found) if options.json else to_text(found), flush=True)
@@ -77,7 +80,7 @@ def run_report(options: argparse.Namespace) -> int:
     """Plot the metrics of a run."""
     from modernbert_train.evaluation.report import write_report
 
-    print(write_report(options.run_folder))
+    print(write_report(no_recipe(options.run_folder)))
     return 0
 
 
@@ -85,7 +88,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate a model on held-out text."""
     from modernbert_train.evaluation.masked_lm import evaluate
 
-    print(evaluate(options.model, options.recipe))
+    print(evaluate(no_recipe(options.model), options.recipe))
     return 0
 
 
@@ -93,7 +96,7 @@ def run_export(options: argparse.Namespace) -> int:
     """Convert a checkpoint to a Hugging Face folder."""
     from modernbert_train.convert import export_checkpoint
 
-    export = partial(export_checkpoint, options.checkpoint, options.out, fill=options.fill)
+    export = partial(export_checkpoint, no_recipe(options.checkpoint), options.out, fill=options.fill)
     return _write_checked("exported", export)
 
 
@@ -112,25 +115,32 @@ def run_average(options: argparse.Namespace) -> int:
         raise ValueError(
             "--density is used by --ties only; add --ties with the checkpoint that all others started from"
         )
+    checkpoints = [no_recipe(path) for path in options.checkpoints]
     if options.ties is not None:
         density = 0.2 if options.density is None else options.density
-        out = ties_checkpoints(options.checkpoints, options.ties, options.out, density)
+        out = ties_checkpoints(checkpoints, options.ties, options.out, density)
     else:
         weights = None if options.weights is None else _numbers(options.weights)
-        out = average_checkpoints(options.checkpoints, options.out, weights, options.ema)
+        out = average_checkpoints(checkpoints, options.out, weights, options.ema)
     print(f"averaged: {out}")
     return 0
 
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Check this machine; exit code 1 if it has a problem."""
-    from modernbert_train.checkpoints.recipes import load_run_recipe
     from modernbert_train.doctor import as_json, as_text, examine
 
-    recipe = None if options.recipe is None else load_run_recipe(options.recipe, options.overrides)
+    recipe = None if options.recipe is None else _load_recipe(options)
     findings = examine(recipe)
     print(as_json(findings) if options.json else as_text(findings))
     return 1 if any(finding.level == "problem" for finding in findings) else 0
+
+
+def _load_recipe(options: argparse.Namespace) -> Recipe:
+    from modernbert_train.checkpoints.recipes import load_run_recipe
+
+    path, own = recipe_of(options.recipe)
+    return load_run_recipe(path, [*own, *options.overrides])
 
 
 def _write_checked(done: str, write: Callable[[], Path]) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from modernbert_train.cli import commands
+from modernbert_train.common.arguments import EXAMPLES, ArgumentParser
 
 # argparse has no public name for this type.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -49,23 +51,58 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = build_parser()
     options, unparsed = parser.parse_known_args(arguments)
-    if unparsed and (not hasattr(options, "overrides") or any(text.startswith("-") for text in unparsed)):
-        parser.error(f"unrecognized arguments: {' '.join(unparsed)}")
-    if unparsed:
-        options.overrides += unparsed
+    if unparsed and not hasattr(options, "overrides"):
+        parser.error(f"unexpected argument: {' '.join(unparsed)}")
+    if hasattr(options, "overrides"):
+        options.overrides = [*options.overrides, *unparsed]
+        if (meant := _without_spaces(options.overrides)) is not None:
+            parser.error(f"a field and its value are one word, without spaces around `=`: write {meant}")
     return options
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
-    parser = argparse.ArgumentParser(
+def _without_spaces(overrides: Sequence[str]) -> str | None:
+    """Return what is meant by the first of `seed = 1`, `seed= 1` and `seed =1`; None if there is none of them."""
+    words = [*overrides, ""]
+    for place, (word, following) in enumerate(itertools.pairwise(words)):
+        if word.startswith("=") and place:
+            return words[place - 1] + (word if word != "=" else f"={following}")
+        if word.endswith("=") and following and "=" not in following:
+            return word + following
+    return None
+
+
+class _Parser(ArgumentParser):
+    """Explains fields of the recipe that are written as options."""
+
+    def explain(self, word: str, following: Sequence[str]) -> str:
+        """Return what is wrong with an option that there is not; see the base class."""
+        if any(action.dest == "overrides" for action in self._actions):
+            name, _, value = word.lstrip("-").partition("=")
+            if "." in name or name in _recipe_fields():
+                value = value or next(iter(following), "VALUE")
+                return f"fields of the recipe are written without dashes: {name}={value}, not {word}"
+            if "=" not in word and following and "=" in following[0] and not following[0].startswith("-"):
+                return f"fields of the recipe need no option: write {following[0]}, without {word}"
+        return super().explain(word, following)
+
+
+def _recipe_fields() -> set[str]:
+    from dataclasses import fields
+
+    from modernbert_train.config import Recipe
+
+    return {field.name for field in fields(Recipe)}
+
+
+def build_parser() -> ArgumentParser:
+    """Build the parser of all commands; `options.run` is the function of the chosen one."""
+    parser = _Parser(
         prog="modernbert",
         description="Pretrain ModernBERT-style encoders from YAML recipes.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_train(subparsers)
     _add_sweep(subparsers)
     _add_report(subparsers)
@@ -101,9 +138,13 @@ def _add_train(subparsers: Subparsers) -> None:
         composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
         """,
     )
-    command.add_argument("recipe", help="path of the YAML recipe")
+    command.add_argument("recipe", help="path of the YAML recipe, or of a run folder, to resume its run")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="fields of the recipe to override, e.g. seed=18"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="fields of the recipe to override, e.g. seed=18",
     )
     command.add_argument(
         "--dry-run", action="store_true", help="check the recipe and its data and show what would be trained"
@@ -139,7 +180,11 @@ def _add_sweep(subparsers: Subparsers) -> None:
     )
     command.add_argument("sweep", help="path of the YAML sweep; see yamls/ablations for examples")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="fields of the recipe to override in every run"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="fields of the recipe to override in every run",
     )
     command.add_argument(
         "--folder", help="folder for the runs and results (default: that of the sweep, sweeps/NAME)"
@@ -177,7 +222,11 @@ def _add_plan(subparsers: Subparsers) -> None:
     )
     command.add_argument("recipe", help="path of the YAML recipe, or recipe.yaml of a run folder")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="overrides that the run was started with"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="overrides that the run was started with",
     )
     command.add_argument(
         "--step",
@@ -307,9 +356,13 @@ def _add_doctor(subparsers: Subparsers) -> None:
         """,
     )
     command.add_argument(
-        "recipe", nargs="?", help="path of a YAML recipe, to check its stores and disk space as well"
+        "recipe",
+        nargs="?",
+        help="path of a YAML recipe or a run folder, to check its stores and disk space as well",
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to override")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="fields of the recipe to override"
+    )
     command.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
@@ -320,8 +373,7 @@ def _command(
         name,
         help=help,
         description=help[0].upper() + help[1:] + ".",
-        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{EXAMPLES}\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
     )
     command.set_defaults(run=run)
     return command

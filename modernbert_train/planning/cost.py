@@ -104,6 +104,14 @@ def format_hours(hours: float) -> str:
     return f"{hours:,.1f}" if hours >= 0.05 else "<0.1"
 
 
+def format_span(seconds: float) -> str:
+    """Format a time in the unit that suits it: `40 s`, `12 minutes`, `3.4 hours`, `9.2 days` or `3.1 years`."""
+    for unit, size in (("years", 365 * 86_400), ("days", 86_400), ("hours", 3_600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
+
+
 def checkpoint_bytes(recipe: Recipe) -> int:
     """Return the size of a checkpoint: weights, the optimizer's moments, and the moving average if there is one."""
     optimizer, hidden = OPTIMIZERS[recipe.optimizer.name], num_hidden_weights(recipe.model)

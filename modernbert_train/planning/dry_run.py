@@ -6,6 +6,8 @@ of the rows need the stores.
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modernbert_train.config import (
     InitConfig,
@@ -43,7 +45,20 @@ from modernbert_train.store.lost_text import TextCounts, describe_text
 from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.store.opening import open_tokenizer
 
+if TYPE_CHECKING:
+    from modernbert_train.planning.cpu_speed import CpuSpeed  # torch, which most of a dry run does without
+
 PHASES_IN_A_TABLE = 4
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What is known of a run before its first step."""
+
+    # Lines of at most 80 columns.
+    text: str
+    # Why the recipe cannot be trained on this machine; empty if it can.
+    problems: list[str]
 
 
 def describe(
@@ -52,6 +67,7 @@ def describe(
     data: list[PhaseStats] | None = None,
     tokens_per_s: float | None = None,
     texts: Mapping[str, TextCounts | None] | None = None,
+    cpu_speed: "CpuSpeed | None" = None,
 ) -> str:
     """Describe a run in figures.
 
@@ -61,6 +77,7 @@ def describe(
         data: statistics of each phase, if the stores could be opened.
         tokens_per_s: speed of a GPU, for the hours; None: estimated.
         texts: what the tokenizer made of the text of each source, if the stores could be opened.
+        cpu_speed: speed of this machine, if it would train on its CPU.
 
     Returns:
         Lines of at most 80 columns.
@@ -71,7 +88,7 @@ def describe(
         "",
         *(
             line
-            for label, text in _summary(recipe, schedule, tokens_per_s).items()
+            for label, text in _summary(recipe, schedule, tokens_per_s, cpu_speed).items()
             for line in _entry(label, text)
         ),
         "",
@@ -88,7 +105,9 @@ def describe(
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _summary(recipe: Recipe, schedule: RunSchedule, tokens_per_s: float | None) -> dict[str, str]:
+def _summary(
+    recipe: Recipe, schedule: RunSchedule, tokens_per_s: float | None, cpu_speed: "CpuSpeed | None"
+) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip, optimizer_name = optimizer.gradient_clip_norm, OPTIMIZERS[optimizer.name].display_name
     saves = schedule.estimate_num_due(training.save_every_tokens)
@@ -111,6 +130,7 @@ def _summary(recipe: Recipe, schedule: RunSchedule, tokens_per_s: float | None) 
         f"{format_bytes(checkpoints_on_disk_bytes(recipe, schedule))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
         "hours": describe_hours(model, schedule, tokens_per_s),
+        **({} if cpu_speed is None else {"time here": cpu_speed.describe(schedule)}),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
 
@@ -145,13 +165,18 @@ def _skipped(recipe: Recipe, schedule: RunSchedule) -> dict[str, str]:
 
 def _entry(label: str, text: str) -> Iterator[str]:
     """Yield `text` wrapped beside its label."""
-    line = f"{label:<13}"
+    yield from _wrapped(text, f"{label:<13}", " " * 13)
+
+
+def _wrapped(text: str, start: str, indent: str) -> Iterator[str]:
+    """Yield `text` in lines of at most 80 columns; `start` begins the first one."""
+    line = start
     for word in text.split():
         if len(line) + len(word) > WIDTH:
-            yield line
-            line = " " * 13
+            yield line.rstrip()
+            line = indent
         line += word + " "
-    yield line
+    yield line.rstrip()
 
 
 def _count(number: int, noun: str) -> str:
@@ -279,19 +304,62 @@ def _decay(config: PhaseConfig) -> str:
     return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
 
 
-def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> str:
-    """Describe what is known of a run before its first step.
-
-    An error of the stores or of the source of the initial weights is part of the text; the rest is shown all the same.
+def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> DryRun:
+    """Describe what is known of a run before its first step, and find what keeps it from starting.
 
     Args:
         recipe: the recipe of the run.
         tokens_per_s: speed of a GPU, for the hours; None: estimated.
 
     Returns:
-        Lines of text.
+        The text, which begins with the problems if there are any, and the problems.
     """
-    return "\n\n".join(filter(None, [_describe_run(recipe, tokens_per_s), _describe_start(recipe)]))
+    problems = _device_problems(recipe)
+    schedule = build_schedule(recipe)
+    data = texts = None
+    try:
+        inputs = open_inputs(recipe)
+        with closing(inputs.reader):
+            data = phase_stats(schedule, plan_rows(recipe, schedule, inputs))
+            texts = texts_of(recipe, inputs.manifests)
+    except ValueError as error:
+        problems += str(error).splitlines()
+    start = ""
+    try:
+        start = _describe_start(recipe)
+    except ValueError as error:
+        problems += [line for line in str(error).splitlines() if line not in problems]
+    # A speed given is one of a GPU; and a run that cannot start takes no time.
+    cpu_speed = None if problems or tokens_per_s is not None else _cpu_speed(recipe, schedule)
+    run = describe(recipe, schedule, data, tokens_per_s, texts, cpu_speed)
+    return DryRun("\n\n".join(filter(None, [_not_ready(problems), run, start])), problems)
+
+
+def _not_ready(problems: list[str]) -> str:
+    lines = [line for problem in problems for line in _wrapped(problem, "  - ", "    ")]
+    return "\n".join(["not ready to train:", *lines]) if problems else ""
+
+
+def _device_problems(recipe: Recipe) -> list[str]:
+    """Return why this machine lacks what the recipe asks for by name. What is `auto` adapts to the machine."""
+    if recipe.training.device != "gpu" and recipe.training.attention_backend in ("auto", "torch"):
+        return []
+    from modernbert_train.model import resolve_backend
+    from modernbert_train.planning.device import resolve_device
+
+    try:
+        device = resolve_device(recipe)
+        resolve_backend(recipe.training.attention_backend, "cuda" if device == "gpu" else "cpu")
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _cpu_speed(recipe: Recipe, schedule: RunSchedule) -> "CpuSpeed | None":
+    from modernbert_train.planning.cpu_speed import measure_cpu
+    from modernbert_train.planning.device import resolve_device
+
+    return measure_cpu(recipe, schedule) if resolve_device(recipe) == "cpu" else None
 
 
 def _describe_start(recipe: Recipe) -> str:
@@ -299,22 +367,6 @@ def _describe_start(recipe: Recipe) -> str:
         return ""
     from modernbert_train.checkpoints.initial import describe_changes, describe_start, plan_start
 
-    try:
-        tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, open_cache(recipe.data)))
-        start = plan_start(recipe, tokenizer)
-        changes = describe_changes(start, next(iter(recipe.phases.values())))
-        return "\n".join([*describe_start(start), *changes])
-    except ValueError as error:
-        return f"could not read init.from, so the initial weights are not described: {error}"
-
-
-def _describe_run(recipe: Recipe, tokens_per_s: float | None) -> str:
-    schedule = build_schedule(recipe)
-    try:
-        inputs = open_inputs(recipe)
-    except ValueError as error:
-        text = describe(recipe, schedule, tokens_per_s=tokens_per_s)
-        return f"{text}\n\ncould not open the stores, so epochs and fill are not shown: {error}"
-    with closing(inputs.reader):
-        data = phase_stats(schedule, plan_rows(recipe, schedule, inputs))
-        return describe(recipe, schedule, data, tokens_per_s, texts_of(recipe, inputs.manifests))
+    tokenizer = load_tokenizer_info(open_tokenizer(recipe.data.tokenizer, open_cache(recipe.data)))
+    start = plan_start(recipe, tokenizer)
+    return "\n".join([*describe_start(start), *describe_changes(start, next(iter(recipe.phases.values())))])

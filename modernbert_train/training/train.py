@@ -17,11 +17,11 @@ from modernbert_train.checkpoints.info import CheckpointInfo, read_info
 from modernbert_train.checkpoints.initial import log_start, set_initial_weights
 from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
 from modernbert_train.config import Recipe
-from modernbert_train.config.schema import Precision
 from modernbert_train.data.inputs import Inputs, describe_skipped, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
 from modernbert_train.model import ModernBertForMaskedLM, resolve_backend
 from modernbert_train.optim.optimizer import build_optimizer
+from modernbert_train.planning.device import resolve_device, resolve_precision
 from modernbert_train.planning.downloads import check_downloads
 from modernbert_train.planning.source_stats import log_sources, texts_of
 from modernbert_train.schedule import RunSchedule, build_schedule
@@ -133,28 +133,6 @@ def _share_cores(device: str) -> None:
     ranks = dist.get_local_world_size()
     if device == "cpu" and ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
-
-
-def resolve_device(recipe: Recipe) -> str:
-    """Return Composer's name of the device, "gpu" or "cpu".
-
-    Raises:
-        ValueError: the recipe asks for a GPU and there is none.
-    """
-    if recipe.training.device == "gpu" and not torch.cuda.is_available():
-        raise ValueError(
-            "training.device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
-        )
-    if recipe.training.device == "auto":
-        return "gpu" if torch.cuda.is_available() else "cpu"
-    return recipe.training.device
-
-
-def resolve_precision(recipe: Recipe, device: str) -> Precision:
-    """Return the precision of the forward pass; "auto" is bf16 on a GPU, and fp32 on a CPU, where bf16 is slower."""
-    if recipe.training.precision == "auto":
-        return "bf16" if device == "gpu" else "fp32"
-    return recipe.training.precision
 
 
 def build_model(run: Run) -> ModernBertForMaskedLM:

@@ -24,7 +24,7 @@ def store(tokenizer_folder, tmp_path, capsys):
 
 
 def test_without_arguments_help_is_printed(capsys):
-    assert main([]) == 0
+    assert main([]) == 2
     out = capsys.readouterr().out
     assert all(command in out for command in COMMANDS)
 
@@ -45,8 +45,17 @@ def test_as_a_module_errors_are_one_line():
 
 
 def test_unknown_command(capsys):
-    assert main(["train"]) == 2
-    assert "invalid choice: 'train'" in capsys.readouterr().err
+    assert main(["tokenise"]) == 2
+    assert capsys.readouterr().err == (
+        "error: there is no command 'tokenise'; did you mean tokenize? (see `python -m data_prep --help`)\n"
+    )
+
+
+def test_unknown_option(capsys):
+    assert main(["verify", "store", "--worker", "2"]) == 2
+    assert "error: there is no option --worker (see `python -m data_prep verify" in capsys.readouterr().err
+    assert main(["inspect", "store", "--document=2", "--sauce", "web"]) == 2
+    assert "error: there is no option --sauce; did you mean --source? " in capsys.readouterr().err
 
 
 def test_ctrl_c(monkeypatch, capsys, store):

@@ -88,9 +88,10 @@ def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, tmp_path, c
 
 
 def test_the_dry_run_of_a_phase_alone(tiny, capsys):
-    assert main(["train", str(tiny), "phase=extension", "init.from=runs/tiny", "--dry-run"]) == 0
+    assert main(["train", str(tiny), "phase=extension", "init.from=runs/tiny", "--dry-run"]) == 2
     text = capsys.readouterr().out
-    assert text.startswith("tiny, phase extension alone: 16.38K tokens in 8 steps")
+    assert text.startswith("not ready to train:\n  - init.from: runs/tiny: ")
+    assert "\n\ntiny, phase extension alone: 16.38K tokens in 8 steps\n" in text
     assert re.search(r"start +weights of runs/tiny", text)
 
 

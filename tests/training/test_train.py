@@ -223,14 +223,44 @@ def test_a_model_that_transformers_does_not_have_trains(tiny, tmp_path, capsys):
     assert "no class of Transformers computes this model" in line
 
 
-def test_dry_run_reads_the_stores(tiny, capsys):
+def test_dry_run_reads_the_stores_and_measures_the_cpu(tiny, capsys):
     assert main(["train", str(tiny), "--dry-run"]) == 0
     text = capsys.readouterr().out
+    assert text.startswith("tiny: ")
+    here = r" time here about \S+ (s|minutes) on \d+ cores? of this CPU, at [\d,]{2,} tokens/s \(from a few steps"
+    assert re.search(here, " ".join(text.split()))
     assert re.search(r"^web +pretrain +66.67% .*\n +extension .*\n +whole run", text, re.MULTILINE)
     assert "fill of the rows" in text
     assert "WARNING" not in text
-    assert main(["train", str(tiny), "--dry-run", "data.warn_epochs=0.5"]) == 0
-    assert re.search(r"WARNING +source web is repeated 0\.\d+ times over the run", capsys.readouterr().out)
+    options = ["data.warn_epochs=0.5", "--tokens-per-second", "1000"]
+    assert main(["train", str(tiny), "--dry-run", *options]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"WARNING +source web is repeated 0\.\d+ times over the run", text)
+    assert "time here" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("data.sources.web.store=nowhere", "store: nowhere does not exist"),
+        ("data.tokenizer=nowhere", "tokenizer: nowhere does not exist"),
+        ("model.vocab_size=192", "model.vocab_size is 192, too small for the tokenizer"),
+        ("training.device=gpu", "training.device is gpu, but torch finds no CUDA device"),
+        (
+            "training.attention_backend=flash2",
+            "training.attention_backend is 'flash2': it needs a CUDA device",
+        ),
+    ],
+)
+def test_dry_run_of_what_cannot_train(tiny, monkeypatch, capsys, override, problem):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", str(tiny), override, "--dry-run"]) == 2
+    problems, text = capsys.readouterr().out.split("\n\n", 1)
+    assert problems.startswith("not ready to train:\n  - ")
+    assert problem in " ".join(problems.split())
+    assert max(map(len, problems.splitlines())) <= 80
+    assert text.startswith("tiny: ")
+    assert "time here" not in text
 
 
 @pytest.mark.parametrize(
