@@ -15,6 +15,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shorten(value: object, width: int = 100) -> str:
+    """Return the repr of a value, shortened in the middle to at most `width` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
+
+
 def list_problems(title: str, problems: list[str]) -> str:
     """Format problems: a single one as it is, several as a list under a title."""
     if len(problems) == 1:

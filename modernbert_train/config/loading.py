@@ -14,13 +14,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from modernbert_train.common.text import did_you_mean, list_problems
+from modernbert_train.common.text import did_you_mean, list_problems, shorten
 from modernbert_train.config.fields import (
     child_type,
     entry_type,
@@ -186,7 +186,8 @@ def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[P
 
 
 def _yaml_text(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    shown = shorten(value)
+    return {"None": "null", "True": "true", "False": "false"}.get(shown, shown)
 
 
 def _null_removes(section: Any, key: str) -> bool:
@@ -206,7 +207,15 @@ def _parse(value: Any, expected: Any, path: KeyPath, parser: Callable[[object], 
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if (expected is bool and is_number) or (is_scalar(expected) and isinstance(value, dict | list)):
         raise ValueError(f"expected {expected_text(path)}")
+    if get_origin(expected) in (list, tuple) and not _is_flat_list(value):
+        raise ValueError(f"expected {expected_text(path)}")
     return value if parser is None else parser(value)
+
+
+def _is_flat_list(value: Any) -> bool:
+    return isinstance(value, list) and not any(
+        item is None or isinstance(item, dict | list) for item in value
+    )
 
 
 def _missing(values: Any, expected: Any, path: KeyPath) -> Iterator[Problem]:

@@ -5,16 +5,14 @@ dataclasses of `schema.py`, so that a mistyped key is reported with the place wh
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from modernbert_train.common.text import did_you_mean, list_problems, one_line
+from modernbert_train.common.text import did_you_mean, list_problems, one_line, shorten
 from modernbert_train.config.fields import (
     child_type,
     entry_type,
@@ -29,6 +27,7 @@ from modernbert_train.config.schema import INHERITED_FIELDS, Recipe
 from modernbert_train.config.shipped import find_yaml
 
 COMMAND_LINE = "command line"
+MOST_LEVELS = 40  # of nested values; a recipe has seven
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[ConfigSource
     include = [include] if isinstance(include, str) else include
     if not isinstance(include, list) or not all(isinstance(name, str) for name in include):
         raise ValueError(
-            f"{origin}: include is {include!r}, expected the path of a YAML file or a list of such paths"
+            f"{origin}: include is {shorten(include)}, expected the path of a YAML file or a list of such paths"
         )
     sources = []
     for included in include:
@@ -124,12 +123,43 @@ def read_mapping(path: Path, shown: str, expected: str) -> dict[str, Any]:
         ValueError: if there is no such file, no mapping in it, or a key occurs twice.
     """
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{shown}: not readable as YAML: {one_line(error)}") from None
+        values = _plain(lambda: OmegaConf.load(path))
+    except ValueError as error:
+        raise ValueError(f"{shown}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{shown}: {expected}, not a list or a value")
-    return values  # type: ignore[return-value]  # keys that are not text are reported by unknown_keys
+    return values  # keys that are not text are reported by unknown_keys
+
+
+def _plain(read: Callable[[], Any]) -> Any:
+    """Return what `read` reads of some YAML, without resolving interpolations.
+
+    Raises:
+        ValueError: It is no YAML, has a value that cannot be made, or is nested too deeply; in one line.
+    """
+    try:
+        values = OmegaConf.to_container(read(), resolve=False)
+    except RecursionError:
+        values = None
+        depth = MOST_LEVELS + 1
+    except (
+        Exception
+    ) as error:  # PyYAML lets any error of what makes a value through, such as IndexError for `!!int`
+        raise ValueError(one_line(error)) from None
+    else:
+        depth = _depth(values)
+    if depth > MOST_LEVELS:
+        raise ValueError(f"nested in more than {MOST_LEVELS} levels")
+    return values
+
+
+def _depth(values: Any) -> int:
+    """Return the number of levels of nested mappings and lists, without recursion."""
+    depth, level = 0, [values]
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        depth += 1
+        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+    return depth
 
 
 def parse_override(text: str, origin: str = COMMAND_LINE) -> tuple[list[str], Any]:
@@ -145,21 +175,17 @@ def parse_override(text: str, origin: str = COMMAND_LINE) -> tuple[list[str], An
         ValueError: if it is not of this form.
     """
     dotted, equals, value = text.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise ValueError(
-            f"{origin}: {text!r} is not an override; write key=value, such as optimizer.eps=1e-6"
-        )
+    keys, shown = dotted.strip().split("."), shorten(text)
+    if not equals or not all(keys) or len(keys) > MOST_LEVELS:
+        raise ValueError(f"{origin}: {shown} is not an override; write key=value, such as optimizer.eps=1e-6")
     if not value.strip():
-        raise ValueError(f"{origin}: {text!r} has no value; write {dotted}=null for none")
+        raise ValueError(f"{origin}: {shown} has no value; write {dotted}=null for none")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(
-            f"{origin}: the value of {text!r} is not readable as YAML: {one_line(error)}"
-        ) from None
+        parsed = _plain(lambda: OmegaConf.create(f"value: {value}"))
+    except ValueError as error:
+        raise ValueError(f"{origin}: the value of {shown} is not readable as YAML: {error}") from None
     if not isinstance(parsed, dict) or list(parsed) != ["value"]:
-        raise ValueError(f"{origin}: the value of {text!r} is not a single YAML value")
+        raise ValueError(f"{origin}: the value of {shown} is not a single YAML value")
     return keys, parsed["value"]
 
 
@@ -176,7 +202,7 @@ def unknown_keys(values: Any, expected: Any, path: tuple[str, ...]) -> Iterator[
         return
     dotted = ".".join(path)
     if not isinstance(values, Mapping):
-        yield f"{dotted} is {values!r}, expected a section with keys of its own"
+        yield f"{dotted} is {shorten(values)}, expected a section with keys of its own"
         return
     for key, value in values.items():
         full_key = f"{dotted}.{key}" if dotted else str(key)
