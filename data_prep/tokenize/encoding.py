@@ -33,7 +33,7 @@ REMEDY = (
     "tokenizer.json), or leave such documents out with --on-bad-row skip"
 )
 # Characters of scripts and blocks that hardly any vocabulary has; one of them is missing in all but byte-level ones.
-_RARE_CHARACTERS = "ꙮ𓂀ꔀ\U0010fffd"
+_RARE_CHARACTERS = "ꙮ𓂀ꔀ"
 
 
 class Batch(NamedTuple):

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders
 from modernbert_train.store.lost_text import TextCounts
 from modernbert_train.store.tokenizer import TokenizerError, tokenizer_errors
 
-SAMPLED = 128
-FIRST_CHARACTERS = 20_000  # sampled in any case
+SAMPLED = 256
+FIRST_CHARACTERS = 10_000  # sampled in any case
 EXCERPT_CHARACTERS = 4_096
 METASPACE = "▁"  # stands for a space
 

@@ -93,7 +93,9 @@ def run_task(job: Job, stage: Stage, number: int, report: Report) -> None:
 
 def write_tokens(job: Job, number: int, folder: Path, report: Report, *, filters: Sequence[Filter]) -> None:
     """Tokenize the documents of a part that pass all filters into splits of its own; count what is left out."""
-    encoder = _encoder(job.store / "tokenizer.json", job.dtype, job.settings.valid_fraction)
+    encoder = _encoder(
+        job.store / "tokenizer.json", job.tokenizer_fingerprint, job.dtype, job.settings.valid_fraction
+    )
     meter = encoder.new_meter()
     writers = {name: SplitWriter(folder / name, job.dtype, job.settings.shard_bytes) for name in SPLIT_NAMES}
     left_out = LeftOut(job.settings.on_bad_row)
@@ -129,8 +131,8 @@ def _first_part(job: Job, source: str) -> int:
 
 
 @lru_cache(1)
-def _encoder(tokenizer_json: Path, dtype: str, valid_fraction: float) -> BatchEncoder:
-    """Load the tokenizer once per process instead of once per part."""
+def _encoder(tokenizer_json: Path, fingerprint: str, dtype: str, valid_fraction: float) -> BatchEncoder:
+    """Load the tokenizer, which has this fingerprint, once per process instead of once per part."""
     return BatchEncoder(tokenizer_json, dtype, valid_fraction)
 
 

@@ -80,10 +80,14 @@ def describe_text(counts: TextCounts | None) -> str:
 
 
 def lost_text_warning(source: str, counts: TextCounts | None) -> str | None:
-    """Return a warning if a source loses more than WARN_LOST_TEXT of its text, or of its characters."""
+    """Return a warning if the tokenizer loses, or deletes, more than WARN_LOST_TEXT of the text of a source."""
     if counts is None or max(counts.share, counts.deleted_share) <= WARN_LOST_TEXT:
         return None
-    return f"source {source}: the tokenizer does not fit its text: {counts.describe()}"
+    if counts.share <= WARN_LOST_TEXT:
+        return (
+            f"source {source}: the normalizer of the tokenizer deletes {counts.deleted_share:.1%} of the text"
+        )
+    return f"source {source}: the tokenizer loses {counts.share:.1%} of the text; use one that was trained on such text"
 
 
 def check_lost_text(source: str, counts: TextCounts, limit: float, of_what: str = "") -> None:
