@@ -190,7 +190,7 @@ def test_a_model_that_raises_is_found_out_beforehand(capsys, build, message):
 
 def test_documents_that_cannot_be_encoded_are_left_out_on_request(capsys, monkeypatch):
     texts = ["a river", f"a {KOREAN}", "wide", "漢" * 100]
-    assert tokenize(unigram(None), texts, "--skip-unreadable") == 0
+    assert tokenize(unigram(None), texts, "--on-bad-row", "skip") == 0
     captured = capsys.readouterr()
     assert "warning: tokenizer: tok/tokenizer.json cannot encode 'ꙮ'" in captured.err
     assert (
@@ -200,7 +200,7 @@ def test_documents_that_cannot_be_encoded_are_left_out_on_request(capsys, monkey
     assert load_manifest("store").left_out == {"web": {"not_encodable": 2}}
     assert load_manifest("store").sources["web"]["train"].num_documents == 2
     monkeypatch.setattr("data_prep.tokenize.encoding.BATCH_CHARACTERS", 50)  # the last text is a long one
-    assert tokenize(unigram(None), texts, "--skip-unreadable", store="long") == 0
+    assert tokenize(unigram(None), texts, "--on-bad-row", "skip", store="long") == 0
     assert Path("long/web/train/lengths.npy").read_bytes() == Path("store/web/train/lengths.npy").read_bytes()
 
 
