@@ -103,3 +103,14 @@ def drop_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= step]
         write_atomically(path, "".join(kept))
+
+
+def move_after(path: Path, step: int, folder: Path) -> int:
+    """Move the lines after `step` to a file of the same name in `folder`, and return their number."""
+    if not path.exists():
+        return 0
+    later = [line + "\n" for line, record in read_lines(path) if record["step"] > step]
+    if later:
+        write_atomically(folder / path.name, "".join(later))
+    drop_after(path, step)
+    return len(later)

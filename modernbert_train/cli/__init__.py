@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after `modernbert`; None: those of this process.
 
     Returns:
-        The exit code: 0 success, 1 a check failed, 2 user error, 130 interrupted, 138 preempted after saving (requeue).
+        The exit code: 0 success, 1 a check failed, 2 user error, 130 stopped by Ctrl-C, 137 another
+        rank was killed, 138 preempted after saving (requeue).
 
     Raises:
         ValueError: A library raised it, or a defect of this program did.

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modernbert_train.cli.errors import failed, lost_process
+from modernbert_train.cli.errors import failed, is_peer, lost_process
 from modernbert_train.cli.paths import no_recipe, recipe_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run_train(options: argparse.Namespace) -> int:
         found = dry_run(recipe, options.tokens_per_second)
         print(found.text)
         return 2 if found.problems else 0
-    from modernbert_train.common.processes import REQUEUE_EXIT_CODE
+    from modernbert_train.common.processes import KILLED_EXIT_CODE, failed_exit_code
     from modernbert_train.training.callbacks.preemption import Preempted
     from modernbert_train.training.train import train
 
@@ -37,11 +37,26 @@ def run_train(options: argparse.Namespace) -> int:
         train(recipe)
     except Preempted as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
-        return REQUEUE_EXIT_CODE
+        return stopped.exit_code
     except RuntimeError as error:
         if (lost := lost_process(error)) is None:
             raise
-        return failed(RuntimeError(lost), status=1)
+        # A rank that failed by itself has left its exit code; one that was killed, or whose machine is gone, could not.
+        status = (failed_exit_code() or KILLED_EXIT_CODE) if is_peer(error) else 1
+        return failed(RuntimeError(lost), status)
+    return 0
+
+
+def run_rewind(options: argparse.Namespace) -> int:
+    """Go back to an earlier checkpoint of a run."""
+    from modernbert_train.checkpoints.rewind import rewind
+    from modernbert_train.training.distributed.run_lock import only_run_in
+
+    run = Path(options.run_folder)
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such run folder")
+    with only_run_in(run):
+        print(rewind(run, options.step))
     return 0
 
 

@@ -22,9 +22,14 @@ def failed(error: Exception, status: int) -> int:
     return status
 
 
+def is_peer(error: RuntimeError) -> bool:
+    """Check whether another rank has ended: gloo's error when the other end has closed a connection."""
+    return "by peer" in str(error)
+
+
 def lost_process(error: RuntimeError) -> str | None:
     """Explain an error caused by a dead rank or DataLoader worker; return None for any other error."""
-    if "by peer" in str(error):  # from gloo, when the other end has closed a connection
+    if is_peer(error):
         return "another rank has ended, which ends this one; see the log of that rank for the cause"
     if "DataLoader worker" in str(error):
         return (

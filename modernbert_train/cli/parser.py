@@ -21,6 +21,7 @@ examples:
   modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert sweep yamls/ablations/mlp.yaml --parallel 2
+  modernbert rewind runs/quickstart --step 300
   modernbert report runs/quickstart
   modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
@@ -33,7 +34,8 @@ exit codes:
   0    success
   1    a check failed: the loss is not finite, an export does not match, the doctor found a problem, ...
   2    the command, the recipe or its data is wrong; the error message says what to change
-  130  interrupted by Ctrl-C
+  130  stopped by Ctrl-C; a run in training has saved a checkpoint, and the same command resumes it
+  137  another rank was killed, or its machine is gone: run the same command again to resume
   138  asked to stop by SIGTERM or SIGUSR1, and saved a checkpoint: run the same command again to resume
 """
 
@@ -104,6 +106,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_train(subparsers)
+    _add_rewind(subparsers)
     _add_sweep(subparsers)
     _add_report(subparsers)
     _add_plan(subparsers)
@@ -162,6 +165,23 @@ def _positive(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not allowed: must be a number greater than 0")
     return number
+
+
+def _add_rewind(subparsers: Subparsers) -> None:
+    command = _command(
+        subparsers,
+        "rewind",
+        commands.run_rewind,
+        "go back to an earlier checkpoint of a run; later ones and later metrics are kept in a folder aside",
+        """
+        modernbert rewind runs/base --step 12000
+        modernbert train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=4e-4
+        """,
+    )
+    command.add_argument("run_folder", help="folder of the run, which must not be training")
+    command.add_argument(
+        "--step", type=int, required=True, metavar="N", help="the step of the checkpoint, as in its file name"
+    )
 
 
 def _add_sweep(subparsers: Subparsers) -> None:

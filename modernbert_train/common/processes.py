@@ -1,16 +1,74 @@
-"""Signals and the exit code of preemption, and the end of a process with its parent."""
+"""Signals, the exit code that all ranks of a launch share, and the end of a process with its parent.
+
+`composer` exits with the code of the lowest rank that has failed, also if the launcher itself has ended that rank: a
+wrong recipe (2) on rank 1 becomes 241 (rank 0 killed by SIGTERM). So the first rank of a machine that fails leaves its
+code in a file, and the others end with the same. torchrun exits with 1; docker/launch.sh reads the file.
+"""
 
 import ctypes
+import os
 import signal
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 # 128 + SIGUSR1. Kubeflow's restartPolicy ExitCode restarts a pod for codes from 128 only. A shell reports the same code
 # for a process that SIGUSR1 has killed before it installed its handler, which needs a restart as well. Python, torch
 # and crashes do not use it.
 REQUEUE_EXIT_CODE = 138
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+INTERRUPTED_EXIT_CODE = 128 + signal.SIGINT
+KILLED_EXIT_CODE = 128 + signal.SIGKILL
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers, which start the job again
+
+# Environment variable: the file with the exit code, where docker/launch.sh reads it.
+EXIT_CODE_FILE = "MODERNBERT_EXIT_CODE_FILE"
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def is_rank() -> bool:
+    """Check whether `composer` or torchrun has started this process."""
+    return "LOCAL_WORLD_SIZE" in os.environ
+
+
+def first_exit_code(code: int) -> int:
+    """Return the exit code of the rank of this launch and machine that failed first: `code` if it is this one."""
+    if code == 0 or not is_rank():
+        return code
+    file = _exit_code_file()
+    mine = file.with_name(f"{file.name}.{os.getpid()}")
+    with suppress(OSError):  # without a temporary folder, every rank keeps its code
+        mine.write_text(str(code))
+        with suppress(FileExistsError):
+            os.link(mine, file)  # with its content, unlike a file that is opened for writing
+        mine.unlink()
+    return failed_exit_code() or code
+
+
+def failed_exit_code() -> int | None:
+    """Return the exit code of the rank of this launch and machine that failed first; None if none has failed."""
+    try:
+        return int(_exit_code_file().read_text()) if is_rank() else None
+    except (OSError, ValueError):
+        return None
+
+
+def end_with_first_rank() -> None:
+    """Make SIGTERM, by which launchers end the other ranks, end this process with the code of the first to fail."""
+    if is_rank():
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(failed_exit_code() or 128 + number))
+
+
+def _exit_code_file() -> Path:
+    if named := os.environ.get(EXIT_CODE_FILE):
+        return Path(named)
+    launcher = os.getppid()
+    started = ""
+    with suppress(OSError, IndexError):  # no /proc: not Linux
+        # Process ids are used again: the start time (proc(5), field 22) tells launchers apart.
+        started = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
+    return Path(tempfile.gettempdir()) / f"modernbert-exit-{os.getuid()}-{launcher}-{started}"
 
 
 def end_with_parent(number: int) -> None:

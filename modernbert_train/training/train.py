@@ -89,7 +89,8 @@ def train(recipe: Recipe) -> Path:
         trainer.close()
         if signals.stopped_after is not None:
             raise Preempted(
-                f"stopped and saved after step {signals.stopped_after}; run the same command to resume"
+                f"stopped and saved after step {signals.stopped_after}; run the same command to resume",
+                signals.exit_code,
             )
         return run.folder
 
@@ -221,7 +222,7 @@ def build_callbacks(
     set_the_step = [SkipSteps(loader), Schedule(run, model), WarmUpDDP(run.inputs.tokenizer.pad_id)]
     check_and_measure = [
         GradientNorm(run),
-        StopOnNonFinite(),
+        StopOnNonFinite(run),
         *([WeightAverage(run, model)] if run.recipe.training.ema_half_life_tokens else []),
         evaluate,
         Throughput(run, loader),

@@ -12,7 +12,7 @@ import pytest
 
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
-from modernbert_train.common.processes import REQUEUE_EXIT_CODE
+from modernbert_train.common.processes import INTERRUPTED_EXIT_CODE, REQUEUE_EXIT_CODE
 from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
 from tests.helpers.launching import (
     COMPOSER,
@@ -201,5 +201,45 @@ def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):
     assert f"stopped and saved after step {stopped_after}; run the same command to resume" in done.stdout
 
 
+@pytest.mark.parametrize("launcher", [COMPOSER, pytest.param(LAUNCH, marks=pytest.mark.slow)])
+def test_ctrl_c_saves(tiny, one, tmp_path, launcher):
+    """A terminal signals the launcher and its ranks."""
+    arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
+    process = start([launcher, "-n", 1, *TRAIN, *arguments])
+    wait_for_steps(tmp_path / "run", 5, process)
+    os.killpg(process.pid, signal.SIGINT)
+    done = finish(process)
+    assert done.returncode == INTERRUPTED_EXIT_CODE, done.stdout
+    stopped_after = len(read_steps(tmp_path / "run"))
+    assert stopped_after < len(read_steps(one))
+    assert f"stopped and saved after step {stopped_after}; run the same command to resume" in done.stdout
+
+
 def test_the_wrapper_ends_as_composer_does():
     assert finish(start([LAUNCH, "-n", 1, "-c", "false"])).returncode == 1
+
+
+RANK = """
+import os, sys, time
+from modernbert_train.common.processes import end_with_first_rank, first_exit_code
+end_with_first_rank()
+time.sleep(1)  # until all ranks are ready
+if os.environ["RANK"] == "0" and "killed" in sys.argv:
+    os.kill(os.getpid(), 9)
+if os.environ["RANK"] == "1" and "killed" not in sys.argv:
+    sys.exit(first_exit_code(2))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ([COMPOSER, "-n", 2, "rank.py"], 2),
+        ([LAUNCH, "torchrun", "--nproc-per-node", 2, "rank.py"], 2),
+        ([LAUNCH, "-n", 2, "rank.py", "killed"], 137),
+    ],
+)
+def test_a_launcher_ends_with_the_code_of_the_rank_that_failed_first(tmp_path, command, code):
+    (tmp_path / "rank.py").write_text(RANK)
+    assert finish(start(command), seconds=60).returncode == code

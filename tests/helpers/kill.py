@@ -4,9 +4,9 @@
 
 The libraries are imported once; every start forks this process, once for each rank. All ranks are killed at once with
 SIGKILL, after a random time or, every other time, while a checkpoint is being written. With `--ask`, one rank receives
-SIGTERM or SIGUSR1 after a random step, and all ranks must save and exit. At the end, these must be equal bit for bit:
-step, loss, gradient norm, checksum of the global batch and held-out losses of every line of metrics.jsonl, and all
-weights of the last checkpoint.
+SIGTERM, SIGUSR1 or SIGINT after a random step, and all ranks must save and exit. At the end, these must be equal bit
+for bit: step, loss, gradient norm, checksum of the global batch and held-out losses of every line of metrics.jsonl, and
+all weights of the last checkpoint.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from modernbert_train.common.processes import REQUEUE_EXIT_CODE
+from modernbert_train.common.processes import INTERRUPTED_EXIT_CODE, REQUEUE_EXIT_CODE
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.training.callbacks.preemption import Preempted
 from modernbert_train.training.train import train
@@ -55,8 +55,8 @@ def _fork_rank(recipe: Recipe, rank: int, world_size: int, port: str) -> int:
         os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         train(recipe)
         status = 0
-    except Preempted:
-        status = REQUEUE_EXIT_CODE
+    except Preempted as stopped:
+        status = stopped.exit_code
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -96,9 +96,12 @@ def ask_at(processes: list[int], run: Path, lines: int) -> bool:
             wait(processes[1:])
             return False
         time.sleep(0.0005)
-    os.kill(random.choice(processes), random.choice([signal.SIGTERM, signal.SIGUSR1]))
+    number = random.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+    os.kill(random.choice(processes), number)
     statuses = {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes}
-    assert statuses in ({0}, {REQUEUE_EXIT_CODE}), statuses
+    assert statuses in ({0}, {INTERRUPTED_EXIT_CODE if number == signal.SIGINT else REQUEUE_EXIT_CODE}), (
+        statuses
+    )
     if statuses == {0}:  # the signal came during the last step
         return False
     last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"]

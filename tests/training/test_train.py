@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from modernbert_train.checkpoints.info import read_info
+from modernbert_train.checkpoints.rewind import step_of
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
@@ -19,6 +20,7 @@ from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.planning.source_stats import phase_stats, whole_run
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
+from tests.helpers.kill import read_metrics
 from tests.helpers.stores import make_tokenizer
 from tests.helpers.weights import load_weights
 
@@ -131,12 +133,28 @@ def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
     recipe = load_recipe(tiny, [f"run_folder={tmp_path}/run", "phases.pretrain.learning_rate=1e30"])
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+.*lower learning_rate"):
+    expected = r"loss is (nan|inf) at step \d+.*lower learning_rate.*gradient_clip_norm\. No checkpoint was saved yet"
+    with pytest.raises(FloatingPointError, match=expected):
         train(recipe)
     steps, _ = metrics(tmp_path / "run")
     assert len(steps) == 1
     assert math.isfinite(steps[0]["loss"])
     assert not list_checkpoints(tmp_path / "run")
+
+
+def test_a_run_that_goes_back_writes_the_same_lines(tiny, tmp_path):
+    """Also the means over several steps, of which some were trained before the checkpoint."""
+    options = ["phases.extension=null", "training.log_every_steps=4", "training.save_every_tokens=6K"]
+    recipe = load_recipe(tiny, [*options, f"run_folder={tmp_path}/run", "training.keep_checkpoints=9"])
+    run = train(recipe)
+    lines, weights = read_metrics(run), load_weights(run)[0]
+    step = step_of(list_checkpoints(run)[0])
+    assert step % 4
+    assert main(["rewind", str(run), "--step", str(step)]) == 0
+    assert len(read_metrics(run)) < len(lines)
+    train(recipe)
+    assert read_metrics(run) == lines
+    assert all(torch.equal(weight, weights[name]) for name, weight in load_weights(run)[0].items())
 
 
 @pytest.mark.parametrize(

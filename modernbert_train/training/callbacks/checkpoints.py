@@ -11,6 +11,7 @@ from composer.utils.checkpoint import save_checkpoint
 
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
 from modernbert_train.checkpoints.info import CheckpointInfo
+from modernbert_train.checkpoints.rewind import describe_way_back
 from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, drop_after
 from modernbert_train.checkpoints.source import nonfinite
 from modernbert_train.config import ModelConfig
@@ -51,7 +52,7 @@ class SaveCheckpoints(Callback):
         if nonfinite(state.model.named_parameters()):
             raise FloatingPointError(
                 f"weights are not finite after step {step}, so they were not saved; start again with a lower "
-                "learning_rate or optimizer.gradient_clip_norm"
+                f"learning_rate or optimizer.gradient_clip_norm. {describe_way_back(self._run.folder)}"
             )
         # Collective: every rank contributes its position in the data; rank 0 writes.
         save_checkpoint(state, str(unfinished_path(path)))

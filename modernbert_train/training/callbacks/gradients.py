@@ -9,6 +9,7 @@ import torch
 from composer import Callback, Logger, State
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from modernbert_train.checkpoints.rewind import describe_way_back
 from modernbert_train.training.callbacks.base import Metric, step_of
 from modernbert_train.training.run import Run
 
@@ -35,12 +36,16 @@ class GradientNorm(Metric):
 class StopOnNonFinite(Callback):
     """Ends the run on every rank (the loss is their sum) before a checkpoint of broken weights is written."""
 
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
     def batch_end(self, state: State, logger: Logger) -> None:
         assert state.total_loss_dict is not None
         loss = state.total_loss_dict["loss/train/total"]
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"loss is {loss} at step {step_of(state)}; nothing was saved since the last checkpoint. Start again "
-                "with a lower learning_rate, a longer warmup_tokens or optimizer.gradient_clip_norm, "
-                "or with training.precision=fp32"
+                "with a lower learning_rate, a longer warmup_tokens or optimizer.gradient_clip_norm"
+                f"{'' if self._run.precision == 'fp32' else ', or with training.precision=fp32'}. "
+                f"{describe_way_back(self._run.folder)}"
             )

@@ -9,14 +9,20 @@ import time
 import pytest
 from torch.utils.data import DataLoader
 
-from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS
+from modernbert_train.common.processes import (
+    EXIT_CODE_FILE,
+    INTERRUPTED_EXIT_CODE,
+    REQUEUE_EXIT_CODE,
+    SIGNALS,
+    first_exit_code,
+)
 from modernbert_train.training.callbacks import preemption
 from modernbert_train.training.callbacks.preemption import Preempted, StopSignals, shield_workers
 
 LISTENS = """
 import os, signal
 from modernbert_train.training.callbacks import preemption
-preemption.SAME_REQUEST_SECONDS = {same}
+preemption.SAME_REQUEST_SECONDS = preemption.SAME_CTRL_C_SECONDS = {same}
 with preemption.StopSignals() as signals:
     signals.training = {training}
     for number in {numbers}:
@@ -30,7 +36,7 @@ def ends(training: bool, numbers: list[int], same: float = 5.0) -> subprocess.Co
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
 def test_the_first_signal_is_kept_for_the_end_of_the_step(number):
     before = signal.getsignal(number)
     with StopSignals() as signals:
@@ -38,7 +44,8 @@ def test_the_first_signal_is_kept_for_the_end_of_the_step(number):
         assert signals.received is None
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # passed on by a launcher
-        assert signals.received == signal.Signals(number).name
+    assert signals.received == signal.Signals(number).name
+    assert signals.exit_code == (REQUEUE_EXIT_CODE if number in SIGNALS else INTERRUPTED_EXIT_CODE)
     assert signal.getsignal(number) is before
 
 
@@ -53,18 +60,46 @@ def test_a_preempted_process_ignores_further_signals():
             signal.signal(number, handler)
 
 
-def test_before_the_first_step_it_ends_at_once():
-    done = ends(training=False, numbers=[signal.SIGTERM])
-    assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
-    assert done.stderr == "SIGTERM before the first step: ended at once; the last checkpoint is intact\n"
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, REQUEUE_EXIT_CODE), (signal.SIGINT, INTERRUPTED_EXIT_CODE)]
+)
+def test_before_the_first_step_it_ends_at_once(number, code):
+    done = ends(training=False, numbers=[number])
+    assert (done.returncode, done.stdout) == (code, "")
+    assert (
+        done.stderr == f"{number.name} before the first step: ended at once; the last checkpoint is intact\n"
+    )
 
 
 def test_a_second_signal_ends_at_once():
     done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM], same=-1.0)
     assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
     assert done.stderr == "SIGTERM again: ended at once; the last checkpoint is intact\n"
+    done = ends(training=True, numbers=[signal.SIGINT, signal.SIGINT], same=-1.0)
+    assert (done.returncode, done.stdout) == (INTERRUPTED_EXIT_CODE, "")
+    assert done.stderr == (
+        "Ctrl-C: saving after this step; press it again to end at once\n"
+        "SIGINT again: ended at once; the last checkpoint is intact\n"
+    )
     done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM])
     assert (done.returncode, done.stdout) == (0, "went on: SIGUSR1\n")
+
+
+def test_a_rank_whose_main_thread_waits_ends_with_the_code_of_the_rank_that_failed(tmp_path, monkeypatch):
+    """The lock stands for a collective operation that the failed rank will never join."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))
+    assert first_exit_code(2) == 2
+    code = (
+        "import os, threading; from modernbert_train.training.callbacks import preemption\n"
+        "with preemption.StopSignals() as signals:\n"
+        "    signals.training = True\n"
+        "    lock = threading.Lock(); lock.acquire()\n"
+        "    threading.Timer(0.2, os.kill, (os.getpid(), 15)).start()\n"
+        "    lock.acquire()\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60)
+    assert done.returncode == 2
 
 
 def test_workers_outlive_the_signals_of_a_job():
@@ -75,7 +110,7 @@ def test_workers_outlive_the_signals_of_a_job():
     batches = iter(loader)
     assert next(batches) == 0
     (worker,) = batches._workers
-    for number in SIGNALS:
+    for number in (*SIGNALS, signal.SIGINT):
         os.kill(worker.pid, number)
     assert [int(batch) for batch in batches] == [1, 2, 3, 4, 5]
 
