@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
+import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +52,11 @@ def prepare_run_folder(
     world_size: int,
     fresh: bool,
     skipped: Mapping[str, list[str]] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Write the resolved recipe, provenance and tokenizer into the run folder.
+
+    What changed since the last start, of code, packages and machine, is logged if the run resumes.
 
     Args:
         run: The run folder.
@@ -59,6 +66,7 @@ def prepare_run_folder(
         fresh: Whether the run starts without a checkpoint. Metrics of an earlier run, whose checkpoints are gone, are
             then renamed, with a warning.
         skipped: All skipped steps and documents.
+        device: Name of the GPU of rank 0, or "cpu".
     """
     make_run_folder(run)
     if fresh and (run / METRICS_FILE).exists():
@@ -70,7 +78,11 @@ def prepare_run_folder(
         (run / METRICS_FILE).replace(run / f"{METRICS_FILE}.old")
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
     launches = _previous_launches(run)
-    launches.append(provenance(world_size) | ({"skipped": dict(skipped)} if skipped else {}))
+    launch = provenance(world_size, device)
+    if launches and not fresh:
+        for change in changes_since(launches[-1], launch):
+            log.warning("%s", change)
+    launches.append(launch | ({"skipped": dict(skipped)} if skipped else {}))
     write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
     copy_tokenizer(tokenizer.path, run)
 
@@ -100,15 +112,49 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def provenance(world_size: int) -> dict[str, Any]:
-    """Return code version, package versions and command of this launch."""
+def provenance(world_size: int, device: str) -> dict[str, Any]:
+    """Return code version, package versions, machine and command of this launch."""
     return {
+        "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "command": sys.argv,
         "git_commit": git_commit(),
+        "code": code_hash(),
         "python": platform.python_version(),
         "packages": package_versions(),
+        "host": socket.gethostname(),
+        "device": device,
         "world_size": world_size,
     }
+
+
+def changes_since(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for each fact of a launch that differs from the last one; older versions lack some facts."""
+    facts = {
+        "commit": "git_commit",
+        "files of the package": "code",
+        "Python": "python",
+        "host": "host",
+        "device": "device",
+        "number of ranks": "world_size",
+    }
+    pairs = {name: (before[key], now[key]) for name, key in facts.items() if key in before}
+    installed, then = now["packages"], before.get("packages", now["packages"])
+    pairs |= {
+        f"package {name}": (then.get(name), installed.get(name)) for name in sorted({*installed, *then})
+    }
+    return [
+        f"{name} changed since the last start: was {was or 'none'}, is {value or 'none'}"
+        for name, (was, value) in pairs.items()
+        if was != value
+    ]
+
+
+def code_hash() -> str:
+    """Hash the source files: a commit does not cover later changes, and a container image has none."""
+    package = Path(__file__).parents[1]
+    files = sorted(package.rglob("*.py"))
+    content = b"".join(os.fsencode(path.relative_to(package)) + path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def wandb_id(run: Path) -> str:

@@ -172,10 +172,9 @@ def _add_rewind(subparsers: Subparsers) -> None:
         subparsers,
         "rewind",
         commands.run_rewind,
-        "go back to an earlier checkpoint of a run; later ones and later metrics are kept in a folder aside",
+        "go back to an earlier checkpoint of a run, from which `train` then resumes; what came after it is kept",
         """
         modernbert rewind runs/base --step 12000
-        modernbert train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=4e-4
         """,
     )
     command.add_argument("run_folder", help="folder of the run, which must not be training")

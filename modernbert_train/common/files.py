@@ -3,9 +3,21 @@
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def url_problem(name: str, folder: str | Path) -> str | None:
+    """Return what is wrong with a folder to write that is named by a URL; None for a path."""
+    # A Path has merged the slashes.
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
+        return None
+    return (
+        f"{name} is {folder}, a URL, which cannot be written to; name a folder on this machine or on shared storage, "
+        "and copy it to the URL afterwards"
+    )
 
 
 def sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from modernbert_train.common.files import url_problem
 from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import batch_sizes, check_phase
 from modernbert_train.config.quantities import (
@@ -49,6 +50,9 @@ def _check_run(recipe: Recipe) -> Iterator[str]:
     folder = recipe.run_folder.replace("{name}", "")
     if "{" in folder or "}" in folder or not recipe.run_folder.strip():
         yield f"run_folder is {recipe.run_folder!r}: must be a path, in which only {{name}} is replaced"
+    for field, path in (("run_folder", recipe.run_folder), ("data.cache.folder", recipe.data.cache.folder)):
+        if problem := url_problem(field, path):
+            yield problem
     if not 0 <= recipe.seed < NUM_SEEDS:
         yield f"seed is {recipe.seed}: must be from 0 to {NUM_SEEDS - 1}"
     for field, names in (("phases", recipe.phases), ("data.sources", recipe.data.sources)):

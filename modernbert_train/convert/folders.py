@@ -8,14 +8,18 @@ from typing import Any
 
 from modernbert_train.checkpoints.hf.transformers_model import load_masked_lm
 
+from modernbert_train.common.files import url_problem
+
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `out` at the end, or deleted after an error.
 
     Raises:
-        ValueError: `out` is a file, or a folder that is not empty.
+        ValueError: `out` is a file, a URL, or a folder that is not empty.
     """
+    if problem := url_problem("the folder to write", out):
+        raise ValueError(problem)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; name a new folder, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import shlex
+import sys
 from pathlib import Path
 
 from composer.loggers import LoggerDestination, WandBLogger
 
 from modernbert_train.checkpoints.provenance import wandb_id
+from modernbert_train.common.text import one_line
 from modernbert_train.config import Recipe
+from modernbert_train.config.schema import WandbConfig
 from modernbert_train.training.distributed.ranks import on_rank_zero
+
+log = logging.getLogger(__name__)
+
+
+def check_wandb(config: WandbConfig) -> None:
+    """Check that W&B has a key, where it cannot ask for one.
+
+    Raises:
+        ValueError: It has none, or one of the wrong form.
+    """
+    if config.project is None or config.mode == "offline" or sys.stdin.isatty():
+        return
+    import wandb
+
+    try:
+        has_key, problem = wandb.login(prompt=False, verify=False), "W&B has no API key"
+    except wandb.errors.AuthenticationError as error:
+        has_key, problem = False, one_line(error)
+    if not has_key:
+        raise ValueError(
+            f"wandb.project is {config.project}: {problem}; set the environment variable WANDB_API_KEY, run `wandb "
+            "login` before, or set wandb.mode=offline"
+        )
+
+
+def log_wandb_upload(config: WandbConfig, run: Path) -> None:
+    """Log the command that uploads a run without network: every start has written a folder of its own."""
+    if config.project is None or config.mode != "offline":
+        return
+    number = wandb_id(run)
+    # With --id, W&B joins the folders in the order of their start; without, each replaces the one before.
+    folders = " ".join(
+        shlex.quote(str(folder)) for folder in sorted((run / "wandb").glob(f"offline-run-*-{number}"))
+    )
+    log.info("to upload this run to W&B: wandb sync --id %s --yes %s", number, folders)
 
 
 def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:

@@ -46,7 +46,7 @@ from modernbert_train.training.distributed.preflight import agree, check_run_fol
 from modernbert_train.training.distributed.ranks import is_rank_zero, on_rank_zero
 from modernbert_train.training.distributed.rendezvous import TIMEOUT_SECONDS, join
 from modernbert_train.training.distributed.run_lock import only_run_in
-from modernbert_train.training.loggers import loggers
+from modernbert_train.training.loggers import check_wandb, log_wandb_upload, loggers
 from modernbert_train.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def train(recipe: Recipe) -> Path:
         signals = stack.enter_context(StopSignals())
         device = resolve_device(recipe)
         join(device)
+        on_rank_zero(lambda: check_wandb(recipe.wandb))
         _share_cores(device)
         inputs = agree(recipe, device)
         stack.enter_context(closing(inputs.reader))
@@ -87,6 +88,8 @@ def train(recipe: Recipe) -> Path:
         _prepare_folder(run, fresh=checkpoint is None)
         trainer.fit()
         trainer.close()
+        if is_rank_zero():
+            log_wandb_upload(recipe.wandb, run.folder)
         if signals.stopped_after is not None:
             raise Preempted(
                 f"stopped and saved after step {signals.stopped_after}; run the same command to resume",
@@ -124,8 +127,11 @@ def initialize(model: ModernBertForMaskedLM, run: Run) -> None:
 
 def _prepare_folder(run: Run, fresh: bool) -> None:
     skipped, world_size = describe_skipped(run.schedule, run.inputs), dist.get_world_size()
+    device = torch.cuda.get_device_name() if run.device == "gpu" else "cpu"
     on_rank_zero(
-        lambda: prepare_run_folder(run.folder, run.recipe, run.inputs.tokenizer, world_size, fresh, skipped)
+        lambda: prepare_run_folder(
+            run.folder, run.recipe, run.inputs.tokenizer, world_size, fresh, skipped, device
+        )
     )
 
 

@@ -2,8 +2,10 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -11,7 +13,7 @@ import torch
 import yaml
 
 from modernbert_train.checkpoints import provenance
-from modernbert_train.checkpoints.provenance import check_unchanged, git_commit, prepare_run_folder
+from modernbert_train.checkpoints.provenance import check_unchanged, code_hash, git_commit, prepare_run_folder
 from modernbert_train.config import OptimizerConfig, load_recipe
 from modernbert_train.config.schema import MODEL_SWITCHES
 from tests.helpers.little_recipe import a_phase, a_recipe
@@ -155,3 +157,38 @@ def test_commit_of_the_code(tmp_path, monkeypatch):
 def test_no_commit_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert git_commit() is None
+
+
+def test_code_is_identified_by_its_files(monkeypatch, tmp_path):
+    before = code_hash()
+    shutil.copytree(Path(provenance.__file__).parents[1], tmp_path / "copy")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "copy/checkpoints/provenance.py"))
+    assert code_hash() == before
+    with (tmp_path / "copy/model/rope.py").open("a") as file:
+        file.write("\n")
+    assert code_hash() != before
+
+
+def test_a_restart_says_what_changed(run, tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        prepare_run_folder(run, a_recipe(), tokenizer, world_size=2, fresh=False)
+    assert not caplog.records
+    content = json.loads((run / "provenance.json").read_text())
+    last = content["launches"][-1]
+    last |= {"git_commit": "abc", "code": "0123", "host": "other", "device": "H100"}
+    last["packages"] |= {"torch": "2.0.0", "flash-attn": "2.6"}
+    del last["python"]  # as an older version wrote it
+    (run / "provenance.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        prepare_run_folder(run, a_recipe(), tokenizer, world_size=4, fresh=False)
+    now = launches(run)[-1]
+    expected = [
+        f"commit changed since the last start: was abc, is {now['git_commit'] or 'none'}",
+        f"files of the package changed since the last start: was 0123, is {now['code']}",
+        f"host changed since the last start: was other, is {now['host']}",
+        "device changed since the last start: was H100, is cpu",
+        "number of ranks changed since the last start: was 2, is 4",
+        f"package flash-attn changed since the last start: was 2.6, is {now['packages'].get('flash-attn', 'none')}",
+        f"package torch changed since the last start: was 2.0.0, is {now['packages']['torch']}",
+    ]
+    assert [record.message for record in caplog.records] == expected

@@ -4,6 +4,7 @@ import pytest
 
 from modernbert_train.config import (
     BatchRampConfig,
+    CacheConfig,
     DataConfig,
     EvaluationConfig,
     MaskingConfig,
@@ -43,6 +44,16 @@ def problem_of(recipe, start, world_size=1):
     [
         ({"name": "a/b"}, "name is 'a/b': ", "use only '.', letters, digits, "),
         ({"run_folder": "runs/{nam}"}, "run_folder is 'runs/{nam}': ", "only {name} is replaced"),
+        (
+            {"run_folder": "s3://bucket/{name}"},
+            "run_folder is s3://bucket/{name}, a URL, ",
+            "copy it to the URL",
+        ),
+        (
+            {"data": replace(DATA, cache=CacheConfig("gs://bucket"))},
+            "data.cache.folder is gs://bucket, a URL, ",
+            "name a folder on this machine",
+        ),
         ({"seed": -1}, "seed is -1: ", "must be from 0 to 4294967295"),
         ({"phases": {}}, "phases is empty: ", "add at least one"),
         ({"phases": {"a b": a_phase()}}, "phases has the name 'a b': ", "use only letters"),

@@ -171,6 +171,14 @@ def test_never_overwrites(tmp_path: Path, run: Path, content: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
+def test_a_url_is_not_a_folder_to_write(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"the folder to write is s3:/bucket/out, a URL, .*; name a folder on"
+    ):
+        export_checkpoint(run, "s3://bucket/out")
+    assert not Path("s3:").exists()
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path, run: Path) -> None:
     (tmp_path / "out").mkdir()
     out = export_checkpoint(run, tmp_path / "out")

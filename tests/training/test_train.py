@@ -114,10 +114,14 @@ def test_a_run_started_from_weights_has_a_new_clock(tiny, tmp_path, finished):
     assert steps[0]["loss"] < last["loss"] + 0.5
 
 
-def test_wandb_offline(tiny, tmp_path):
+def test_wandb_offline(tiny, tmp_path, caplog):
     overrides = [f"run_folder={tmp_path}/run", "wandb.project=tests", "wandb.mode=offline"]
-    run = train(load_recipe(tiny, [*SHORT, *overrides]))
-    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    with caplog.at_level(logging.INFO):
+        run = train(load_recipe(tiny, [*SHORT, *overrides]))
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb"))
+    number = (run / "wandb_id").read_text()
+    assert f"to upload this run to W&B: wandb sync --id {number} --yes {folder}" in caplog.text
 
 
 def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys):

@@ -8,7 +8,6 @@ and values.
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import time
 import uuid
@@ -20,7 +19,7 @@ import torch
 import torch.distributed
 from composer.utils import dist
 
-from modernbert_train.checkpoints.provenance import git_commit, make_run_folder, package_versions
+from modernbert_train.checkpoints.provenance import code_hash, git_commit, make_run_folder, package_versions
 from modernbert_train.config import Recipe, validate
 from modernbert_train.config.comparison import recipe_settings
 from modernbert_train.data.inputs import Inputs, open_inputs
@@ -94,7 +93,7 @@ def launch_facts(recipe: Recipe, device: str) -> Facts:
     """Return what this rank runs and with which settings: everything but the data."""
     return {
         "world size": str(dist.get_world_size()),
-        "code": f"{git_commit() or 'no commit'}, files {_code_hash()}",
+        "code": f"{git_commit() or 'no commit'}, files {code_hash()}",
         **{f"package {name}": version for name, version in package_versions().items()},
         **{
             f"recipe {key}": repr(value)
@@ -197,13 +196,6 @@ def _shared_devices(ranks_by_value: dict[str, list[int]], hosts: Sequence[str]) 
 def _device_id(device: str) -> str:
     """Return the id of this rank's GPU, unique over all nodes; empty for a CPU, which ranks may share."""
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if device == "gpu" else ""
-
-
-def _code_hash() -> str:
-    """Hash the source files: a commit does not cover later changes, and a container image has none."""
-    package = Path(__file__).parents[2]
-    files = sorted(package.rglob("*.py"))
-    return _hash(b"".join(os.fsencode(path.relative_to(package)) + path.read_bytes() for path in files))
 
 
 def _hash(content: bytes) -> str:

@@ -12,7 +12,7 @@ import torch.distributed
 from modernbert_train.checkpoints.provenance import make_run_folder
 from modernbert_train.config import load_recipe
 from modernbert_train.store import manifest, tokenizer
-from modernbert_train.training.distributed import preflight, rendezvous
+from modernbert_train.training.distributed import rendezvous
 from modernbert_train.training.distributed.preflight import check_run_folder, disagreements
 from modernbert_train.training.distributed.rendezvous import await_ranks, join
 from modernbert_train.training.train import train
@@ -198,16 +198,6 @@ def test_a_gpu_for_each_rank():
     assert problem.startswith(
         "device GPU-2 is shared by ranks 1-2 (a), but each rank needs a GPU of its own; start as many"
     )
-
-
-def test_code_is_identified_by_its_files(monkeypatch, tmp_path):
-    before = preflight._code_hash()
-    shutil.copytree(Path(preflight.__file__).parents[2], tmp_path / "copy")
-    monkeypatch.setattr(preflight, "__file__", str(tmp_path / "copy/training/distributed/preflight.py"))
-    assert preflight._code_hash() == before
-    with (tmp_path / "copy/model/rope.py").open("a") as file:
-        file.write("\n")
-    assert preflight._code_hash() != before
 
 
 def test_a_run_folder_that_cannot_be_made():
