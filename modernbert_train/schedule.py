@@ -210,8 +210,9 @@ class RunSchedule:
     def is_due(self, step: int, every_tokens: int) -> bool:
         """Check whether something that happens every `every_tokens` tokens happens at the end of `step`.
 
-        It does if the step, or a skipped one right before it, reaches a multiple of `every_tokens` (0: never), and
-        always at the last step of a phase.
+        It does at the last step of a phase, and if the step, or a skipped one right before it, reaches a multiple of
+        `every_tokens` (0: never) more than two steps from the end of a phase, which would only repeat it. (An interval
+        of less than four steps is half as strict.)
 
         Args:
             step: index of the step.
@@ -223,6 +224,9 @@ class RunSchedule:
         phase = self.phase_of(step)
         if step == phase.last_step:
             return True
+        near = min(2, every_tokens // self.batch_tokens(step) // 2)
+        if phase.last_step - step <= near or (phase.index > 0 and step - phase.first_step < near):
+            return False
         before = self.tokens_before(self._since(step))
         return _reaches_multiple(before, self.tokens_before(step + 1), every_tokens)
 

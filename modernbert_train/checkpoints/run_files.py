@@ -37,6 +37,7 @@ class RunMetrics:
     """The lines of metrics.jsonl, ordered by optimizer step."""
 
     training: list[dict[str, Any]]
+    # Without the sources that had nothing to predict, which are null in the file; at least one source in each.
     evaluations: list[dict[str, Any]]
 
 
@@ -61,10 +62,14 @@ def read_metrics(file: Path) -> RunMetrics:
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: not valid JSON ({error}); remove the line") from error
     training = {line["step"]: line for line in lines if "loss" in line}
-    evaluations = {line["step"]: line for line in lines if "eval" in line}
+    evaluations = {line["step"]: line | {"eval": scores} for line in lines if (scores := _scores(line))}
     return RunMetrics(
         [training[step] for step in sorted(training)], [evaluations[step] for step in sorted(evaluations)]
     )
+
+
+def _scores(line: dict[str, Any]) -> dict[str, Any]:
+    return {source: score for source, score in line.get("eval", {}).items() if score is not None}
 
 
 def read_last_line(file: Path) -> dict[str, Any]:

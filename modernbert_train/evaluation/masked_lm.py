@@ -88,10 +88,10 @@ def evaluate_masked_lm(
         progress_bar: Whether to show one, where the output is a terminal.
 
     Returns:
-        A score for each source.
+        A score for each source that has something to predict.
 
     Raises:
-        ValueError: There is no model, no recipe or no held-out text, or the store has another tokenizer.
+        ValueError: There is no model, no recipe or nothing to predict, or the store has another tokenizer.
     """
     target = transformer_folder(Path(target))
     source = None if is_hf_folder(target) else open_weights(target)
@@ -107,19 +107,26 @@ def evaluate_masked_lm(
             f"{target}: no source of {recipe.name} has held-out text; tokenize with --valid-fraction above 0"
         )
     with closing(inputs.reader):
-        return [score_source(name, inputs, model, recipe, progress_bar) for name in inputs.valid]
+        found = {name: score_source(name, inputs, model, recipe, progress_bar) for name in inputs.valid}
+    scores = [score for score in found.values() if score is not None]
+    empty = [name for name, score in found.items() if score is None]
+    if not scores:
+        raise ValueError(
+            f"{', '.join(empty)}: no token of the held-out text was chosen for prediction; raise "
+            "evaluation.max_rows or evaluation.mask_rate, or hold out text that the tokenizer knows (not [UNK])"
+        )
+    for name in empty:
+        log.warning("%s is skipped: no token of its held-out text was chosen for prediction", name)
+    return scores
 
 
 def score_source(
     source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe, progress_bar: bool
-) -> SourceScore:
+) -> SourceScore | None:
     """Score a model on a source's held-out text, and the training text's token frequencies on the same targets.
 
     Returns:
-        Both scores.
-
-    Raises:
-        ValueError: There is nothing to predict.
+        Both scores; None if there is nothing to predict.
     """
     loss_sum, num_correct, num_tokens = 0.0, 0, 0
     labels = []
@@ -132,11 +139,9 @@ def score_source(
             num_tokens + batch["num_tokens"],
         )
         labels.append(batch["labels"][batch["labels"] != IGNORE_INDEX].numpy())
-    targets = np.concatenate(labels)
+    targets = np.concatenate(labels) if labels else np.empty(0, dtype=np.int64)
     if len(targets) == 0:
-        raise ValueError(
-            f"{source}: no token of its held-out text was masked; raise evaluation.max_rows or mask_rate"
-        )
+        return None
     counts = count_tokens(source, inputs.train[source], inputs.reader, model.tokenizer.num_ids, progress_bar)
     # Stores have no [SEP], and it is never masked. As a next token, it counts as often as it is a target.
     num_ends = int((targets == model.tokenizer.sep_id).sum())

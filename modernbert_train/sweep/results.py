@@ -37,7 +37,7 @@ class RunResult:
 
     @property
     def mean_loss(self) -> float:
-        """The unweighted mean over the sources."""
+        """The unweighted mean over the sources; there is at least one, which `collect_results` checks."""
         return statistics.fmean(self.losses.values())
 
     def restricted(self, sources: list[str]) -> RunResult:

@@ -69,6 +69,17 @@ def data_spec(loader: PlannedLoader, pad_id: int) -> DataSpec:
     )
 
 
+class _Count(int):
+    """A number of targets whose share of none at all is 0.
+
+    Composer multiplies the loss of a micro-batch by its targets / those of the global batch, which has none if all its
+    tokens are [UNK] or were skipped.
+    """
+
+    def __truediv__(self, other: float) -> float:
+        return int(self) / other if self else 0.0
+
+
 def num_rows(batch: PackedBatch | MicroBatch) -> int:
     """Return the number of rows of a batch or micro-batch."""
     return len(batch["input_ids"]) if "num_segments" in batch else batch["num_rows"]
@@ -79,4 +90,4 @@ def num_tokens(batch: PackedBatch | MicroBatch) -> dict[str, int]:
     total, targets = batch["num_tokens"], batch["num_targets"]
     if isinstance(total, torch.Tensor) and isinstance(targets, torch.Tensor):
         total, targets = int(total.sum()), int(targets.sum())
-    return {"total": total, "loss_generating": targets}
+    return {"total": total, "loss_generating": _Count(targets)}

@@ -218,5 +218,7 @@ def test_models_and_recipes_that_cannot_be_evaluated(tmp_path: Path, recipe: Rec
 def test_no_masked_token_at_all(tmp_path: Path, recipe: Recipe) -> None:
     run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     nothing = dataclasses.replace(recipe, evaluation=EvaluationConfig(mask_rate=0.0, max_rows=4))
-    with pytest.raises(ValueError, match="web: no token of its held-out text was masked; raise"):
+    with pytest.raises(
+        ValueError, match="web, code: no token of the held-out text was chosen for prediction; raise"
+    ):
         evaluate_masked_lm(run, nothing, progress_bar=False)

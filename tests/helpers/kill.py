@@ -28,7 +28,7 @@ from modernbert_train.training.callbacks.preemption import Preempted
 from modernbert_train.training.train import train
 from tests.helpers.weights import load_weights
 
-TIMING = ("tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "peak_memory_gib")
+TIMING = ("time", "tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "peak_memory_gib")
 
 
 def launch(recipe: Recipe, world_size: int) -> list[int]:

@@ -124,12 +124,15 @@ def test_wandb_offline(tiny, tmp_path, caplog):
     assert f"to upload this run to W&B: wandb sync --id {number} --yes {folder}" in caplog.text
 
 
-def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys):
-    train(load_recipe(tiny, [*SHORT, f"run_folder={tmp_path}/run", "training.progress_bar=true"]))
+@pytest.mark.parametrize("bar", ["true", "false"])
+def test_progress_is_logged_in_lines_without_a_terminal(tiny, tmp_path, capsys, bar):
+    train(load_recipe(tiny, [*SHORT, f"run_folder={tmp_path}/run", f"training.progress_bar={bar}"]))
     first, last, held_out = capsys.readouterr().err.splitlines()
-    assert first.startswith("pretrain: step 1/2, 50% of the tokens, loss 5.5")
+    assert re.match(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ pretrain: step 1/2, 50% of the tokens, loss 5\.5", first
+    )
     assert re.search(r"context 64, [\d,]+ tokens/s, 0:00:\d\d left, waiting for data \d+%$", first)
-    assert last.startswith("pretrain: step 2/2, 100% of the tokens, ")
+    assert " pretrain: step 2/2, 100% of the tokens, " in last
     assert re.search(
         r"held out after 4,096 tokens \(pretrain\): .* web 5\.\d{3} \(.*%\), code \d\.\d{3}", held_out
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -15,11 +16,14 @@ from modernbert_train.objectives import build_objective
 from modernbert_train.schedule import PhaseSchedule
 from modernbert_train.training.callbacks.base import step_of
 from modernbert_train.training.composer_model import autocast, model_inputs
+from modernbert_train.training.distributed.ranks import is_rank_zero
 from modernbert_train.training.run import Run
+
+log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
-    """Measures held-out loss and accuracy of each source.
+    """Measures held-out loss and accuracy of each source; None for a source without a target.
 
     Rows and masks are the same each time for a context length and an objective.
     """
@@ -32,7 +36,8 @@ class Evaluate(Callback):
         self._precision = run.precision
         self._phase: int | None = None  # index of the phase of `_batches`
         self._batches: dict[str, list[MicroBatch]] = {}  # source -> batches
-        self.results: dict[str, dict[str, float]] = {}  # source -> loss and accuracy of the last evaluation
+        # source -> loss and accuracy of the last evaluation; None without a target
+        self.results: dict[str, dict[str, float] | None] = {}
         self.step = -1  # number of steps finished before the last evaluation
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -48,9 +53,12 @@ class Evaluate(Callback):
         self._model.train()
         self.step = step
         for source, result in self.results.items():
+            if result is None:
+                _warn_of_no_target(source)
+                continue
             logger.log_metrics({f"eval/{source}/{name}": value for name, value in result.items()})
 
-    def _evaluate(self, state: State, batches: list[MicroBatch]) -> dict[str, float]:
+    def _evaluate(self, state: State, batches: list[MicroBatch]) -> dict[str, float] | None:
         sums = torch.zeros(3, dtype=torch.float64)  # loss, correct predictions, targets
         for batch in batches:
             loss, correct = self._model.loss_and_correct(**model_inputs(state.device.batch_to_device(batch)))
@@ -58,6 +66,8 @@ class Evaluate(Callback):
         sums = state.device.tensor_to_device(sums)
         dist.all_reduce(sums)
         loss_sum, num_correct, num_targets = sums.tolist()
+        if num_targets == 0:
+            return None
         return {"loss": loss_sum / num_targets, "accuracy": num_correct / num_targets}
 
     def _phase_batches(self, phase: PhaseSchedule) -> dict[str, list[MicroBatch]]:
@@ -77,4 +87,12 @@ class Evaluate(Callback):
             max_rows=self._config.max_rows,
             rank=dist.get_global_rank(),
             world_size=dist.get_world_size(),
+        )
+
+
+def _warn_of_no_target(source: str) -> None:
+    if is_rank_zero():
+        log.warning(
+            "evaluation: no token of the held-out text of %s can be predicted, so this evaluation leaves it out",
+            source,
         )

@@ -36,6 +36,19 @@ class Throughput(Metric):
         self._seconds = self._wait_seconds = 0.0
         self._slots = self._tokens = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self._seconds,
+            "wait_seconds": self._wait_seconds,
+            "slots": self._slots,
+            "tokens": self._tokens,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:  # empty in older checkpoints
+            self._seconds, self._wait_seconds = state["seconds"], state["wait_seconds"]
+            self._slots, self._tokens = state["slots"], state["tokens"]
+
     def fit_start(self, state: State, logger: Logger) -> None:
         self._tokens_before = int(state.timestamp.token)
 

@@ -1,17 +1,20 @@
 """The record of a logged step, and a new metric added as one class."""
 
+import io
 import json
 
 import pytest
 from composer.loggers import LoggerDestination
+from tqdm.auto import tqdm
 
 from modernbert_train.config import load_recipe
 from modernbert_train.training import train as module
 from modernbert_train.training.callbacks.base import Metric, step_of
+from modernbert_train.training.callbacks.metrics import _as_many_as_fit
 from modernbert_train.training.train import train
 
 KEYS = {
-    "step", "tokens", "phase", "objective", "loss", "lr", "batch_tokens", "context_tokens", "global_rope_theta",
+    "time", "step", "tokens", "phase", "objective", "loss", "lr", "batch_tokens", "context_tokens", "global_rope_theta",
     "mask_rate", "grad_norm", "fill", "tokens_per_s", "tokens_per_s_per_device", "data_wait_share", "batch_crc32",
     "source_tokens", "peak_memory_gib",
 }  # fmt: skip
@@ -61,9 +64,35 @@ def test_the_keys_of_a_line_and_the_numbers_that_loggers_get(written):
     steps = [line for line in lines if "loss" in line]
     assert set(steps[0]) - {"toy", "mood", "unknown", "parts", "mfu"} == KEYS
     ours = next(metrics for metrics in logged if "train/toy" in metrics)
-    others = {"step", "phase", "objective", "batch_crc32", "source_tokens", "mood", "unknown", "parts"}
+    others = {
+        "time",
+        "step",
+        "phase",
+        "objective",
+        "batch_crc32",
+        "source_tokens",
+        "mood",
+        "unknown",
+        "parts",
+    }
     scalars = {f"train/{key}" for key in set(steps[0]) - others}
     assert set(ours) == scalars | {"source_tokens/web", "source_tokens/code", "parts/a", "parts/b"}
     assert all(isinstance(value, int | float) for value in ours.values())
     (evaluation,) = [line for line in lines if "eval" in line]
-    assert list(evaluation) == ["step", "tokens", "phase", "objective", "eval"]
+    assert list(evaluation) == ["time", "step", "tokens", "phase", "objective", "eval"]
+
+
+@pytest.mark.parametrize("columns", [50, 80, 100, 160])
+def test_a_progress_bar_fits_the_terminal(monkeypatch, columns):
+    figures = ["loss 3.123", "lr 5.0e-04", "context 1,024", "waiting for data 0%"]
+    shown = _as_many_as_fit(figures, columns - 60 - len("pretrain"))
+    bar = tqdm(
+        total=12_345_678, initial=1_234_567, unit=" tok", unit_scale=True, ncols=columns, file=io.StringIO()
+    )
+    bar.set_description("pretrain", refresh=False)
+    bar.set_postfix_str(shown, refresh=False)
+    values = {**bar.format_dict, "elapsed": 4_000.0, "rate": 3_456.0}
+    line = bar.format_meter(**values)
+    assert len(line) <= columns
+    assert line.endswith("]") or columns == 50
+    assert (shown == ", ".join(figures)) == (columns == 160)
