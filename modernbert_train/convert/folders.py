@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from modernbert_train.checkpoints.hf.transformers_model import load_masked_lm
-
 from modernbert_train.common.files import url_problem
 
 

@@ -25,7 +25,7 @@ def check_wandb(config: WandbConfig) -> None:
     Raises:
         ValueError: It has none, or one of the wrong form.
     """
-    if config.project is None or config.mode == "offline" or sys.stdin.isatty():
+    if config.project is None or config.mode != "online" or sys.stdin.isatty():
         return
     import wandb
 
