@@ -13,6 +13,6 @@ try:
 except SystemExit as stop:  # --help, or invalid arguments
     code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
 except Exception:
-    sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    sys.excepthook(*sys.exc_info())
     code = 1
 sys.exit(first_exit_code(code))
