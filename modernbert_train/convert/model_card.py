@@ -1,5 +1,6 @@
 """The README.md of an exported model: what it is, what it was trained on, how to load it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +34,45 @@ def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
         info: The facts about the checkpoint.
         run: Its folder; recipe.yaml and metrics.jsonl are used where they exist.
     """
-    recipe_text = _read(run / RECIPE_FILE)
-    scores = latest_evaluation(run / METRICS_FILE, info.step)
+    recipe = _read_recipe(run / RECIPE_FILE)
+    scores = latest_evaluation(run / METRICS_FILE, info)
     family = "BERT" if hf_class(info.model) == "BertForMaskedLM" else "ModernBERT"
     sections = [HEADER.format(model_type=family.lower()), f"# {name}\n"]
     sections += [_summary(info, family), _usage(info.context_tokens)]
     sections.append(_architecture(info))
-    if recipe_text is not None:
-        sections.append(_training(info, yaml.safe_load(recipe_text)))
+    if recipe is not None:
+        sections.append(_training(info, recipe))
     if scores is not None:
-        sections.append(_evaluation(scores))
-    if recipe_text is not None:
+        sections.append(_evaluation(scores, info))
+    if recipe is not None:
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
         sections.append(
-            f"## Recipe\n\nThe whole recipe, as it was trained:\n\n```yaml\n{recipe_text.strip()}\n```\n"
+            "## Recipe\n\nThe whole recipe, as it was trained; of every path and address only the last part is "
+            f"shown:\n\n```yaml\n{text.strip()}\n```\n"
         )
     return "\n".join(sections)
 
 
-def latest_evaluation(metrics: Path, step: int) -> dict[str, Any] | None:
-    """Return the last masked-LM scores in metrics.jsonl up to `step`; None if there are none."""
+def latest_evaluation(metrics: Path, info: CheckpointInfo) -> dict[str, Any] | None:
+    """Return the last scores in metrics.jsonl up to a checkpoint, with its objective; None if there are none."""
     if not metrics.is_file():
         return None
     evaluations = [
         line
         for line in read_metrics(metrics).evaluations
-        if line["step"] <= step and line.get("objective", MaskedLM.name) == MaskedLM.name
+        if line["step"] <= info.step and line.get("objective", MaskedLM.name) == info.objective
     ]
     return evaluations[-1] if evaluations else None
 
 
 def _summary(info: CheckpointInfo, family: str) -> str:
+    is_masked = info.objective == MaskedLM.name
+    objective = "by masked language modelling" if is_masked else f"with objective `{info.objective}`"
     return (
         f"A {family} encoder with {num_parameters(info.model):,} parameters, pretrained on {info.tokens:,} tokens, "
-        f"last by masked language modelling with documents of up to {info.context_tokens:,} tokens.\n\n"
+        f"last {objective}, with documents of up to {info.context_tokens:,} tokens.\n\n"
         + (
-            f"Its weights are {info.merged}.\n"
+            f"Its weights are {_without_paths(info.merged)}.\n"
             if info.merged is not None
             else f"This is the checkpoint after optimizer step {info.step:,}, in the phase `{info.phase}`.\n"
         )
@@ -136,21 +141,33 @@ def _training(info: CheckpointInfo, recipe: Any) -> str:
         "learning rate",
         "data",
     )
-    sources = "".join(
-        f"- `{source}`: {spec['store']}\n" for source, spec in recipe["data"]["sources"].items()
-    )
+    sources = ", ".join(f"`{source}`" for source in recipe["data"]["sources"])
     start = recipe["init"]["from"]
     origin = f"\nThe weights started from `{start}`.\n" if start else ""
-    return f"## Training\n\n{markdown_table(columns, rows)}\n{origin}\nSources of text:\n\n{sources}"
+    return f"## Training\n\n{markdown_table(columns, rows)}\n{origin}\nSources of text: {sources}.\n"
 
 
-def _evaluation(scores: dict[str, Any]) -> str:
-    rows = [(source, f"{s['loss']:.3f}", f"{s['accuracy']:.1%}") for source, s in scores["eval"].items()]
+def _evaluation(scores: dict[str, Any], info: CheckpointInfo) -> str:
+    objective = OBJECTIVES[info.objective]
+    # A source without any target has no scores.
+    measured = {source: s for source, s in scores["eval"].items() if s["loss"] is not None}
+    rows = [(source, f"{s['loss']:.3f}", f"{s['accuracy']:.1%}") for source, s in measured.items()]
     heading = (
-        f"## Evaluation\n\nMasked-LM on held-out text with fixed masks, after step {scores['step']:,}:\n\n"
+        f"## Evaluation\n\nObjective `{info.objective}` on held-out text"
+        f"{' with fixed masks' if objective.reads_mask_rate else ''}, after step {scores['step']:,}:\n\n"
     )
     return heading + markdown_table(("source", "loss (nats)", "accuracy"), rows) + "\n"
 
 
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def _read_recipe(file: Path) -> Any:
+    """Return the content of recipe.yaml without paths of this machine and addresses; None if there is none."""
+    return _without_paths(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def _without_paths(value: Any) -> Any:
+    """Return a value from YAML with only the last part of every path and address: a card is meant to be published."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    return re.sub(r"[^\s,]*[/\\]([^\s,/\\])", r"\1", value) if isinstance(value, str) else value

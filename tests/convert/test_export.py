@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -13,6 +14,8 @@ from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.checkpoints.source import FailedCheck, build_encoder
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
+from modernbert_train.convert.model_card import model_card
+from modernbert_train.objectives import OBJECTIVES, MaskedLM
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
 from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
 from tests.helpers.weights import make_info
@@ -371,7 +374,7 @@ init: {from: imported/base}
 data:
   sources:
     web: {store: stores/web, source: null}
-    code: {store: stores/code, source: null}
+    code: {store: "s3://key:secret@bucket/stores/code", source: null}
 phases:
   pretrain: {tokens: 2000, context_tokens: 64, global_rope_theta: 10000.0, mask_rate: 0.3,
              learning_rate: 0.001, mixture: {web: 0.75, code: 0.25}}
@@ -396,11 +399,36 @@ def test_model_card(tmp_path: Path, run: Path) -> None:
     assert "on 3,000 tokens" in card
     assert "| pretrain | 2,000 | 64 | 10,000 | 30% | 0.001 | web 75%, code 25% |" in card
     assert "| extend |" not in card, "this phase came after the checkpoint"
-    assert "- `web`: stores/web" in card
-    assert "The weights started from `imported/base`." in card
+    assert "Sources of text: `web`, `code`." in card
+    assert "The weights started from `base`." in card
     assert "| web | 4.500 | 20.0% |" in card
     assert "| web | 1.000 | 90.0% |" not in card, "these scores came after the checkpoint"
-    assert RECIPE.strip() in card
+    recipe = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert recipe["phases"] == yaml.safe_load(RECIPE)["phases"]
+    assert recipe["data"]["sources"] == {name: {"store": name, "source": None} for name in ("web", "code")}
+    for private in ("stores/", "secret", "bucket", "imported/"):
+        assert private not in card
+
+
+def test_model_card_of_another_objective(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "denoising", MaskedLM)
+    scores = {"web": {"loss": 2.0, "accuracy": 0.5}, "empty": {"loss": None, "accuracy": None}}
+    lines = [
+        {"step": 1, "objective": "denoising", "eval": scores},
+        {"step": 2, "objective": "mlm", "eval": {"web": {"loss": 1.0, "accuracy": 0.9}}},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = make_info(
+        model=TINY,
+        objective="denoising",
+        merged="the mean of /home/me/a/step-1.pt (step 1), b/step-2.pt (step 2)",
+    )
+    card = model_card("toy", info, run)
+    assert "last with objective `denoising`" in card
+    assert "Objective `denoising` on held-out text with fixed masks, after step 1:" in card
+    assert "| web | 2.000 | 50.0% |" in card
+    assert "| empty |" not in card
+    assert "Its weights are the mean of step-1.pt (step 1), step-2.pt (step 2)." in card
 
 
 def test_model_card_of_an_imported_model_has_no_recipe(tmp_path: Path, run: Path) -> None:
