@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -23,13 +24,14 @@ from modernbert_train.checkpoints.hf.config import to_hf_config, to_hf_weights
 from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
+from modernbert_train.common.text import one_line
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
 from modernbert_train.convert.folders import load_transformers_model, new_folder
 from modernbert_train.convert.model_card import model_card
 from modernbert_train.convert.parity import ProbeResult, compare_logits, probe_batches
 from modernbert_train.convert.tokenizer_files import export_tokenizer
-from modernbert_train.store.published_tokenizer import PROBE_TEXTS, check_tokenizer, special_tokens
-from modernbert_train.store.tokenizer import TokenizerInfo
+from modernbert_train.store.published_tokenizer import PROBE_TEXTS, check_tokenizer, encoded, special_tokens
+from modernbert_train.store.tokenizer import TokenizerInfo, tokenizer_errors
 
 
 def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequence[str] = ()) -> Path:
@@ -61,7 +63,11 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
         write_hf_folder(folder, weights, info, tokenizer)
         (folder / "README.md").write_text(model_card(out.name, info, source.folder), encoding="utf-8")
 
-        model, hf_tokenizer = load_transformers_model(folder), AutoTokenizer.from_pretrained(folder)
+        model = load_transformers_model(folder)
+        with tokenizer_errors(
+            f"{tokenizer.path}: AutoTokenizer cannot open what was exported of its tokenizer"
+        ):
+            hf_tokenizer = AutoTokenizer.from_pretrained(folder)
         _check_tokenizer(folder, hf_tokenizer)
         print(
             f"{source.path}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU"
@@ -81,7 +87,12 @@ def write_hf_folder(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     hf_weights = to_hf_weights(weights, info.model)
     hf_weights = {name: weight.float().contiguous() for name, weight in hf_weights.items()}
-    save_file(hf_weights, folder / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(hf_weights, folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder}: the weights cannot be written ({one_line(error)}); free disk space"
+        ) from error
     # safetensors creates files that only their owner can read.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     export_tokenizer(tokenizer, folder, info.context_tokens)
@@ -109,9 +120,8 @@ def _check_tokenizer(folder: Path, hf_tokenizer: Any) -> None:
     """
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in (*PROBE_TEXTS, f"It opens at {hf_tokenizer.mask_token}."):
-        try:
-            expected = backend.encode(text).ids
-        except Exception:  # tokenizers raises bare Exception for a character that it cannot encode
+        expected = encoded(backend, text)
+        if expected is None:
             continue
         actual = hf_tokenizer(text, verbose=False)["input_ids"]
         if expected != actual:

@@ -12,7 +12,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from modernbert_train.store.tokenizer import TokenizerInfo, cls_sep_template, read_tokenizer_config
+from modernbert_train.store.tokenizer import (
+    TokenizerError,
+    TokenizerInfo,
+    cls_sep_template,
+    read_tokenizer_config,
+    tokenizer_errors,
+)
 
 # Texts whose ids an exported tokenizer must not change.
 PROBE_TEXTS = ("It opens at nine. def add(a, b): return a + b", "  two spaces,\n\ta tab", "één 漢字 🤖")
@@ -174,7 +180,7 @@ def _changed_ids(info: TokenizerInfo) -> Iterator[str]:
         content = training_ids(info, text)
         if content is None:
             continue
-        ids, expected = published.encode(text).ids, [info.cls_id, *content, info.sep_id]
+        ids, expected = encoded(published, text), [info.cls_id, *content, info.sep_id]
         if ids != expected:
             yield f"a model would be published with ids {ids} for {text!r}, and trained with {expected}"
 
@@ -189,7 +195,13 @@ def training_ids(info: TokenizerInfo, text: str) -> list[int] | None:
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return encoded(tokenizer, text, add_special_tokens=False)
+
+
+def encoded(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int] | None:
+    """Return the ids of a text; None if it has a character for which the tokenizer has no token."""
     try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-    except Exception:  # tokenizers raises bare Exception for a character that it has no token for
+        with tokenizer_errors("cannot encode"):
+            return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    except TokenizerError:
         return None

@@ -316,6 +316,12 @@ def test_config_has_every_field_that_other_programs_read(tmp_path: Path, run: Pa
             assert config["rope_parameters"][kind]["rope_theta"] == config[f"{older}_rope_theta"]
 
 
+def test_weights_that_cannot_be_written(tmp_path: Path, run: Path, weights: dict[str, torch.Tensor]) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ValueError, match=r"the weights cannot be written \(.*\); free disk space"):
+        export.write_hf_folder(tmp_path, weights, make_info(model=TINY), load_tokenizer_info(run))
+
+
 def test_config_in_both_forms(tmp_path: Path, run: Path) -> None:
     out = export_checkpoint(run, tmp_path / "out")
     config = json.loads((out / "config.json").read_text())
