@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modernbert_train.checkpoints.source import FailedCheck
+from modernbert_train.common.text import one_line
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.model.encoder import ModernBertModel
 from modernbert_train.store.published_tokenizer import PROBE_TEXTS, training_ids
@@ -125,9 +126,15 @@ def _packed_logits(model: ModernBertForMaskedLM | ModernBertModel, documents: li
 def _padded_logits(model: Any, documents: list[list[int]]) -> Tensor:
     """Return the logits [sum of lengths, vocab] of the documents, padded to the longest."""
     longest = max(map(len, documents))
-    padded = torch.full((len(documents), longest), model.config.pad_token_id)
+    padded = torch.full((len(documents), longest), model.config.pad_token_id or 0)
     mask = torch.zeros(len(documents), longest, dtype=torch.int64)
     for row, document in enumerate(documents):
         padded[row, : len(document)] = torch.tensor(document)
         mask[row, : len(document)] = 1
-    return model(input_ids=padded, attention_mask=mask).logits[mask.bool()]
+    try:
+        output = model(input_ids=padded, attention_mask=mask, return_dict=True)
+    except Exception as error:  # by settings of config.json that our encoder does not have
+        raise FailedCheck(
+            f"Transformers loads the model, but cannot run it: {one_line(error):.300}"
+        ) from error
+    return output.logits[mask.bool()]

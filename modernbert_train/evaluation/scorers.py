@@ -60,7 +60,7 @@ def transformers_scorer(folder: Path, device: torch.device) -> Scorer:
         for input_ids, attention_mask, labels in padded_batches(batch):
             with torch.no_grad():
                 logits = model(
-                    input_ids=input_ids.to(device), attention_mask=attention_mask.to(device)
+                    input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), return_dict=True
                 ).logits
             masked = labels != IGNORE_INDEX
             predicted, expected = logits[masked.to(device)].float(), labels[masked].to(device)

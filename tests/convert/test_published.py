@@ -306,6 +306,17 @@ def test_one_line_says_what_is_wrong(
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_of_a_call_do_not_matter_unless_it_fails(
+    tmp_path: Path, bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "hub"))
+    config(return_dict=False, output_hidden_states=True)(folder)
+    import_folder(folder, tmp_path / "imported")
+    config(chunk_size_feed_forward=7)(folder)
+    assert cli.main(["import", str(folder), str(tmp_path / "out")]) == 1
+    assert "error: Transformers loads the model, but cannot run it: " in capsys.readouterr().err
+
+
 def test_a_tar_of_the_first_torch(tmp_path: Path, bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(shutil.copytree(bert, tmp_path / "hub"))
     (folder / "model.safetensors").unlink()
