@@ -114,6 +114,25 @@ def test_two_stores_with_different_tokenizers(tiny, tmp_path, capsys):
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_tokenizer_whose_files_disagree(tiny, tmp_path, capsys, options):
+    """What an export of the run could not mend is asked before anything is read."""
+    make_tokenizer(tmp_path / "other")
+    content = json.loads((tmp_path / "other/tokenizer.json").read_text())
+    content["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    (tmp_path / "other/tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "other/tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    assert main(["train", str(tiny), *options, f"data.tokenizer={tmp_path}/other", "run_folder=run"]) == 2
+    output = " ".join("".join(capsys.readouterr()).split())
+    assert "add_prefix_space is true in tokenizer_config.json and false in tokenizer.json, so" in output
+    assert not Path("run").exists()
+
+
 def test_overrides_before_and_after_options(tiny, capsys):
     assert main(["train", str(tiny), "seed=3", "--dry-run", "run_folder=elsewhere"]) == 0
     assert re.search(r"run folder +elsewhere, seed 3", capsys.readouterr().out)
