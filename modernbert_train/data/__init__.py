@@ -6,7 +6,7 @@
       |
     mixture.py     share of each source in the tokens of a phase
       |
-    plan.py        which documents make up shuffle block b of stream s           reads lengths only
+    plan.py        which documents make up shuffle block b of sequence s         reads lengths only
       |              packing.py    documents -> pieces -> rows
       |
     reader.py      tokens of a shuffle block -> rows with targets                objectives.py, skip.py
@@ -31,8 +31,9 @@ Glossary, from large to small:
     epoch           one reading of all blocks of a source; epochs follow each other without a seam
     canonical node  one of the N equal parts that blocks are dealt to; N is fixed by the recipe, so that the data does
                     not depend on the number of machines, and each machine downloads only its own part
-    stream          one of the C sequences of rows; each canonical node serves C/N, each rank reads C/ranks
-    shuffle block   about `data.shuffle_rows` consecutive rows of a stream, packed and shuffled together
+    stream          one of the C equal parts of every batch; each rank reads C/ranks of them
+    sequence        an endless sequence of rows; a stream has its own or, from small sources, shares one with the others
+    shuffle block   about `data.shuffle_rows` consecutive rows of a sequence, packed and shuffled together
     position        (shuffle block, row) of a stream; C positions are all that a checkpoint holds of the data
 
     row             `row_tokens` slots, filled with whole pieces and some padding

@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, TypedDict
 
 import numpy as np
@@ -23,7 +24,7 @@ from modernbert_train.common.processes import end_with_parent
 from modernbert_train.data.batch import PackedBatch, collate
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.plan import PhaseRows, StreamPositions, fingerprint_at
-from modernbert_train.data.reader import StreamReader
+from modernbert_train.data.reader import SequenceReader
 
 
 def streams_of_rank(num_streams: int, rank: int, world_size: int) -> list[int]:
@@ -99,8 +100,12 @@ class PlannedRows(IterableDataset[_Item]):
     def _phase(
         self, phase: PhaseRows, streams: list[int], first_step: int, start: int, positions: StreamPositions
     ) -> Iterator[_Item]:
+        per_sequence = phase.plan.streams_per_sequence
         readers = [
-            StreamReader(phase, self._inputs, stream, positions.get(stream, (0, 0))) for stream in streams
+            SequenceReader(phase, self._inputs, together, positions.get(together[0], (0, 0)))
+            for together in (
+                list(part) for _, part in groupby(streams, lambda stream: stream // per_sequence)
+            )
         ]
         # Rows per stream of the skipped steps since the last batch.
         passed_over = 0
@@ -117,7 +122,7 @@ class PlannedRows(IterableDataset[_Item]):
             tokens = np.sum([reader.take_source_tokens() for reader in readers], axis=0)
             yield _Item(
                 batch=collate(rows, phase.plan.context_tokens),
-                positions={reader.stream: reader.position for reader in readers},
+                positions={stream: reader.position for reader in readers for stream in reader.streams},
                 source_tokens=dict(zip(phase.plan.sources, tokens.tolist(), strict=True)),
             )
 

@@ -32,6 +32,9 @@ SHARDS_PER_NODE = 8
 # Consecutive shards of a node whose blocks are shuffled together.
 GROUP_SHARDS = 8
 
+# Splits of up to this number of blocks are measured block by block.
+_MEASURED_BLOCKS = 1 << 20
+
 # Columns of a table of blocks: int64 [num_blocks, 4].
 BLOCK, FIRST_DOCUMENT, DOCUMENTS, TOKENS = range(4)
 
@@ -51,6 +54,27 @@ def block_table(split: Split, shards: Int64) -> Int64:
         number = np.arange(block, block + count)
         tables.append(np.column_stack([number, document + exclusive_cumsum(stored[:, 0]), stored]))
     return np.concatenate(tables)
+
+
+def block_sizes(split: Split) -> tuple[int, float]:
+    """Return the tokens of the largest block, and the mean size of a token's block.
+
+    Args:
+        split: A split with tokens. The table of blocks of a very large one is not read; both are then the mean.
+
+    Returns:
+        Both in tokens.
+    """
+    if split.num_blocks > _MEASURED_BLOCKS:
+        mean = -(-split.num_tokens // split.num_blocks)
+        return mean, mean
+    tokens = np.asarray(split.blocks()[:, 1])
+    return int(tokens.max()), float(np.square(tokens, dtype=np.float64).sum()) / split.num_tokens
+
+
+def deals_shards(split: Split, num_nodes: int) -> bool:
+    """Check whether an epoch deals whole shards to the nodes, so that each downloads only its own part."""
+    return len(split.shards) >= SHARDS_PER_NODE * num_nodes
 
 
 @dataclass(frozen=True)
@@ -87,7 +111,7 @@ class SourceOrder:
         self._split = split
         self._num_nodes = num_nodes
         self._key = key
-        self.deals_shards = len(split.shards) >= SHARDS_PER_NODE * num_nodes
+        self.deals_shards = deals_shards(split, num_nodes)
         if self.deals_shards:
             self._unit_tokens = split.shards[:, 2]
         else:
@@ -96,7 +120,7 @@ class SourceOrder:
             self._unit_tokens = self._blocks[:, TOKENS]
         # Caches, computed on demand: (epoch, permutation of its units);
         self._dealing: tuple[int, Int64] | None = None
-        # node -> tokens at the end of each of its epochs so far;
+        # node -> 0, and the tokens at the end of each of its epochs so far;
         self._epoch_ends: dict[int, list[int]] = {}
         # node -> (number, epoch) of its current epoch;
         self._epoch: dict[int, tuple[int, _Epoch]] = {}
@@ -116,14 +140,31 @@ class SourceOrder:
         """
         chosen = [np.empty((0, 4), dtype=np.int64)]
         while start < stop:
-            epoch_index = self._epoch_at(node, start)
-            epoch = self._epoch_of(node, epoch_index)
+            epoch_index, first_token, _ = self.epoch_at(node, start)
+            epoch = self._epoch_of(node, epoch_index, first_token)
             number = int(np.searchsorted(epoch.group_ends, start, side="right"))
-            group = self._group_of(node, epoch_index, number)
+            group = self._group_of(node, epoch_index, epoch, number)
             first, last = np.searchsorted(group.first_tokens, [start, stop])
             chosen.append(group.blocks[first:last])
             start = int(epoch.group_ends[number])
         return np.concatenate(chosen)
+
+    def epoch_at(self, node: int, token: int) -> tuple[int, int, int]:
+        """Return the number of the epoch that contains a token of a node's sequence, its first token, and its end."""
+        if self._num_nodes == 1:
+            # All epochs have the same tokens.
+            number, size = token // self._split.num_tokens, self._split.num_tokens
+            return number, number * size, (number + 1) * size
+        ends = self._epoch_ends.setdefault(node, [0])
+        while ends[-1] <= token:
+            ends.append(ends[-1] + int(self._unit_tokens[self._dealt(node, len(ends) - 1)].sum()))
+        number = int(np.searchsorted(ends, token, side="right")) - 1
+        return number, ends[number], ends[number + 1]
+
+    def nearest_seam(self, node: int, token: int) -> int:
+        """Return the beginning of an epoch of a node that is nearest to a token of its sequence."""
+        _, start, end = self.epoch_at(node, token)
+        return start if token - start < end - token else end
 
     def max_shards(self, tokens: float) -> int:
         """Return the most shards that `tokens` consecutive tokens of a node touch, if shards are of similar size."""
@@ -141,26 +182,17 @@ class SourceOrder:
         first = -epoch_index * len(self._unit_tokens) % self._num_nodes
         return self._dealing[1][(node + first) % self._num_nodes :: self._num_nodes]
 
-    def _epoch_at(self, node: int, token: int) -> int:
-        ends = self._epoch_ends.setdefault(node, [])
-        while not ends or ends[-1] <= token:
-            tokens = int(self._unit_tokens[self._dealt(node, len(ends))].sum())
-            ends.append((ends[-1] if ends else 0) + tokens)
-        return int(np.searchsorted(ends, token, side="right"))
-
-    def _epoch_of(self, node: int, epoch_index: int) -> _Epoch:
+    def _epoch_of(self, node: int, epoch_index: int, first_token: int) -> _Epoch:
         if node not in self._epoch or self._epoch[node][0] != epoch_index:
-            start = self._epoch_ends[node][epoch_index - 1] if epoch_index else 0
             units = self._dealt(node, epoch_index)
             group_units = GROUP_SHARDS if self.deals_shards else len(units)
             tokens = np.add.reduceat(self._unit_tokens[units], np.arange(0, len(units), group_units))
-            self._epoch[node] = epoch_index, _Epoch(units, group_units, start + np.cumsum(tokens))
+            self._epoch[node] = epoch_index, _Epoch(units, group_units, first_token + np.cumsum(tokens))
         return self._epoch[node][1]
 
-    def _group_of(self, node: int, epoch_index: int, number: int) -> _Group:
+    def _group_of(self, node: int, epoch_index: int, epoch: _Epoch, number: int) -> _Group:
         index = epoch_index, number
         if node not in self._group or self._group[node][0] != index:
-            epoch = self._epoch_of(node, epoch_index)
             units = epoch.units[number * epoch.group_units :][: epoch.group_units]
             if self.deals_shards:
                 blocks = block_table(self._split, units)

@@ -1,17 +1,28 @@
 """The plan: which documents make up each row of each stream. Pure; reads lengths, never tokens.
 
-The blocks of each source are dealt to N canonical nodes (order.py), and each node serves C/N of the C streams. A stream
-is cut into shuffle blocks. Shuffle block b of the j-th stream of a node takes interval b * C/N + j of the node's order
-of every source; the intervals have as many tokens as the source's share of the mixture. So the streams of a node read
-side by side, from the same few shards. The documents of a shuffle block are cut into pieces no longer than the context,
-the pieces are packed into rows, and the rows are permuted. A global batch takes the same number of rows from every
-stream. So the rows of step k follow from (manifests, mixture, seed, phase, context, row length) alone. They do not
-depend on the number of ranks or workers, and a run resumes by a seek to C positions (shuffle block, row).
+The blocks of each source are dealt to N canonical nodes (order.py). Rows come in *sequences*, each of which is cut into
+shuffle blocks. Of n sequences of a node, shuffle block b of the j-th takes interval b * n + j of the node's order of
+every source; the intervals have as many tokens as the source's share of the mixture. The documents of a shuffle block
+are cut into pieces no longer than the context, the pieces are packed into rows, and the rows are permuted. A global
+batch takes the same number of rows from each of the C streams. So the rows of step k follow from (manifests, mixture,
+seed, phase, context, row length) alone. They do not depend on the number of ranks or workers, and a run resumes by a
+seek to C positions (shuffle block, row).
+
+How streams read sequences depends on the size of the sources (`_layout`):
+
+*Large sources*: each stream reads a sequence of its own; each node serves C/N of them. The streams of a node read side
+by side, from the same few shards. So a batch is drawn from C shuffle blocks, and each of them is read by one worker.
+While streams pass from one epoch to the next, some documents have been read twice more often than others.
+
+*Small sources*, which hold too little for C shuffle blocks of reasonable size: all streams share one sequence, and take
+its rows in turn. Intervals begin where epochs begin, so no document is read again before every other document of its
+source has been read as often. Each worker plans and reads every shuffle block, of which it uses some rows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +36,9 @@ from modernbert_train.data.order import (
     FIRST_DOCUMENT,
     TOKENS,
     SourceOrder,
+    block_sizes,
     block_table,
+    deals_shards,
     exclusive_cumsum,
 )
 from modernbert_train.data.packing import cut_into_pieces, pack
@@ -35,7 +48,14 @@ from modernbert_train.store.split import Split
 # [CLS] before and [SEP] after the content.
 SPECIALS_PER_PIECE = 2
 
-# (shuffle block, row) of a stream.
+# A shuffle block holds at least this number of rows, so that they are well filled, and this number of blocks, so that
+# intervals that are cut at whole blocks have similar sizes.
+_LEAST_ROWS, _LEAST_BLOCKS = 64, 16
+# Most shuffle blocks without a row that follow each other. Of a shared sequence at most one, before a seam. Of a
+# stream's own, a sixteenth of all at most: a larger share of the tokens is not in blocks longer than an interval.
+_MOST_EMPTY = 1_000
+
+# (shuffle block, row) in the sequence of a stream.
 Position = tuple[int, int]
 StreamPositions = dict[int, Position]
 
@@ -90,6 +110,58 @@ class ShuffleBlock:
         return int(self.piece_tokens.sum()) + SPECIALS_PER_PIECE * len(self.piece_tokens)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How streams read sequences, and the size of a shuffle block."""
+
+    num_sequences: int
+    num_nodes: int
+    # Content tokens of a shuffle block.
+    tokens: int
+
+
+def _layout(
+    sources: Mapping[str, Split],
+    mixture: Mapping[str, float],
+    *,
+    num_streams: int,
+    num_nodes: int,
+    shuffle_rows: int,
+    row_tokens: int,
+) -> _Layout:
+    """Choose between a sequence for each stream and a shared one. The arguments are those of `Plan`."""
+    sizes = {name: block_sizes(split) for name, split in sources.items()}
+    # Tokens of the mixture during which a source is read once.
+    epochs = {name: split.num_tokens / mixture[name] for name, split in sources.items()}
+    # During `reach` tokens, sources that make up most of the mixture are read once.
+    reach = min(
+        tokens for tokens in epochs.values() if _most(mixture, {n for n in epochs if epochs[n] <= tokens})
+    )
+    least = max(_LEAST_ROWS * row_tokens, math.ceil(_LEAST_BLOCKS * max(mean for _, mean in sizes.values())))
+    wanted = shuffle_rows * row_tokens
+    if reach >= num_streams * least:
+        tokens = min(max(wanted, least), int(reach // num_streams))
+        return _Layout(num_streams, num_nodes, tokens)
+    # Keep the nodes apart only where that saves downloads: over all nodes, epochs do not begin at the same time.
+    nodes = (
+        num_nodes
+        if _most(mixture, {name for name in sources if deals_shards(sources[name], num_nodes)})
+        else 1
+    )
+    tokens = max(
+        min(wanted, int(min(epochs.values()) // nodes)),
+        min(_LEAST_ROWS * row_tokens, int(reach // nodes)),
+        # A block of at least one source begins in every interval of this length.
+        math.ceil(min(largest / mixture[name] for name, (largest, _) in sizes.items())),
+    )
+    return _Layout(nodes, nodes, tokens)
+
+
+def _most(mixture: Mapping[str, float], sources: Collection[str]) -> bool:
+    """Check whether some sources make up most of the mixture."""
+    return sum(mixture[name] for name in sources) > 0.5
+
+
 class Plan:
     """The rows of one phase.
 
@@ -102,6 +174,9 @@ class Plan:
         context_tokens: Most tokens of a piece, [CLS] and [SEP] included.
         row_tokens: Slots of a row.
         key: (seed, phase name), or anything else that distinguishes this plan from others.
+
+    Raises:
+        ValueError: A source has no tokens.
     """
 
     def __init__(
@@ -121,44 +196,95 @@ class Plan:
         assert SPECIALS_PER_PIECE < context_tokens <= row_tokens
         assert num_streams % num_nodes == 0
         self.sources = {name: sources[name] for name in mixture}
+        for name, split in self.sources.items():
+            if split.num_tokens == 0:
+                raise ValueError(f"source {name} ({split.path}) has no tokens; leave it out of the mixture")
         self.mixture = dict(mixture)
         self.num_streams = num_streams
-        self.num_nodes = num_nodes
         self.context_tokens = context_tokens
         self.row_tokens = row_tokens
         self.key = key
+        layout = _layout(
+            self.sources,
+            mixture,
+            num_streams=num_streams,
+            num_nodes=num_nodes,
+            shuffle_rows=shuffle_rows,
+            row_tokens=row_tokens,
+        )
+        self.num_sequences = layout.num_sequences
+        # 1 where all nodes read the same sequence.
+        self.num_nodes = layout.num_nodes
         self._orders = {
-            name: SourceOrder(split, num_nodes, (*key, name)) for name, split in self.sources.items()
+            name: SourceOrder(split, self.num_nodes, (*key, name)) for name, split in self.sources.items()
         }
-        stored = sum(split.num_tokens for split in self.sources.values())
-        tokens = min(shuffle_rows * row_tokens, -(-stored // num_streams))
         # Source -> content tokens of it in a shuffle block.
-        self.quota = {name: share * tokens for name, share in mixture.items()}
+        self.quota = {name: share * layout.tokens for name, share in mixture.items()}
+        # Sequence -> (number, shuffle block), the last one planned.
+        self._latest: dict[int, tuple[int, ShuffleBlock]] = {}
 
-    def shuffle_block(self, stream: int, index: int) -> ShuffleBlock:
-        """Pack shuffle block `index` of a stream; it has no rows if no block of a source begins in its intervals."""
+    @property
+    def streams_per_sequence(self) -> int:
+        """Number of streams that take the rows of a sequence in turn; 1 if each stream has its own."""
+        return self.num_streams // self.num_sequences
+
+    def shuffle_block(self, sequence: int, index: int) -> ShuffleBlock:
+        """Pack shuffle block `index` of a sequence; it has no rows if no block of a source begins in its intervals."""
+        assert 0 <= sequence < self.num_sequences
+        if sequence not in self._latest or self._latest[sequence][0] != index:
+            self._latest[sequence] = index, self._plan_shuffle_block(sequence, index)
+        return self._latest[sequence][1]
+
+    def _plan_shuffle_block(self, sequence: int, index: int) -> ShuffleBlock:
         parts = []
         blocks: list[tuple[str, int]] = []
-        for name, chosen in self._blocks(stream, index):
+        for name, chosen in self._blocks(sequence, index):
             if len(chosen):
                 piece_tokens = self.context_tokens - SPECIALS_PER_PIECE
                 parts.append(_pieces_of_blocks(self.sources[name], chosen, piece_tokens, len(blocks)))
                 blocks += [(name, block) for block in chosen[:, BLOCK].tolist()]
         return _packed(
-            self.context_tokens, self.row_tokens, blocks, parts, (*self.key, "rows", stream, index)
+            self.context_tokens, self.row_tokens, blocks, parts, (*self.key, "rows", sequence, index)
         )
 
-    def shards(self, stream: int, index: int) -> list[tuple[str, int]]:
+    def advance(self, sequence: int, position: Position, rows: int) -> Position:
+        """Return the position `rows` rows further on in a sequence; packs shuffle blocks to count their rows.
+
+        Args:
+            sequence: Number of the sequence.
+            position: Where to start.
+            rows: Rows to pass over.
+
+        Returns:
+            The position after these rows.
+
+        Raises:
+            ValueError: Too many shuffle blocks that follow each other have no rows.
+        """
+        index, row = position
+        row += rows
+        num_empty = 0
+        while row > (num_rows := self.shuffle_block(sequence, index).num_rows):
+            index, row = index + 1, row - num_rows
+            num_empty = 0 if num_rows else num_empty + 1
+            if num_empty > _MOST_EMPTY:
+                raise ValueError(
+                    f"data: {num_empty} shuffle blocks of sequence {sequence} up to {index} have no text; "
+                    f"a store has blocks much larger than a shuffle block: raise data.shuffle_rows"
+                )
+        return index, row
+
+    def shards(self, sequence: int, index: int) -> list[tuple[str, int]]:
         """Return (source, shard) of all that a shuffle block reads. Cheap: packs nothing."""
         return [
             (name, shard)
-            for name, chosen in self._blocks(stream, index)
+            for name, chosen in self._blocks(sequence, index)
             for shard in sorted({self.sources[name].shard_of(block) for block in chosen[:, BLOCK].tolist()})
         ]
 
     def shards_at_once(self, nodes: int) -> dict[str, int]:
         """Return the shards of each source that `nodes` nodes read while all streams are at the same shuffle block."""
-        tokens = {name: self.num_streams // self.num_nodes * quota for name, quota in self.quota.items()}
+        tokens = {name: self.num_sequences // self.num_nodes * quota for name, quota in self.quota.items()}
         return {
             name: min(nodes * order.max_shards(tokens[name]), len(self.sources[name].shards))
             for name, order in self._orders.items()
@@ -168,23 +294,28 @@ class Plan:
         """Return the canonical nodes that serve these streams."""
         return {stream // (self.num_streams // self.num_nodes) for stream in streams}
 
-    def _blocks(self, stream: int, index: int) -> Iterator[tuple[str, Int64]]:
+    def _blocks(self, sequence: int, index: int) -> Iterator[tuple[str, Int64]]:
         """Yield each source with the table (order.py) of the blocks that a shuffle block takes of it."""
-        node, in_node = divmod(stream, self.num_streams // self.num_nodes)
-        interval = index * (self.num_streams // self.num_nodes) + in_node
+        per_node = self.num_sequences // self.num_nodes
+        node, in_node = divmod(sequence, per_node)
+        interval = index * per_node + in_node
         for name, order in self._orders.items():
-            # Intervals are cut at whole blocks but counted from the beginning of the node, so errors do not add up.
-            start, stop = (int(self.quota[name] * edge) for edge in (interval, interval + 1))
+            start, stop = (self._edge(name, node, edge) for edge in (interval, interval + 1))
             yield name, order.blocks_between(node, start, stop)
 
+    def _edge(self, name: str, node: int, interval: int) -> int:
+        """Return the first token of an interval of a source, counted from the beginning of the node's order.
 
-def advance(plan: Plan, stream: int, position: Position, rows: int) -> Position:
-    """Return the position `rows` rows further on in a stream; packs shuffle blocks to count their rows."""
-    index, row = position
-    row += rows
-    while row > (num_rows := plan.shuffle_block(stream, index).num_rows):
-        index, row = index + 1, row - num_rows
-    return index, row
+        Intervals are cut at whole blocks but counted from the beginning, so errors do not add up. Where a node has one
+        sequence, edges move to the nearest seam: one edge is at every seam between two epochs or, where intervals are
+        longer than epochs, every edge is at one.
+        """
+        quota = self.quota[name]
+        edge = quota * interval
+        if self.num_sequences > self.num_nodes:
+            return int(edge)
+        seam = self._orders[name].nearest_seam(node, int(edge))
+        return seam if -quota / 2 < edge - seam <= quota / 2 else int(edge)
 
 
 def evaluation_shuffle_block(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from modernbert_train.data.plan import (
     PhaseRows,
     Position,
     ShuffleBlock,
-    advance,
     evaluation_shuffle_block,
 )
 from modernbert_train.data.skip import find_skipped, without_pieces
@@ -54,47 +53,59 @@ class ShuffleBlockReader:
         return PlainRow(input_ids, np.concatenate([segments.astype(np.int32), padding]), used)
 
 
-class StreamReader:
-    """Reads one stream from a position on. Holds the tokens of one shuffle block at a time."""
+class SequenceReader:
+    """Reads the rows of some streams of one sequence, step by step. Holds the tokens of one shuffle block at a time.
 
-    def __init__(self, phase: PhaseRows, inputs: Inputs, stream: int, position: Position) -> None:
+    The rows of a step follow each other in the sequence, and the streams of the sequence take equal parts of them.
+
+    Args:
+        phase: Plan and objective.
+        inputs: The inputs of the recipe.
+        streams: Consecutive streams that read the same sequence.
+        position: Position of the sequence before the first step to read.
+    """
+
+    def __init__(self, phase: PhaseRows, inputs: Inputs, streams: Sequence[int], position: Position) -> None:
         self.plan = phase.plan
-        self.stream = stream
+        self.streams = streams
         self.position = position
+        self._sequence, self._first = divmod(streams[0], phase.plan.streams_per_sequence)
         self._objective = phase.objective
         self._inputs = inputs
-        self._block_reader: ShuffleBlockReader | None = None
+        # Number of the shuffle block whose tokens are held.
+        self._index: int | None = None
         # Skipped pieces of the shuffle block; None if there are none.
         self._skipped: Bool | None = None
         # Content tokens of each source in each row of the shuffle block, and in the rows read so far.
         self._source_tokens = np.empty((0, len(self.plan.sources)), dtype=np.int64)
         self._taken = np.zeros(len(self.plan.sources), dtype=np.int64)
 
-    def next_rows(self, count: int) -> list[Row]:
-        """Read the next `count` rows and move the position past them."""
-        return [self._next_row() for _ in range(count)]
+    def next_rows(self, rows_per_stream: int) -> list[Row]:
+        """Read the rows of a step, stream by stream, and move the position past all rows of the step."""
+        before, own = self._first * rows_per_stream, len(self.streams) * rows_per_stream
+        self._move(before)
+        rows = [self._next_row() for _ in range(own)]
+        self._move(self.plan.streams_per_sequence * rows_per_stream - before - own)
+        return rows
 
     def take_source_tokens(self) -> Int64:
         """Return the content tokens of each source of the plan in the rows read since the last call."""
         taken, self._taken = self._taken, np.zeros_like(self._taken)
         return taken
 
-    def pass_over(self, count: int) -> None:
-        """Move the position past the next `count` rows without reading them."""
-        position = advance(self.plan, self.stream, self.position, count)
-        if position[0] != self.position[0]:
-            self._block_reader = None
-        self.position = position
+    def pass_over(self, rows_per_stream: int) -> None:
+        """Move the position past rows without reading them."""
+        self._move(self.plan.streams_per_sequence * rows_per_stream)
+
+    def _move(self, rows: int) -> None:
+        self.position = self.plan.advance(self._sequence, self.position, rows)
 
     def _next_row(self) -> Row:
-        index, row = self.position
-        if self._block_reader is None:
-            self._block_reader = self._open(index)
-        while row == self._block_reader.shuffle_block.num_rows:
-            index, row = index + 1, 0
-            self._block_reader = self._open(index)
-        self.position = index, row + 1
-        key = (*self.plan.key, "mask", self.stream, index, row)
+        self._move(1)
+        index, row = self.position[0], self.position[1] - 1
+        if index != self._index:
+            self._open(index)
+        key = (*self.plan.key, "mask", self._sequence, index, row)
         self._taken += self._source_tokens[row]
         labelled = self._objective.label(self._block_reader.row(row), self._inputs.masking, key)
         if self._skipped is None:
@@ -102,15 +113,16 @@ class StreamReader:
         skipped = self._skipped[self._block_reader.shuffle_block.pieces(row)]
         return without_pieces(labelled, skipped, self._inputs.tokenizer.pad_id)
 
-    def _open(self, index: int) -> ShuffleBlockReader:
+    def _open(self, index: int) -> None:
         reader = self._inputs.reader
         if reader.reads_remote:
             for soon in (index, index + 1):
-                reader.fetch_ahead(self.plan.sources, self.plan.shards(self.stream, soon))
-        shuffle_block = self.plan.shuffle_block(self.stream, index)
+                reader.fetch_ahead(self.plan.sources, self.plan.shards(self._sequence, soon))
+        shuffle_block = self.plan.shuffle_block(self._sequence, index)
+        self._index = index
         self._skipped = find_skipped(shuffle_block, self._inputs.skipped_documents)
         self._source_tokens = shuffle_block.source_tokens(list(self.plan.sources), self._skipped)
-        return ShuffleBlockReader(shuffle_block, self.plan.sources, self._inputs)
+        self._block_reader = ShuffleBlockReader(shuffle_block, self.plan.sources, self._inputs)
 
 
 def evaluation_batches(

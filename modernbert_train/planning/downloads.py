@@ -38,8 +38,9 @@ def check_downloads(
     if not shard_bytes:
         return
     total = sum(int(sizes.sum()) for sizes in shard_bytes.values())
-    nodes_per_machine = assign_nodes(phases[0].plan, world_size, ranks_per_machine)
-    parts = [len(nodes) / data.num_canonical_nodes for nodes in nodes_per_machine]
+    plan = phases[0].plan
+    nodes_per_machine = assign_nodes(plan, world_size, ranks_per_machine)
+    parts = [len(nodes) / plan.num_nodes for nodes in nodes_per_machine]
     log.info(
         "of %s in remote stores, each machine downloads %s per epoch into %s%s",
         format_bytes(total),
@@ -47,7 +48,8 @@ def check_downloads(
         data.cache.folder,
         "" if data.cache.limit_bytes is None else f", limited to {format_bytes(data.cache.limit_bytes)}",
     )
-    if max(parts) > 1.001 / len(nodes_per_machine):
+    # With fewer nodes than the recipe has, the stores are too small to be shared out.
+    if plan.num_nodes == data.num_canonical_nodes and max(parts) > 1.001 / len(nodes_per_machine):
         log.warning(
             "data.num_canonical_nodes is %d on %d machines, so they download %s per epoch instead of %s each; in a new "
             "run, set it to a multiple of the number of machines (it decides the order of the data)",

@@ -14,7 +14,7 @@ from modernbert_train.store.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-_SAMPLED_STREAMS = 2  # the statistics are those of the first shuffle block of each
+_SAMPLED_SEQUENCES = 2  # the statistics are those of the first shuffle block of each
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def phase_stats(schedule: RunSchedule, rows: Sequence[PhaseRows]) -> list[PhaseS
 def _phase_stats(num_slots: int, rows: PhaseRows) -> PhaseStats:
     plan = rows.plan
     shuffle_blocks = [
-        plan.shuffle_block(stream, 0) for stream in range(min(_SAMPLED_STREAMS, plan.num_streams))
+        plan.shuffle_block(sequence, 0) for sequence in range(min(_SAMPLED_SEQUENCES, plan.num_sequences))
     ]
     slots = sum(block.num_rows for block in shuffle_blocks) * plan.row_tokens
     used = sum(block.slots_used() for block in shuffle_blocks)

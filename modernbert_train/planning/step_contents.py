@@ -31,7 +31,6 @@ from modernbert_train.data.plan import (
     Position,
     ShuffleBlock,
     StreamPositions,
-    advance,
     fingerprint_at,
 )
 from modernbert_train.data.skip import is_skipped
@@ -167,22 +166,20 @@ def pieces_of_stream(
     Args:
         plan: The plan of the phase.
         stream: Number of the stream.
-        position: A position at or before the rows.
-        passed_over: Rows between the position and the first row.
-        num_rows: Rows to list.
+        position: The position of the stream before some step.
+        passed_over: Rows of the stream between the position and the first row.
+        num_rows: Rows of the stream in the step.
 
     Returns:
         The pieces, row by row.
     """
-    index, row = advance(plan, stream, position, passed_over)
-    shuffle_block = plan.shuffle_block(stream, index)
+    sequence, number = divmod(stream, plan.streams_per_sequence)
+    rows_before = plan.streams_per_sequence * passed_over + number * num_rows
+    position = plan.advance(sequence, position, rows_before)
     pieces: list[Piece] = []
     for _ in range(num_rows):
-        while row == shuffle_block.num_rows:
-            index, row = index + 1, 0
-            shuffle_block = plan.shuffle_block(stream, index)
-        pieces += _pieces_of_row(plan, stream, index, shuffle_block, row)
-        row += 1
+        index, row = position = plan.advance(sequence, position, 1)
+        pieces += _pieces_of_row(plan, stream, index, plan.shuffle_block(sequence, index), row - 1)
     return pieces
 
 

@@ -41,9 +41,10 @@ def an_epoch(order: SourceOrder, nodes: int, epoch: int) -> list[list[int]]:
     """The blocks that each node reads in an epoch: two epochs of few units differ in length, so they are asked for."""
     found = []
     for node in range(nodes):
-        order._epoch_at(node, 10**4)
-        ends = [0, *order._epoch_ends[node]]
-        found.append(order.blocks_between(node, ends[epoch], ends[epoch + 1])[:, BLOCK].tolist())
+        number = end = -1
+        while number < epoch:
+            number, start, end = order.epoch_at(node, max(end, 0))
+        found.append(order.blocks_between(node, start, end)[:, BLOCK].tolist() if number == epoch else [])
     return found
 
 
