@@ -32,27 +32,33 @@ from tests.helpers.stores import make_store, make_tokenizer
 
 
 def make_many_shards(folder: Path) -> Path:
-    """Write the tiny recipe with many small shards and short shuffle blocks, so that a run reads many of them."""
+    """Write the tiny recipe with many small shards and short shuffle blocks, of which each stream reads several."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     documents = {"train": skewed_documents(400, 1), "valid": skewed_documents(20, 3)}
     sources = {"web": documents, "code": documents}
-    make_store(folder / "store", tokenizer, sources, block_documents=4, shard_bytes=2_048)
+    make_store(folder / "store", tokenizer, sources, block_documents=1, shard_bytes=2_048)
     recipe = folder / "many.yaml"
-    recipe.write_text(TINY.format(folder=folder).replace("shuffle_rows: 32", "shuffle_rows: 8"))
+    text = TINY.format(folder=folder).replace("shuffle_rows: 32", "shuffle_rows: 8")
+    text = text.replace("tokens: 24K", "tokens: 64K").replace("tokens: 4K}", "tokens: 8K}")
+    text = text.replace("row_tokens: 256", "row_tokens: 64").replace(
+        "context_tokens: 256", "context_tokens: 64"
+    )
+    recipe.write_text(text)
     return recipe
 
 
-def shards_read(recipe_path: Path, streams: range, windows: range) -> set[int]:
+def shards_read(recipe_path: Path, streams: range, shuffle_blocks: range) -> set[int]:
     """Return the shards of source web that these streams read in these shuffle blocks of the first phase."""
     recipe = load_recipe(recipe_path)
     inputs = open_inputs(recipe)
     with closing(inputs.reader):
         plan = plan_rows(recipe, build_schedule(recipe), inputs)[0].plan
+    assert plan.num_sequences == plan.num_streams
     return {
         inputs.train["web"].shard_of(block)
         for stream in streams
-        for window in windows
-        for source, block in plan.shuffle_block(stream, window).blocks
+        for index in shuffle_blocks
+        for source, block in plan.shuffle_block(stream, index).blocks
         if source == "web"
     }
 
