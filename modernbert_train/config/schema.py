@@ -178,7 +178,8 @@ class DataConfig:
     # Streams the data is split into. Every number of ranks that divides it trains on the same batches. auto: the
     # largest number up to 64 that divides the rows of every batch of every phase.
     num_streams: int = 64
-    # Rows that are packed and shuffled together, per stream.
+    # Rows that are packed and shuffled together: per stream or, from small stores, over all streams. At least 64 rows
+    # and some blocks of the store are taken, at most an epoch of a small store.
     shuffle_rows: int = 2_048
     # Loader processes per rank; no more are started than it has streams. 0: read in the training process.
     num_workers: int = 4
