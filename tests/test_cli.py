@@ -72,7 +72,7 @@ def test_version(capsys):
     [
         ("trian", "there is no command 'trian'; did you mean train? (see `modernbert --help`)"),
         ("trian --dryrun", "there is no command 'trian'; did you mean train? (see `modernbert --help`)"),
-        ("chat", "there is no command 'chat'; commands: train, sweep, "),
+        ("chat", "there is no command 'chat'; commands: recipe, train, "),
         ("train", "the following arguments are required: recipe (see `modernbert train --help`)"),
         (
             "train r.yaml --dryrun",

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from modernbert_train.config import Recipe
 
 
+def run_recipe(options: argparse.Namespace) -> int:
+    """Write a recipe for stores and a machine."""
+    from modernbert_train.recipe.command import make_recipe
+
+    num_gpus = 0 if options.cpu else options.gpus
+    print(make_recipe(options.stores, options.hours, num_gpus, options.init), end="")
+    return 0
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train a recipe, or show what would be trained."""
     recipe = _load_recipe(options)

@@ -18,6 +18,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _EXAMPLES = """
 examples:
   modernbert train yamls/quickstart.yaml
+  modernbert recipe my/store --hours 2 > my.yaml
   modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert sweep yamls/ablations/mlp.yaml --parallel 2
@@ -105,6 +106,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_recipe(subparsers)
     _add_train(subparsers)
     _add_rewind(subparsers)
     _add_sweep(subparsers)
@@ -126,6 +128,36 @@ class _Version(argparse.Action):
 
         print(f"modernbert {version('modernbert-train')}")
         parser.exit()
+
+
+def _add_recipe(subparsers: Subparsers) -> None:
+    command = _command(
+        subparsers,
+        "recipe",
+        commands.run_recipe,
+        "write a recipe for a token store and a machine, with a comment for each choice",
+        """
+        modernbert recipe my/store --hours 2 > my.yaml
+        modernbert recipe my/store --hours 24 --gpus 8 > my.yaml
+        modernbert recipe my/store --hours 1 --init path/to/ModernBERT-base > my.yaml
+        """,
+    )
+    command.add_argument("stores", nargs="+", metavar="STORE", help="folder or URL of a token store")
+    command.add_argument(
+        "--hours",
+        type=_positive,
+        default=1.0,
+        metavar="H",
+        help="what the run may take; size and tokens follow (default: 1)",
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument(
+        "--gpus", type=_positive_int, metavar="N", help="GPUs to train on (default: those of this machine)"
+    )
+    where.add_argument("--cpu", action="store_true", help="train on this machine's CPU, although it has GPUs")
+    command.add_argument(
+        "--init", metavar="FOLDER", help="weights to start from: a run, a checkpoint or a Hugging Face folder"
+    )
 
 
 def _add_train(subparsers: Subparsers) -> None:
@@ -161,7 +193,10 @@ def _add_train(subparsers: Subparsers) -> None:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not allowed: must be a number greater than 0")
     return number
@@ -181,6 +216,12 @@ def _add_rewind(subparsers: Subparsers) -> None:
     command.add_argument(
         "--step", type=int, required=True, metavar="N", help="the step of the checkpoint, as in its file name"
     )
+
+
+def _positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: must be a whole number of at least 1")
+    return int(text)
 
 
 def _add_sweep(subparsers: Subparsers) -> None:

@@ -10,6 +10,11 @@ def did_you_mean(name: str, candidates: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def without_breaks(text: str) -> str:
+    """Return a text in one line; names and values of users may have line breaks."""
+    return " ".join(text.splitlines())
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error without its line breaks; or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from modernbert_train.common.text import did_you_mean, list_problems, shorten
+from modernbert_train.common.text import did_you_mean, list_problems, shorten, without_breaks
 from modernbert_train.config.fields import (
     child_type,
     entry_type,
@@ -94,12 +94,12 @@ def load_recipe(
     structured = _to_structured(values, problems)
     if problems:
         found = [_located(sources, place, text) for place, text in _without_inherited(problems)]
-        raise ValueError(list_problems(str(path), found))
+        raise ValueError(list_problems(str(path), list(map(without_breaks, found))))
     recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
     recipe = fill_in_model(recipe, set(values.get("model", {})), read_model)
     found = [*validate(recipe), *check_chosen_phase(recipe)]
     if found:
-        raise ValueError(list_problems(str(path), found))
+        raise ValueError(list_problems(str(path), list(map(without_breaks, found))))
     return keep_chosen_phase(recipe)
 
 
@@ -123,7 +123,7 @@ def _resolve_interpolations(values: dict[str, Any], path: Path) -> dict[str, Any
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(_with_defaults(values, Recipe)), resolve=True)
     except OmegaConfBaseException as error:
-        place = getattr(error, "full_key", None) or "a value"
+        place = without_breaks(getattr(error, "full_key", None) or "a value")
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path}: {place} has an interpolation that fails: {reason}; name a field that the recipe sets, by all its "

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from modernbert_train.common.text import did_you_mean, list_problems, one_line, shorten
+from modernbert_train.common.text import did_you_mean, list_problems, one_line, shorten, without_breaks
 from modernbert_train.config.fields import (
     child_type,
     entry_type,
@@ -71,7 +71,7 @@ def read_sources(path: Path, overrides: list[str], origin: str = COMMAND_LINE) -
             found = list(_unknown_entries(source, merge_sources(sources[:position])))
         problems += [f"{source.origin}: {text}" for text in found]
     if problems:
-        raise ValueError(list_problems(str(path), problems))
+        raise ValueError(list_problems(str(path), list(map(without_breaks, problems))))
     return [replace(source, values=_without_empty_sections(source.values, Recipe)) for source in sources]
 
 
@@ -179,7 +179,7 @@ def parse_override(text: str, origin: str = COMMAND_LINE) -> tuple[list[str], An
     if not equals or not all(keys) or len(keys) > MOST_LEVELS:
         raise ValueError(f"{origin}: {shown} is not an override; write key=value, such as optimizer.eps=1e-6")
     if not value.strip():
-        raise ValueError(f"{origin}: {shown} has no value; write {dotted}=null for none")
+        raise ValueError(f"{origin}: {shown} has no value; write {without_breaks(dotted)}=null for none")
     try:
         parsed = _plain(lambda: OmegaConf.create(f"value: {value}"))
     except ValueError as error:

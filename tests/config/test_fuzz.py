@@ -173,6 +173,9 @@ def test_overrides(tmp_path, count):
         "name=!!binary aGk=",
         "seed=2020-01-01",
         "seed=!!set {a}",
+        "data=!!int",
+        'phases={"a\n": {}}',
+        '"\n"=1',
     ],
 )
 def test_what_once_ended_in_a_traceback(tmp_path, override):

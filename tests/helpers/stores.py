@@ -15,6 +15,7 @@ from modernbert_train.store.manifest import (
     write_manifest,
 )
 from modernbert_train.store.split import Split, write_sidecars
+from modernbert_train.store.tokenizer import copy_tokenizer
 
 Documents = Sequence[Sequence[int]]
 
@@ -76,3 +77,37 @@ def _write_split(folder: Path, documents: Documents, block_documents: int, shard
     lengths = np.array([len(document) for document in documents], dtype=np.uint32)
     table = np.array([[len(block), sum(map(len, block))] for block in blocks], dtype=np.int64)
     return write_sidecars(folder, lengths, table, np.array([shard["samples"] for shard in writer.shards]))
+
+
+def make_plan_store(
+    folder: Path, tokenizer: TokenizerInfo, lengths: Mapping[str, Mapping[str, Sequence[int]]]
+) -> Manifest:
+    """Write a store without shards, which is enough for a plan.
+
+    Args:
+        folder: Folder to create.
+        tokenizer: Its tokenizer.
+        lengths: Source -> split -> content tokens of each document.
+
+    Returns:
+        The manifest.
+    """
+    folder.mkdir(parents=True)
+    splits: dict[str, dict[str, Split]] = {}
+    for source, splits_of_source in lengths.items():
+        splits[source] = {}
+        for name, documents in splits_of_source.items():
+            split_folder = folder / source / name
+            split_folder.mkdir(parents=True)
+            (split_folder / "index.json").write_text('{"shards": []}')
+            of_documents = np.array(documents, dtype=np.uint32)
+            starts = np.arange(0, len(of_documents), 128)
+            counts = np.diff(np.append(starts, len(of_documents)))
+            blocks = np.column_stack([counts, np.add.reduceat(of_documents.astype(np.int64), starts)])
+            shards = np.diff(np.append(np.arange(0, len(blocks), 64), len(blocks)))
+            splits[source][name] = write_sidecars(split_folder, of_documents, blocks, shards)
+    write_manifest(
+        folder, tokenizer, splits, licences={}, left_out={source: {} for source in splits}, command="test"
+    )
+    copy_tokenizer(tokenizer.path, folder)
+    return load_manifest(folder)

@@ -1,0 +1,77 @@
+"""`modernbert recipe`: choose a recipe for stores and a machine, and write it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from functools import cache
+
+from modernbert_train.recipe.facts import read_stores, read_weights
+from modernbert_train.recipe.rules import Choice, choose
+from modernbert_train.recipe.speed import (
+    h100_tokens_per_s,
+    measure_cpu_tokens_per_s,
+    measure_gpu_tokens_per_s,
+)
+from modernbert_train.recipe.text import write_recipe
+
+log = logging.getLogger(__name__)
+
+
+def make_recipe(
+    stores: Sequence[str], hours: float, num_gpus: int | None = None, init: str | None = None
+) -> str:
+    """Choose a recipe.
+
+    Args:
+        stores: Folders or URLs of token stores.
+        hours: What the run may take.
+        num_gpus: GPUs to train on, 0 for the CPU; None: those of this machine, otherwise its CPU.
+        init: Weights to start from; None: random weights.
+
+    Returns:
+        The recipe as YAML, with comments.
+
+    Raises:
+        ValueError: A store or the weights cannot be read, or a store has no tokens.
+    """
+    text = read_stores(list(dict.fromkeys(stores)))
+    weights = None if init is None else read_weights(init)
+    import torch  # after the stores, whose errors need not wait for it
+
+    asked = torch.cuda.device_count() if num_gpus is None else num_gpus
+    if asked == 0:
+        log.info("measuring the speed of this CPU")
+        choice = choose(text, hours, 0, cache(measure_cpu_tokens_per_s), weights)
+        basis = "measured in a few steps on this CPU"
+    else:
+        choice = choose(text, hours, asked, h100_tokens_per_s, weights)
+        basis = "as published for an H100: another GPU takes longer"
+        if torch.cuda.is_available():
+            device = torch.cuda.get_device_name()
+            log.info(
+                "measuring the speed of the GPU (%s), which compiles the model first: about a minute", device
+            )
+            measured = measure_gpu_tokens_per_s(choice.model, choice.micro_batch_tokens)
+            choice = choose(text, hours, asked, lambda _: measured, weights, choice.size)
+            basis = f"measured in a few steps on one {device}"
+    for note in _notes(choice, asked):
+        log.warning("%s", note)
+    where = "--cpu" if num_gpus == 0 else "" if num_gpus is None else f"--gpus {num_gpus}"
+    command = f"modernbert recipe {shlex.join(stores)} --hours {hours:g} {where}".rstrip()
+    if init is not None:
+        command += f" --init {shlex.quote(init)}"
+    return write_recipe(choice, text, weights, basis, command)
+
+
+def _notes(choice: Choice, asked: int) -> list[str]:
+    notes = []
+    if choice.num_gpus < asked:
+        notes.append(
+            f"the recipe is for {choice.num_gpus} of the {asked} GPUs: the batches of so short a run have too few rows "
+            "for more"
+        )
+    if choice.limited_by_text:
+        notes.append(f"the text is the limit, not the hours: the run takes {choice.hours:.2g} hours")
+    return notes
