@@ -127,7 +127,7 @@ def open_hf_weights(folder: Path) -> WeightSource:
         ValueError: Files are missing or damaged, or the model is one our encoder cannot compute.
     """
     folder = hf_folder.transformer_folder(folder)
-    info, notes = hf_folder.read_hf_info(folder), hf_folder.describe_reading(folder)
+    info, notes = hf_folder.read_hf_info(folder)
     return WeightSource(folder, info, tuple(notes))
 
 

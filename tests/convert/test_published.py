@@ -365,7 +365,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return hub.write_published(tmp_path_factory.mktemp("fuzz") / "hub", hub.published_model(request.param))
 
 
-@settings(max_examples=100, **FUZZ)
+@settings(max_examples=80, **FUZZ)
 @given(data=st.data())
 def test_any_config_is_read_or_refused_in_one_line(folder: Path, data: st.DataObject) -> None:
     check_any_config(folder, data, load_weights)

@@ -81,14 +81,19 @@ def _open(folder: Path) -> _Published:
     return _Published(folder, content, model, file, layout, arrange(read_names(file), layout, file))
 
 
-def read_hf_info(folder: Path) -> CheckpointInfo:
-    """Return the facts of the checkpoint that an import of the folder makes, at step 0.
+def read_hf_info(folder: Path) -> tuple[CheckpointInfo, list[str]]:
+    """Return what is known about a folder before its weights are read.
+
+    Returns:
+        The facts of the checkpoint that an import makes, at step 0; and a line about everything in the folder that is
+        not taken over as it is, and about what is made new.
 
     Raises:
         ValueError: See `convert.import_folder`.
     """
-    model = _open(folder).model
-    return CheckpointInfo(
+    published = _open(folder)
+    model = published.model
+    info = CheckpointInfo(
         step=0,
         tokens=0,
         phase="import",
@@ -99,12 +104,7 @@ def read_hf_info(folder: Path) -> CheckpointInfo:
         model=dataclasses.replace(model, vocab_size=padded_vocab_size(model.vocab_size)),
         tokenizer_fingerprint=_load_tokenizer(folder, model).fingerprint,
     )
-
-
-def describe_reading(folder: Path) -> list[str]:
-    """Return a line about everything in the folder that is not taken over as it is, and about what is made new."""
-    published = _open(folder)
-    return [*config_notes(published.content), *_weight_notes(published)]
+    return info, [*config_notes(published.content), *_weight_notes(published)]
 
 
 def _weight_notes(published: _Published) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _limit(content: dict[str, Any], name: str, file: Path) -> float | None:
 def read_hf_weights(folder: Path) -> dict[str, Tensor]:
     """Read the weights under the names and shapes of our model, in float32, with the decoder tied to the embedding.
 
-    A missing masked-LM head is new, and the vocabulary is padded, as `describe_reading` says.
+    A missing masked-LM head is new, and the vocabulary is padded, as the lines of `read_hf_info` say.
 
     Returns:
         Our name of a weight -> its value, in the order of our state dict.
