@@ -8,6 +8,8 @@ from modernbert_train.store.lost_text import TextCounts, describe_text, lost_tex
 from modernbert_train.store.manifest import Manifest, Split
 from modernbert_train.store.mds import read_shards
 
+LONG_CHARACTERS = 1_000_000  # a longer document is perhaps several
+
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:
     """Print a table whose numbers have thousands separators."""
@@ -48,15 +50,37 @@ def print_store(manifest: Manifest, seconds: float) -> None:
             print(
                 f"  {source}: no document is held out; for evaluation raise --valid-fraction or add documents"
             )
-    print_lost_text(manifest.texts)
+    print_warnings(manifest, manifest.sources)
 
 
-def print_lost_text(texts: Mapping[str, TextCounts | None]) -> None:
-    """Warn of each source whose text the tokenizer loses."""
-    for source, counts in texts.items():
-        warning = lost_text_warning(source, counts)
-        if warning is not None:
-            print(f"warning: {warning}", file=sys.stderr)
+def print_warnings(manifest: Manifest, sources: Iterable[str]) -> None:
+    """Warn of each of some sources whose text the tokenizer loses, or which may be several documents taken for one."""
+    for source in sources:
+        counts = manifest.texts[source]
+        for warning in (
+            lost_text_warning(source, counts),
+            long_document_warning(source, manifest.sources[source], counts),
+        ):
+            if warning is not None:
+                print(f"warning: {warning}", file=sys.stderr)
+
+
+def long_document_warning(source: str, splits: Mapping[str, Split], counts: TextCounts | None) -> str | None:
+    """Return a warning if a source is a single document, or has one of more than LONG_CHARACTERS."""
+    if counts is None:
+        return None  # its documents were made elsewhere
+    longest_tokens = max(int(split.lengths().max()) for split in splits.values())
+    num_characters = round(longest_tokens / counts.tokens * counts.characters)
+    if sum(split.num_documents for split in splits.values()) == 1:
+        what = f"is a single document of about {num_characters:,} characters"
+    elif num_characters > LONG_CHARACTERS:
+        what = f"has a document of about {num_characters:,} characters"
+    else:
+        return None
+    return (
+        f"source {source} {what}; if its .txt files hold several documents each, pass --documents line, blank-line, or "
+        "the text that separates them"
+    )
 
 
 def left_out_words(counts: dict[str, int]) -> str:

@@ -170,6 +170,22 @@ def open_utf8(path: str, encoding: str = UTF8) -> BinaryIO:
     return stream
 
 
+def limit_lines(stream: BinaryIO, max_bytes: int, problem: str) -> BinaryIO:
+    """Return a stream of the same bytes that raises a ValueError before a line of more than about `max_bytes`."""
+    return io.BufferedReader(_Chunks(_limited(stream, max_bytes, problem)), CHUNK_BYTES)
+
+
+def _limited(stream: BinaryIO, max_bytes: int, problem: str) -> Iterator[bytes]:
+    num_bytes = 0  # since the last line break
+    with stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            after = len(chunk) - 1 - max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
+            num_bytes = num_bytes + after if after == len(chunk) else after
+            if num_bytes > max_bytes:
+                raise ValueError(problem)
+            yield chunk
+
+
 def can_be_cut(path: str, encoding: str) -> bool:
     """Check whether a file is plain UTF-8, which can be read from the middle."""
     kind = kind_of(path)

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow
@@ -12,7 +13,7 @@ from data_prep.inputs.fields import check_unique, listed
 from data_prep.inputs.formats import kind_of
 from data_prep.inputs.reading import Reading
 from data_prep.inputs.rows import MAX_ROW_BYTES, TOO_LONG, Span, UnreadableFile, attempt
-from data_prep.inputs.streams import open_utf8
+from data_prep.inputs.streams import limit_lines, open_utf8
 from modernbert_train.common.text import one_line
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -29,14 +30,14 @@ def csv_rows(span: Span, reading: Reading) -> Iterator[tuple[int, Any]]:
     delimiter = default if reading.delimiter is None else reading.delimiter
     csv.field_size_limit(MAX_ROW_BYTES)
     # surrogateescape: invalid UTF-8 concerns its row, if it is in a field that is read
-    with io.TextIOWrapper(
-        open_utf8(path, reading.encoding), "utf-8", errors="surrogateescape", newline=""
-    ) as file:
-        lines = _lines(file)
-        first = next(lines, None)
-        if first is None:
+    stream = limit_lines(open_utf8(path, reading.encoding), MAX_ROW_BYTES, f"a line {TOO_LONG}")
+    with io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="") as file:
+        first = file.readline()
+        if not first:
             return
-        rows = csv.reader(_chained(first, lines), delimiter=delimiter, strict=True)
+        # many lines at once: a quoted text may have many short ones
+        lines = chain.from_iterable(iter(lambda: file.readlines(BUFFER_BYTES), []))
+        rows = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
         header = _header(path, rows, first, delimiter, reading)
         number = 0
         while True:
@@ -57,18 +58,6 @@ def csv_rows(span: Span, reading: Reading) -> Iterator[tuple[int, Any]]:
                     number,
                     ValueError(f"has {len(row)} fields, but the header has {len(header)}; repair the row"),
                 )
-
-
-def _lines(file: io.TextIOWrapper) -> Iterator[str]:
-    for line in iter(lambda: file.readline(MAX_ROW_BYTES), ""):
-        if len(line) == MAX_ROW_BYTES and not line.endswith(("\n", "\r")):
-            raise ValueError(f"a line {TOO_LONG}")
-        yield line
-
-
-def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
 
 
 def _header(path: str, rows: Iterator[list[str]], first: str, delimiter: str, reading: Reading) -> list[str]:

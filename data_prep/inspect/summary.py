@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.inspect.histogram import draw_histograms, length_histogram, print_histogram
-from data_prep.report import left_out_words, print_lost_text, print_table
+from data_prep.report import left_out_words, print_table, print_warnings
 from data_prep.sources import check_known_sources
 from data_prep.tokenize.encoding import load_tokenizer
 from modernbert_train.store.external import read_document
@@ -82,7 +82,7 @@ def _print_sources(manifest: Manifest, chosen: dict[str, dict[str, Split]]) -> N
         if split.sample_layout is not None:
             specials = ", ".join(f"[{special.upper()}]" for special in split.sample_layout.strip) or "nothing"
             print(f"{name}: one document per sample, in {split.remote}; not content: {specials}")
-    print_lost_text({name: manifest.texts[name] for name in chosen})
+    print_warnings(manifest, chosen)
 
 
 def _length_cells(split: Split) -> list[str | int | float]:

@@ -38,6 +38,32 @@ def test_every_source_is_read_in_its_own_way(tokenizer_folder, tmp_path, capsys)
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("texts", "documents", "warning"),
+    [
+        (
+            ["the cat sat"],
+            "file",
+            "warning: source web is a single document of about 11 characters; if its .txt files",
+        ),
+        (["the cat sat " * 1_000, "a"], "line", "warning: source web has a document of about 1"),
+        (["the cat sat", "a"], "line", None),
+    ],
+)
+def test_what_may_be_several_documents_is_remarked_on(
+    tokenizer_folder, tmp_path, capsys, monkeypatch, texts, documents, warning
+):
+    monkeypatch.setattr("data_prep.report.LONG_CHARACTERS", 10_000)
+    (tmp_path / "x.txt").write_text("\n".join(texts))
+    options = ("--workers", "1", "--valid-fraction", "0", "--documents", documents)
+    assert run_tokenize(tmp_path / "store", tokenizer_folder, "web=x.txt", options=options) == 0
+    for command in (None, ["inspect", str(tmp_path / "store")]):
+        if command:
+            assert main(command) == 0
+        found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+        assert [line[: len(warning or "")] for line in found] == ([] if warning is None else [warning])
+
+
 def test_what_a_folder_leaves_out_is_in_the_manifest(tokenizer_folder, tmp_path, capsys):
     folder = tmp_path / "folder"
     folder.mkdir()
