@@ -16,6 +16,7 @@ from modernbert_train.store.tokenizer import (
     TokenizerError,
     TokenizerInfo,
     cls_sep_template,
+    open_tokenizer_json,
     read_tokenizer_config,
     tokenizer_errors,
 )
@@ -38,7 +39,7 @@ def published_tokenizer(info: TokenizerInfo) -> dict[str, Any]:
     id; [CLS] and [SEP] surround a text; texts are neither truncated nor padded, and one text always has the same ids.
     """
     content = json.loads((info.path / "tokenizer.json").read_text(encoding="utf-8"))
-    content |= {"truncation": None, "padding": None}
+    content |= {"truncation": None, "padding": None, "added_tokens": content.get("added_tokens", [])}
     if content["model"].get("dropout"):
         content["model"]["dropout"] = None
     processor, content["post_processor"] = content.get("post_processor"), None
@@ -78,13 +79,17 @@ def tokenizer_problems(info: TokenizerInfo, *, is_tokenized: bool = False) -> li
     Returns:
         One line for each problem.
     """
-    content = json.loads((info.path / "tokenizer.json").read_text(encoding="utf-8"))
-    names = special_tokens(Tokenizer.from_str(json.dumps(content)), info)
+    tokenizer = open_tokenizer_json(info.path / "tokenizer.json")
+    content = json.loads(tokenizer.to_str())  # with every field, also those that the file leaves out
+    names = special_tokens(tokenizer, info)
     problems = list(_contradictions(content, read_tokenizer_config(info.path)))
     if not is_tokenized:
         remedy = f"run `python -m data_prep tokenizer OUT --fit {info.path}` and use OUT"
         problems += [f"{problem}; {remedy}" for problem in _missing_parts(content, names)]
-    return [f"tokenizer: {info.path}: {problem}" for problem in problems or _changed_ids(info)]
+    if not problems:
+        with tokenizer_errors(f"tokenizer: {info.path} cannot be used"):
+            problems += _changed_ids(info)
+    return [f"tokenizer: {info.path}: {problem}" for problem in problems]
 
 
 def check_tokenizer(info: TokenizerInfo, *, is_tokenized: bool = False) -> None:

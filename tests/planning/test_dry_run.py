@@ -8,8 +8,9 @@ from modernbert_train.config import BatchRampConfig, MixtureConfig, ModelConfig,
 from modernbert_train.config.architecture import describe_model, num_parameters
 from modernbert_train.config.schema import MLPS, Mlp
 from modernbert_train.planning.dry_run import describe
-from modernbert_train.planning.source_stats import PhaseStats, SourceStats, repetitions
+from modernbert_train.planning.source_stats import PhaseStats, SourceStats, lost_text_warnings, repetitions
 from modernbert_train.schedule import build_schedule
+from modernbert_train.store.lost_text import TextCounts
 from tests.helpers.little_recipe import a_phase, a_recipe
 from tests.helpers.recipes import shipped_recipes
 
@@ -168,6 +169,31 @@ def test_warning_about_sources_with_too_many_epochs():
     lines = lines_of(replace(recipe, data=replace(recipe.data, warn_epochs=1.5)), DATA)
     at = next(number for number, line in enumerate(lines) if line.startswith("WARNING"))
     assert " ".join(" ".join(lines[at:]).split()) == f"WARNING {warning}"
+
+
+def test_what_the_tokenizer_made_of_the_text_is_shown_and_warned_of():
+    recipe = a_recipe(a_phase())
+    schedule = build_schedule(recipe)
+    data = [PhaseStats({"web": SourceStats(1.0, 1_000, 0.5, 10)}, fill=1.0)]
+    texts = {
+        "web": TextCounts(100, 100, 20, unknown_tokens=5, normalized_characters=80, lost_characters=2),
+        "code": TextCounts(
+            100, 100, 20, sampled_characters=90, deleted_characters=9, normalized_characters=81
+        ),
+        "law": TextCounts(100, 100, 20, normalized_characters=81),
+        "old": None,
+    }
+    words = " ".join(describe(recipe, schedule, data, texts=texts).split())
+    assert (
+        "web: 25.00% of the tokens are [UNK], 2.50% of the characters are lost; 0.2 tokens per char" in words
+    )
+    assert "old: not measured" in words
+    warnings = [
+        "source web: the tokenizer loses 25.0% of the text; use one that was trained on such text",
+        "source code: the normalizer of the tokenizer deletes 10.0% of the text",
+    ]
+    assert all(f"WARNING {warning}" in words for warning in warnings)
+    assert lost_text_warnings(texts) == warnings
 
 
 def test_skipped_data_is_shown():
