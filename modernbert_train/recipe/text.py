@@ -214,4 +214,4 @@ def _count(number: int, noun: str) -> str:
 def _hours(hours: float) -> str:
     if hours >= 1:
         return f"{hours:.2g} hours" if hours < 100 else f"{hours:,.0f} hours"
-    return f"{hours * 60:.2g} minutes" if hours * 60 >= 1 else f"{max(1, round(hours * 3_600))} seconds"
+    return f"{hours * 60:.2g} minutes" if hours * 60 >= 1 else _count(max(1, round(hours * 3_600)), "second")
