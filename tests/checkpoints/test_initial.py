@@ -17,7 +17,7 @@ from modernbert_train.checkpoints.initial import initial_weights, plan_start
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.checkpoints.tiling import tile
 from modernbert_train.cli import main
-from modernbert_train.config import load_recipe
+from modernbert_train.config import dump_recipe, load_recipe
 from modernbert_train.convert import export_checkpoint
 from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.training.train import train
@@ -91,8 +91,16 @@ def test_the_shapes_are_printed(tiny, trained, tmp_path, caplog, capsys):
     assert plan in "\n".join(record.getMessage() for record in caplog.records)
 
 
-def test_a_dry_run_without_source_weights_shows_the_rest(tiny, capsys):
-    assert main(["train", str(tiny), "init.from=nowhere", "--dry-run"]) == 2
+@pytest.fixture
+def whole(tiny, tmp_path):
+    """The tiny recipe with every field of the model: those that it leaves out would follow from `init.from`."""
+    path = tmp_path / "whole.yaml"
+    path.write_text(dump_recipe(load_recipe(tiny)))
+    return path
+
+
+def test_a_dry_run_without_source_weights_shows_the_rest(whole, capsys):
+    assert main(["train", str(whole), "init.from=nowhere", "--dry-run"]) == 2
     shown = capsys.readouterr().out
     assert shown.startswith("not ready to train:\n  - init.from: nowhere: no such run folder")
     assert "learning rate" in shown
@@ -119,10 +127,10 @@ def test_differences_that_no_shape_shows_are_warned_of(tiny, trained, capsys):
     ]
 
 
-def test_the_dry_run_reports_a_folder_without_weights(tiny, trained, tmp_path, capsys):
+def test_the_dry_run_reports_a_folder_without_weights(whole, trained, tmp_path, capsys):
     exported = export_checkpoint(trained, tmp_path / "hf")
     (exported / "model.safetensors").unlink()
-    assert main(["train", str(tiny), f"init.from={exported}", "--dry-run"]) == 2
+    assert main(["train", str(whole), f"init.from={exported}", "--dry-run"]) == 2
     expected = f"not ready to train: - init.from: {exported}: has neither model.safetensors nor"
     assert expected in " ".join(capsys.readouterr().out.split())
 
