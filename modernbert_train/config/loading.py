@@ -233,24 +233,35 @@ def _missing(values: Any, expected: Any, path: KeyPath) -> Iterator[Problem]:
 
 def _to_structured(values: dict[str, Any], problems: list[Problem]) -> Any:
     """Merge the values into the dataclasses, and add a problem for each value of the wrong type."""
-    empty = OmegaConf.structured(Recipe)
     try:
-        return OmegaConf.merge(empty, values)
+        return OmegaConf.merge(OmegaConf.structured(Recipe), values)
     except OmegaConfBaseException:
         pass  # OmegaConf stops at the first error: check value by value to report all of them
     known = {place for place, _ in problems}
     for path, value in _leaves(values, Recipe, ()):
-        nested: Any = value
-        for key in reversed(path):
-            nested = {key: nested}
         yaml_path = tuple(yaml_name(key) for key in path)
+        section, inside = _section_around(path)
+        nested: Any = value
+        for key in reversed(inside):
+            nested = {key: nested}
         try:
-            OmegaConf.merge(empty, nested)
+            OmegaConf.merge(OmegaConf.structured(section), nested)
         except OmegaConfBaseException:
             if yaml_path not in known:
                 problems.append((yaml_path, f"is {_yaml_text(value)}, expected {expected_text(yaml_path)}"))
     assert problems
     return None
+
+
+def _section_around(path: KeyPath) -> tuple[type, KeyPath]:
+    """Return the innermost dataclass around a value, and the rest of its path. Checking a value in it takes no time."""
+    section: Any = Recipe
+    expected, inside = section, path
+    for number, key in enumerate(path[:-1], start=1):
+        expected = strip_optional(child_type(expected, yaml_name(key)))
+        if dataclasses.is_dataclass(expected):
+            section, inside = expected, path[number:]
+    return section, inside
 
 
 def _leaves(values: Any, expected: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:

@@ -124,19 +124,23 @@ counts = pytest.mark.parametrize(
 )
 
 
+def test_the_recipe_without_changes_is_valid(tmp_path):
+    assert load_recipe(write(tmp_path, yaml.safe_dump(BASE, sort_keys=False))).name == "little"
+
+
 @counts
 def test_recipes(tmp_path, count):
     @fuzz(count)
     @given(recipes())
     def run(recipe):
-        check(tmp_path, yaml.safe_dump(recipe, allow_unicode=True))
+        check(tmp_path, yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False))
 
     run()
 
 
 @counts
 def test_overrides(tmp_path, count):
-    written = yaml.safe_dump(BASE)
+    written = yaml.safe_dump(BASE, sort_keys=False)
 
     @fuzz(count)
     @given(st.lists(overrides(), min_size=1, max_size=3))
