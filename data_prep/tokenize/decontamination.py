@@ -17,6 +17,7 @@ from data_prep.tokenize.job import Job
 from data_prep.tokenize.words import Words
 
 BENCHMARKS = "benchmarks"
+WORD_CHARACTERS = 100  # n-grams of longer words may be missed where a long text is cut into pieces
 
 
 def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
@@ -33,7 +34,7 @@ def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
     for benchmark in job.benchmarks:
         texts = read_texts(Span(benchmark.item), left_out=LeftOut(job.settings.on_bad_row))
         for number, text in enumerate(texts):
-            words = simplify_text(text, config.norm_config).split()
+            words = simplify_text("".join(pieces_of(text)), config.norm_config).split()
             hashes.update(hash_ngram(" ".join(ngram)) for ngram in ngrams(words, job.settings.ngram_words))
             report(number, 0)
     if not hashes:
@@ -47,9 +48,20 @@ def write_benchmarks(job: Job, _: int, folder: Path, report: Report) -> None:
 def drop_contaminated(job: Job, _: int, texts: Iterator[Text], left_out: LeftOut) -> Iterator[Text]:
     """Leave out texts that share an n-gram with a benchmark."""
     config = NGramsDecontConfig(n_grams=job.settings.ngram_words)
-    decontaminate = NGramsDecontFilter(str(job.task_folder(BENCHMARKS, 0)), config, language=Words())
+    # an absolute path: fsspec caches file systems by their path
+    hashes = str(job.task_folder(BENCHMARKS, 0).resolve())
+    decontaminate = NGramsDecontFilter(hashes, config, language=Words())
     for text in texts:
-        if decontaminate.filter(Document(text="".join(pieces_of(text)), id="")) is True:
+        pieces = _overlapping(text, job.settings.ngram_words * WORD_CHARACTERS)
+        if all(decontaminate.filter(Document(text=piece, id="")) is True for piece in pieces):
             yield text
         else:
             left_out.counts["contaminated"] += 1
+
+
+def _overlapping(text: Text, num_characters: int) -> Iterator[str]:
+    """Yield the pieces of a text, each with the end of those before it, so that no n-gram is cut."""
+    end = ""
+    for piece in pieces_of(text):
+        yield end + piece
+        end = (end + piece)[-num_characters:]

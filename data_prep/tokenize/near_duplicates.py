@@ -52,8 +52,8 @@ def drop_near_duplicates(job: Job, number: int, texts: Iterator[Text], left_out:
 
 
 def _signatures(job: Job) -> str:
-    return str(job.work / "minhash/signatures")
+    return str((job.work / "minhash/signatures").resolve())
 
 
 def _pairs(job: Job) -> str:
-    return str(job.work / "minhash/pairs")
+    return str((job.work / "minhash/pairs").resolve())

@@ -30,6 +30,19 @@ def test_texts_that_hold_a_benchmark_are_left_out(tokenizer_folder, tmp_path, ca
     assert stored_texts("store", "web") == clean
 
 
+def test_a_long_text_is_looked_at_in_pieces(tokenizer_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.inputs.long_text.LONG_CHARACTERS", 100)
+    monkeypatch.setattr("data_prep.inputs.long_text.PIECE_BYTES", 50)
+    benchmark, clean = sentences(1, seed=2), sentences(3, seed=3)
+    thirteen = " ".join(benchmark[0].split()[40:53])
+    for name, text in {"a": f"{clean[0]} {thirteen} {clean[1]}", "b": clean[2]}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    write_json_lines(tmp_path / "benchmark.jsonl", benchmark)
+    options = ("--workers", "1", "--valid-fraction", "0", "--decontaminate", "benchmark.jsonl")
+    assert run_tokenize(Path("store"), tokenizer_folder, "web=*.txt", options=options) == 0
+    assert stored_texts("store", "web") == clean[2:]
+
+
 def test_decontamination_errors_are_one_line(tokenizer_folder, tmp_path, capsys):
     write_json_lines(tmp_path / "x.jsonl", ["a few words"])
     options = ("--workers", "1", "--decontaminate", "x.jsonl")
