@@ -215,8 +215,13 @@ class Plan:
         self.num_sequences = layout.num_sequences
         # 1 where all nodes read the same sequence.
         self.num_nodes = layout.num_nodes
+        # A source of few shards saves no downloads, so all nodes read it in one order.
+        self._nodes = {
+            name: self.num_nodes if deals_shards(split, self.num_nodes) else 1
+            for name, split in self.sources.items()
+        }
         self._orders = {
-            name: SourceOrder(split, self.num_nodes, (*key, name)) for name, split in self.sources.items()
+            name: SourceOrder(split, self._nodes[name], (*key, name)) for name, split in self.sources.items()
         }
         # Source -> content tokens of it in a shuffle block.
         self.quota = {name: share * layout.tokens for name, share in mixture.items()}
@@ -284,9 +289,11 @@ class Plan:
 
     def shards_at_once(self, nodes: int) -> dict[str, int]:
         """Return the shards of each source that `nodes` nodes read while all streams are at the same shuffle block."""
-        tokens = {name: self.num_sequences // self.num_nodes * quota for name, quota in self.quota.items()}
+        tokens = {name: self.num_sequences // self._nodes[name] * quota for name, quota in self.quota.items()}
         return {
-            name: min(nodes * order.max_shards(tokens[name]), len(self.sources[name].shards))
+            name: min(
+                min(nodes, self._nodes[name]) * order.max_shards(tokens[name]), len(self.sources[name].shards)
+            )
             for name, order in self._orders.items()
         }
 
@@ -296,10 +303,10 @@ class Plan:
 
     def _blocks(self, sequence: int, index: int) -> Iterator[tuple[str, Int64]]:
         """Yield each source with the table (order.py) of the blocks that a shuffle block takes of it."""
-        per_node = self.num_sequences // self.num_nodes
-        node, in_node = divmod(sequence, per_node)
-        interval = index * per_node + in_node
         for name, order in self._orders.items():
+            per_node = self.num_sequences // self._nodes[name]
+            node, in_node = divmod(sequence, per_node)
+            interval = index * per_node + in_node
             start, stop = (self._edge(name, node, edge) for edge in (interval, interval + 1))
             yield name, order.blocks_between(node, start, stop)
 
@@ -312,7 +319,7 @@ class Plan:
         """
         quota = self.quota[name]
         edge = quota * interval
-        if self.num_sequences > self.num_nodes:
+        if self.num_sequences > self._nodes[name]:
             return int(edge)
         seam = self._orders[name].nearest_seam(node, int(edge))
         return seam if -quota / 2 < edge - seam <= quota / 2 else int(edge)
