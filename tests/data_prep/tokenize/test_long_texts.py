@@ -6,7 +6,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 
 from data_prep.tokenize import long_texts
 from data_prep.tokenize.long_texts import encode_long
-from tests.helpers.texts import TRICKY_TEXTS
+from modernbert_train.store.manifest import load_manifest
+from tests.helpers.texts import TRICKY_TEXTS, files_of, run_tokenize, write_json_lines
 
 SPECIALS = ["<unk>", "[CLS]", "[SEP]"]
 SPLIT = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -111,3 +112,23 @@ def test_pieces_give_the_ids_of_the_whole(tokenizer, monkeypatch, piece):
         assert [token for _, ids in pieces for token in ids] == whole
         assert "".join(text for text, _ in pieces) == text
         assert max(len(text) for text, _ in pieces) <= piece
+
+
+def test_a_long_file_gives_the_store_of_a_document(tokenizer_folder, tmp_path, monkeypatch):
+    text = real_ish_text(3, 20_000)
+    (tmp_path / "x.txt").write_text(text, encoding="utf-8", newline="")
+    stores = {
+        "whole": f"web={write_json_lines(tmp_path / 'x.jsonl', [text])}",
+        "pieces": f"web={tmp_path / 'x.txt'}",
+    }
+    for store, given in stores.items():
+        options = ("--workers", "1", "--valid-fraction", "0")
+        assert run_tokenize(tmp_path / store, tokenizer_folder, given, options=options) == 0
+        monkeypatch.setattr("data_prep.inputs.long_text.LONG_CHARACTERS", 1_000)
+        monkeypatch.setattr(long_texts, "PIECE_CHARACTERS", 2_000)
+        monkeypatch.setattr(long_texts, "OVERLAP_CHARACTERS", 1_200)
+    whole, pieces = (files_of(tmp_path / store / "web") for store in stores)
+    assert whole == pieces
+    texts = [load_manifest(tmp_path / store).texts["web"] for store in stores]
+    assert texts[0].characters == texts[1].characters == len(text)
+    assert texts[0].bytes == texts[1].bytes
