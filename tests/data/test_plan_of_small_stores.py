@@ -181,6 +181,6 @@ def test_any_small_store_yields_and_is_read_evenly(seeds):
                     seed,
                     name,
                 )
-            elif epochs <= 1:
+            elif layout == "stream" and epochs <= 1:
                 assert spread(plan, name, times[name]) <= 4, (seed, layout, name)
     assert len(layouts) == 3
