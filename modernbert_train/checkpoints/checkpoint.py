@@ -149,7 +149,10 @@ def resolve(source: str | Path) -> Path:
         verify(path)
         return path
     if not path.is_dir():
-        raise ValueError(f"{path}: no such run folder or checkpoint; name a run folder or a step-*.pt file")
+        raise ValueError(
+            f"{path}: no such run folder or checkpoint; name a run folder, a step-*.pt file or a Hugging Face folder "
+            "(models of the Hub are not downloaded: `hf download NAME --local-dir FOLDER` does)"
+        )
     latest = find_latest(path)
     if latest is None:
         raise ValueError(f"{path}: no checkpoint in it; expected {path / CHECKPOINT_FOLDER}/step-*.pt")

@@ -40,7 +40,7 @@ def fill_in_sizes(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(phases, dict):
         phases = {
             name: _with_rows(phase, num_streams) if isinstance(phase, dict) else phase
-            for name, phase in _inherit(phases).items()
+            for name, phase in _inherit(phases, data).items()
         }
         values = {**values, "phases": phases}
     if isinstance(data, dict) and stated == AUTO:
@@ -50,10 +50,16 @@ def fill_in_sizes(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _inherit(phases: dict[str, Any]) -> dict[str, Any]:
-    """Return the phases with the fields they inherit from the phase before; a length of rows may be `auto`."""
+def _inherit(phases: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Return the phases with the fields they inherit from the phase before; a length of rows may be `auto`.
+
+    The mixture of a recipe with a single source may be left out.
+    """
     filled: dict[str, Any] = {}
     before: dict[str, Any] = {"row_tokens": AUTO, "micro_batch_tokens": AUTO}
+    sources = data.get("sources") if isinstance(data, dict) else None
+    if isinstance(sources, dict) and len(sources) == 1:
+        before["mixture"] = {"shares": dict.fromkeys(sources, 1.0)}
     for name, phase in phases.items():
         if isinstance(phase, dict):  # anything else is reported later, as a value of the wrong type
             phase = before = {key: before[key] for key in INHERITED_FIELDS if key in before} | phase

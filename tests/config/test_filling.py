@@ -146,3 +146,14 @@ def test_the_model_of_the_weights(tmp_path):
     assert load_run_recipe(path, other).model == replace(model, vocab_size=128)
     with pytest.raises(ValueError, match=r"init\.from: .*nowhere.*runs/little/recipe\.yaml"):
         load_run_recipe(path, ["init.from=nowhere"])
+
+
+def test_a_single_source_needs_no_mixture(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: one\ndata: {tokenizer: t, sources: {web: {store: s}}}\nmodel: {vocab_size: 64}\n"
+        "phases: {first: {tokens: 1M, batch_tokens: 8192, learning_rate: 1e-3}, second: {tokens: 1M}}"
+    )
+    assert [phase.mixture.shares for phase in load_recipe(path).phases.values()] == [{"web": 1.0}] * 2
+    with pytest.raises(ValueError, match=r"phases\.first\.mixture is missing"):
+        load_recipe(path, ["data.sources.code.store=s"])
