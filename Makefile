@@ -4,6 +4,10 @@ BIN := .venv/bin
 # Plain pip, which every Python has. The lock is complete and installed without resolution: Composer and Streaming
 # declare upper bounds on torch, transformers and numpy that they do not need (see [tool.uv] in pyproject.toml).
 INSTALLED := .venv/.installed
+# Of pip's hundreds of lines, those about packages from 10 MB, and the last one.
+LARGE := (Downloading|Using cached) [^ ]+ \([0-9]{2,}\.[0-9] MB\)|Installing collected packages
+# With pipefail, a pipe fails if pip does.
+SHELL := bash
 
 .PHONY: help setup quickstart test test-slow test-gpu lint types contracts check lock clean
 
@@ -24,7 +28,8 @@ setup: $(INSTALLED)
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@echo "installing $$(grep -c == requirements.lock) packages into .venv: about 3 GB to download, mostly PyTorch's CUDA libraries, and 7 GB of disk"
+	@set -o pipefail; $(BIN)/pip install --disable-pip-version-check --no-deps -r requirements.lock | { grep --line-buffered -oE '$(LARGE)' || true; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -47,9 +52,11 @@ quickstart/tokenizer/tokenizer.json: quickstart/corpus/science.jsonl.gz
 quickstart/corpus/science.jsonl.gz: | setup
 	$(BIN)/python -m data_prep corpus quickstart/corpus
 
-# One worker per core, at most four: many tests start several processes. For a single worker: make test ARGS="-n 0".
+# A worker more than there are cores, at most four: some tests wait for servers and for other processes. For a single
+# worker: make test ARGS="-n 0".
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 test: setup
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)

@@ -7,6 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_collection_modifyitems(items):
+    """Run the folders with the longest files first: near the end, a worker without a file waits for the others."""
+    longest = ("tests/acceptance/", "tests/training/", "tests/checkpoints/", "tests/sweep/")
+    items.sort(
+        key=lambda item: next((at for at, name in enumerate(longest) if name in item.nodeid), len(longest))
+    )
+
+
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path, monkeypatch):
     """Nothing that a test writes by a relative path ends up in the checkout."""

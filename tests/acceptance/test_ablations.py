@@ -1,5 +1,6 @@
 """Every shipped sweep can be read, and a tiny version of its cells trains."""
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -11,12 +12,14 @@ from modernbert_train.config.architecture import num_parameters
 from modernbert_train.sweep.command import overview
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.training.train import train
-from tests.acceptance.test_recipes import make_sources, tiny_overrides
+from tests.acceptance.test_recipes import BATCH, make_sources, tiny_overrides
 from tests.helpers.launching import read_steps
 from tests.helpers.stores import make_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "yamls/ablations"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
+# Several tests read the sweeps, which have dozens of recipes each.
+read_shipped = functools.cache(read_sweep)
 each_sweep = pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 
 
@@ -36,7 +39,7 @@ def test_the_list_of_sweeps():
 
 @each_sweep
 def test_cells_and_seeds(path):
-    sweep = read_sweep(path)
+    sweep = read_shipped(path)
     assert len(sweep.cells) > 2
     assert {tuple(run.seed for run in cell.runs) for cell in sweep.cells} == {(17, 18, 19)}
     assert overview(sweep).startswith(f"{path.stem}: ")
@@ -53,7 +56,7 @@ def test_cells_and_seeds(path):
 def test_cells_of_every_kind_train(path, tmp_path):
     """Train the first cell of each set of changed fields."""
     kinds = {}
-    sweep = read_sweep(path)
+    sweep = read_shipped(path)
     for cell in sweep.cells:
         own = [
             override
@@ -65,7 +68,7 @@ def test_cells_of_every_kind_train(path, tmp_path):
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     make_sources(recipe, tokenizer, tmp_path)
     for number, run in enumerate(kinds.values()):
-        tiny = tiny_overrides(run.recipe, tokenizer, tmp_path)
+        tiny = tiny_overrides(run.recipe, tokenizer, tmp_path, phase_tokens=2 * BATCH)
         tiny = [override for override in tiny if not override.startswith("model.local_attention=")]
         tiny.append(f"run_folder={tmp_path}/{number}")
         finished = train(load_recipe(sweep.base, [*run.overrides, *tiny]))

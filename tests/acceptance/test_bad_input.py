@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -25,8 +24,9 @@ from modernbert_train.config import load_recipe
 from modernbert_train.data.inputs import open_inputs, plan_rows
 from modernbert_train.schedule import build_schedule
 from modernbert_train.store.manifest import load_manifest, load_tokenizer_info
+from tests.helpers import spawned
 from tests.helpers.epochs import pieces_of, plan_of_an_epoch, read_epoch
-from tests.helpers.launching import TRAIN, finish, launch, read_steps, start, wait_for_steps
+from tests.helpers.launching import read_steps, wait_for_steps
 from tests.helpers.recipes import TINY, make_tiny, skewed_documents
 from tests.helpers.stores import make_store, make_tokenizer
 
@@ -313,7 +313,7 @@ def test_a_truncated_shard_stops_the_run_when_it_is_read(tmp_path, capfd):
 
 
 def test_a_mistake_that_all_ranks_report(tiny, tmp_path):
-    done = launch(
+    done = spawned.launch(
         2,
         "train",
         tiny,
@@ -337,7 +337,7 @@ def test_a_shard_that_only_one_rank_cannot_read(tmp_path):
     at_once, rank_0_shards = shards_read(recipe, range(4), range(1)), shards_read(recipe, range(2), range(3))
     rank_1_shards = shards_read(recipe, range(2, 4), range(1, 2)) - at_once - rank_0_shards
     truncate(tmp_path / f"store/web/train/shard.{min(rank_1_shards):05}.mds")
-    done = launch(2, "train", recipe)
+    done = spawned.launch(2, "train", recipe)
     assert done.returncode == 2
     assert re.search(
         rf"^rank 1: error: store: shard {min(rank_1_shards)} of .* cannot be read", done.stdout, re.MULTILINE
@@ -349,11 +349,11 @@ def test_a_shard_that_only_one_rank_cannot_read(tmp_path):
 def test_a_loader_process_that_is_killed(tiny, tmp_path):
     """The kernel kills it when memory runs out: the run ends without waiting for the other loader processes."""
     long = ("data.num_workers=2", "phases.pretrain.tokens=10M", "data.warn_epochs=1000")
-    process = start([sys.executable, *TRAIN, tiny, *long, f"run_folder={tmp_path}/run"])
+    process = spawned.start(main, ["train", str(tiny), *long, f"run_folder={tmp_path}/run"])
     wait_for_steps(tmp_path / "run", 2, process)
     worker, _ = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
-    done = finish(process)
+    done = process.finish()
     assert done.returncode == 1
     assert re.search(
         "^error: a data loader worker was killed, .* lower data.num_workers",

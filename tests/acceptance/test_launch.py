@@ -7,6 +7,7 @@ import pytest
 
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
+from tests.helpers import spawned
 from tests.helpers.launching import launch, read_steps
 
 # Each rank draws its own dropout, so the losses of one and two processes agree only without dropout.
@@ -68,7 +69,7 @@ def test_one_process_resumes_where_two_stopped(tiny, one, two, tmp_path):
 
 def test_two_processes_resume_where_one_stopped(tiny, one, tmp_path):
     run = stopped_after_its_first_checkpoint(one, tmp_path / "run")
-    done = launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
+    done = spawned.launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
     assert done.returncode == 0, done.stdout
     assert "resuming from " in done.stdout
     assert_same_steps(run, one)

@@ -1,5 +1,6 @@
 """The pages of the project: links and paths exist, every command parses, every piece of YAML loads."""
 
+import os
 import re
 import shlex
 import shutil
@@ -41,6 +42,12 @@ def commands_of(page: Path) -> list[str]:
         for command in commands
         if command.startswith(("modernbert ", "python -m data_prep ", "make "))
     ]
+
+
+def words_of(command: str) -> list[str]:
+    """Return the words of a command, without `> file` at its end."""
+    words = shlex.split(command, comments=True)
+    return words[: words.index(">")] if ">" in words else words
 
 
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
@@ -104,9 +111,7 @@ def test_paths_of_the_layout_exist():
 
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if not c.startswith("make ")}))
 def test_commands_parse(newcomer, command):
-    words = shlex.split(command, comments=True)
-    if ">" in words:
-        words = words[: words.index(">")]
+    words = words_of(command)
     if "--help" in words:
         with pytest.raises(SystemExit, match=r"^0$"):
             (build_parser().parse_args(words[3:]) if words[0] == "python" else parse(words[1:]))
@@ -114,17 +119,36 @@ def test_commands_parse(newcomer, command):
     if words[0] == "python":
         assert callable(build_parser().parse_args(words[3:]).run)
         return
-    options = parse(words[1:])
-    if words[1] == "train":
-        load_recipe(options.recipe, options.overrides)
-    if words[1] == "sweep":
-        try:
-            read_sweep(options.sweep, options.overrides, options.folder)
-        except ValueError as error:
-            # The runs of a sweep that begins from those of another one.
-            problems = str(error).splitlines()[1:]
-            assert problems
-            assert all("seed-17: no such run folder" in problem for problem in problems)
+    assert callable(parse(words[1:]).run)
+
+
+def _loads(command: str) -> tuple[str, ...]:
+    """Return the command, file and overrides of `modernbert train` and `sweep`."""
+    options = parse(words_of(command)[1:])
+    name = command.split()[1]
+    return name, options.recipe if name == "train" else options.sweep, *options.overrides
+
+
+LOADED = {
+    _loads(command)
+    for command in COMMANDS
+    if command.startswith(("modernbert train", "modernbert sweep")) and "--help" not in command
+}
+
+
+@pytest.mark.parametrize("loaded", sorted(LOADED), ids=" ".join)
+def test_recipes_and_sweeps_of_commands_load(newcomer, loaded):
+    name, file, *overrides = loaded
+    if name == "train":
+        load_recipe(file, overrides)
+        return
+    try:
+        read_sweep(file, overrides)
+    except ValueError as error:
+        # The runs of a sweep that begins from those of another one.
+        problems = str(error).splitlines()[1:]
+        assert problems
+        assert all("seed-17: no such run folder" in problem for problem in problems)
 
 
 def test_parts_of_a_recipe_load(newcomer):
@@ -150,6 +174,46 @@ def test_make_targets_exist(command):
     target = shlex.split(command, comments=True)[1]
     done = subprocess.run([make, "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+PIP = """#!/bin/sh
+case "$*" in *requirements.lock*) ;; *) echo "pip $*"; exit ;; esac
+echo "Collecting torch==2.14.1 (from -r requirements.lock (line 9))"
+echo "  Downloading torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl (530.6 MB)"
+echo "     ---------------------- 530.6/530.6 MB 9.1 MB/s eta 0:00:00"
+echo "  Using cached pyarrow-25.0.1-cp311-cp311-manylinux_2_28_x86_64.whl (48.2 MB)"
+echo "  Downloading regex-2026.9.1-cp311-cp311-manylinux2014_x86_64.whl (9.8 MB)"
+echo "Installing collected packages: torch, pyarrow, regex"
+[ -z "$FAILS" ] || { echo "ERROR: no space left" >&2; exit 1; }
+"""
+PYTHON = """#!/bin/sh
+[ "$2" = venv ] || exit 0
+mkdir -p .venv/bin && cp pip .venv/bin/pip
+"""
+
+
+@pytest.mark.parametrize("fails", ["", "yes"])
+def test_setup_names_the_large_downloads(tmp_path, fails):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name, text in {"pip": PIP, "python": PYTHON}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    command = ["make", "setup", "PYTHON=./python"]
+    environment = {**os.environ, "FAILS": fails}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode == 0) == (not fails), done.stderr
+    assert ("ERROR: no space left" in done.stderr) == bool(fails)
+    lines = done.stdout.splitlines()
+    start = next(at for at, line in enumerate(lines) if "packages into .venv: about 3 GB to download" in line)
+    assert lines[start + 1 : start + 4] == [
+        "Downloading torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl (530.6 MB)",
+        "Using cached pyarrow-25.0.1-cp311-cp311-manylinux_2_28_x86_64.whl (48.2 MB)",
+        "Installing collected packages",
+    ]
+    assert (tmp_path / ".venv/.installed").exists() == (not fails)
 
 
 def test_the_five_commands_work_on_each_other(newcomer):

@@ -38,7 +38,9 @@ TINY_MODEL = {
 }
 
 
-def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> list[str]:
+def tiny_overrides(
+    recipe: Recipe, tokenizer: TokenizerInfo, folder: Path, phase_tokens: int = PHASE
+) -> list[str]:
     """Return overrides that make any recipe tiny: smaller sizes, the same phases with the same components."""
     overrides = [f"model.{name}={value}" for name, value in TINY_MODEL.items()]
     overrides += [
@@ -51,22 +53,22 @@ def tiny_overrides(recipe: Recipe, tokenizer: TokenizerInfo, folder: Path) -> li
     overrides += ["evaluation.max_rows=2", "wandb.project=null", "init.from=null"]
     overrides += [f"data.sources.{source}.store={folder}/store" for source in recipe.data.sources]
     if recipe.training.save_every_tokens:
-        overrides.append(f"training.save_every_tokens={PHASE // 2}")
+        overrides.append(f"training.save_every_tokens={phase_tokens // 2}")
     if recipe.evaluation.every_tokens:
-        overrides.append(f"evaluation.every_tokens={PHASE // 2}")
+        overrides.append(f"evaluation.every_tokens={phase_tokens // 2}")
     longest = max(phase.context_tokens for phase in recipe.phases.values())
     for name, phase in recipe.phases.items():
         sizes = {
-            "tokens": PHASE,
+            "tokens": phase_tokens,
             "context_tokens": phase.context_tokens * ROW // longest,
             "row_tokens": ROW,
             "batch_tokens": BATCH,
-            "micro_batch_tokens": 2 * ROW,
-            "warmup_tokens": PHASE // 4 if phase.warmup_tokens else 0,
-            "decay_tokens": PHASE // 2 if phase.decay_tokens else 0,
+            "micro_batch_tokens": BATCH,
+            "warmup_tokens": phase_tokens // 4 if phase.warmup_tokens else 0,
+            "decay_tokens": phase_tokens // 2 if phase.decay_tokens else 0,
         }
         if phase.batch_ramp is not None:
-            sizes |= {"batch_ramp.start_tokens": BATCH // 2, "batch_ramp.tokens": PHASE // 2}
+            sizes |= {"batch_ramp.start_tokens": BATCH // 2, "batch_ramp.tokens": phase_tokens // 2}
         overrides += [f"phases.{name}.{field}={value}" for field, value in sizes.items()]
     return overrides
 

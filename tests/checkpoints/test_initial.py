@@ -4,8 +4,6 @@ import json
 import logging
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,9 @@ from modernbert_train.config import dump_recipe, load_recipe
 from modernbert_train.convert import export_checkpoint
 from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.training.train import train
+from tests.helpers import kill
 from tests.helpers.recipes import make_tiny, skewed_documents
+from tests.helpers.spawned import start
 from tests.helpers.stores import make_store, make_tokenizer
 from tests.helpers.weights import load_weights
 
@@ -269,14 +269,8 @@ def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):
 
 def test_a_killed_run_applies_init_only_once(tiny, trained, tmp_path):
     recipe = make_tiny(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(recipe), *DEEPER]
     options = [f"init.from={trained}", "init.method=tile_middle", "phases.extension=null", "--kills", "3"]
-    done = subprocess.run(
-        [*command, "training.save_every_tokens=2K", *options],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [str(recipe), *DEEPER, "training.save_every_tokens=2K", *options]
+    done = start(kill.main, arguments).finish(500)
+    assert done.returncode == 0, done.stdout[-3000:]
     assert "all weights equal, bit for bit" in done.stdout

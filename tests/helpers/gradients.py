@@ -1,10 +1,7 @@
-"""The gradient of the first step of a recipe, in float64, through the real Trainer on all ranks.
+"""The gradient of the first step of a recipe, in float64, through the real Trainer on all ranks."""
 
-python -m tests.helpers.gradients RECIPE OUT.pt [key=value ...]      (RANK and WORLD_SIZE are read from the environment)
-"""
-
-import sys
 from contextlib import closing, suppress
+from pathlib import Path
 
 import torch
 from composer import Callback
@@ -50,7 +47,8 @@ def first_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
     return catch.gradients
 
 
-if __name__ == "__main__":
-    gradients = first_gradient(load_recipe(sys.argv[1], sys.argv[3:]))
+def save_first_gradient(recipe: Path, out: Path, overrides: list[str]) -> None:
+    """Write what `first_gradient` returns to `out`, on rank 0."""
+    gradients = first_gradient(load_recipe(recipe, overrides))
     if dist.get_global_rank() == 0:
-        torch.save(gradients, sys.argv[2])
+        torch.save(gradients, out)

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -184,13 +185,18 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program with these arguments; None: those of this process."""
     parser = command_line(__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
         "--ask", action="store_true", help="send one rank a signal instead, upon which all ranks save"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     kill_and_compare(
         options.recipe, options.kills, options.world_size, options.seed, options.ask, options.overrides
     )
+
+
+if __name__ == "__main__":
+    main()

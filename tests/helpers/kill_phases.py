@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from modernbert_train.config import Recipe, load_recipe
@@ -94,8 +95,13 @@ def steps_saved(run: Path) -> int:
     )
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program with these arguments; None: those of this process."""
     parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     kill_phases(options.recipe, options.rounds, options.world_size, options.seed, options.overrides)
+
+
+if __name__ == "__main__":
+    main()

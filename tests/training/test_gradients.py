@@ -1,19 +1,12 @@
 """The gradient does not depend on how the batch is divided: micro-batches of 1, 2, 4 rows, 1 and 2 processes."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from modernbert_train.config import load_recipe
-from tests.helpers.gradients import first_gradient
+from tests.helpers.gradients import first_gradient, save_first_gradient
 from tests.helpers.recipes import make_tiny
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.helpers.spawned import on_ranks
 
 
 @pytest.fixture(scope="module", params=["mlm", "clm"])
@@ -59,25 +52,6 @@ def test_the_comparison_can_fail(tiny, whole):
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_two_processes_do_not_matter(tiny, whole, tmp_path, rows):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    python = [sys.executable, "-W", "ignore"]
-    command = [*python, "-m", "tests.helpers.gradients", str(tiny), str(tmp_path / "gradients.pt")]
-    ranks = [
-        subprocess.Popen(
-            [*command, *overrides(rows)],
-            cwd=REPOSITORY,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    arguments = (tiny, tmp_path / "gradients.pt", overrides(rows))
+    assert on_ranks(save_first_gradient, [arguments] * 2) == ["ended well"] * 2
     assert_same_gradient(torch.load(tmp_path / "gradients.pt"), whole)

@@ -1,16 +1,13 @@
 """A quickstart killed in each of its three phases equals the uninterrupted run; also with a causal first phase."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.helpers import kill_phases
 from tests.helpers.recipes import YAMLS, skewed_documents
+from tests.helpers.spawned import start
 from tests.helpers.stores import make_store, make_tokenizer
-
-REPOSITORY = Path(__file__).parents[2]
 
 # The quickstart's batches, ramp, contexts and schedules, with fewer tokens, and the fewest layers and ids that have all
 # parts.
@@ -47,8 +44,7 @@ def recipe(tmp_path):
     "overrides", [[], ["phases.pretrain.objective=clm", "phases.extension.objective=mlm"]]
 )
 def test_killed_in_every_phase(recipe, overrides):
-    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill_phases", str(recipe), *overrides]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = start(kill_phases.main, [str(recipe), *overrides]).finish(500)
+    assert done.returncode == 0, done.stdout[-3000:]
     assert len(re.findall("lines of metrics and all weights equal, bit for bit", done.stdout)) == 2
     assert "killed: 2 x in pretrain, 2 x in extension, 2 x in decay" in done.stdout

@@ -12,7 +12,7 @@ from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.training.train import train
-from tests.helpers.launching import launch
+from tests.helpers.spawned import launch
 
 # 22 steps: 14 of the first phase, 8 of the second. Saved often, so that a run can be cut back to any step.
 OFTEN = ["training.save_every_tokens=1K", "training.keep_checkpoints=100", "evaluation.every_tokens=8K"]

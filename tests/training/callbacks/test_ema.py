@@ -1,9 +1,6 @@
 """The moving average of the weights: its arithmetic, and its continuation after a restart."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +12,12 @@ from modernbert_train.config import load_recipe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.ema import averaging_rate
 from modernbert_train.training.train import train
+from tests.helpers import kill
 from tests.helpers.recipes import make_tiny
+from tests.helpers.spawned import start
 from tests.helpers.weights import load_weights
 from tests.reference.merging import moving_average
 
-REPOSITORY = Path(__file__).parents[3]
 # Every step is saved, so that the test can compute the average from the checkpoints.
 SAVE_ALL = ["training.save_every_tokens=1", "training.keep_checkpoints=100", "phases.extension=null"]
 HALF_LIFE = "training.ema_half_life_tokens=6K"
@@ -102,10 +100,9 @@ def test_switched_on_and_off_during_a_run(tiny, tmp_path, finished):
 
 def test_killed_and_started_again(tmp_path):
     recipe = make_tiny(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.kill", str(recipe), HALF_LIFE]
     options = ["training.save_every_tokens=2K", "phases.extension=null", "--kills", "3", "--world-size", "2"]
-    done = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = start(kill.main, [str(recipe), HALF_LIFE, *options]).finish(500)
+    assert done.returncode == 0, done.stdout[-3000:]
     assert "all weights equal, bit for bit" in done.stdout
     averages = [read_average(resolve(tmp_path / run)) for run in ("killed", "undisturbed")]
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])

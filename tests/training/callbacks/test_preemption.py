@@ -2,9 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from torch.utils.data import DataLoader
@@ -18,22 +18,22 @@ from modernbert_train.common.processes import (
 )
 from modernbert_train.training.callbacks import preemption
 from modernbert_train.training.callbacks.preemption import Preempted, StopSignals, shield_workers
-
-LISTENS = """
-import os, signal
-from modernbert_train.training.callbacks import preemption
-preemption.SAME_REQUEST_SECONDS = preemption.SAME_CTRL_C_SECONDS = {same}
-with preemption.StopSignals() as signals:
-    signals.training = {training}
-    for number in {numbers}:
-        os.kill(os.getpid(), number)
-print("went on:", signals.received)
-"""
+from tests.helpers.spawned import start
 
 
-def ends(training: bool, numbers: list[int], same: float = 5.0) -> subprocess.CompletedProcess[str]:
-    code = LISTENS.format(training=training, numbers=[int(number) for number in numbers], same=same)
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+def listen(training: bool, numbers: list[int], same: float) -> None:
+    preemption.SAME_REQUEST_SECONDS = preemption.SAME_CTRL_C_SECONDS = same
+    with StopSignals() as signals:
+        signals.training = training
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    print("went on:", signals.received)
+
+
+def ends(training: bool, numbers: list[int], same: float = 5.0) -> tuple[int, str]:
+    """Return the exit code of a process that gets these signals, and its output."""
+    done = start(listen, training, numbers, same).finish()
+    return done.returncode, done.stdout
 
 
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
@@ -64,25 +64,30 @@ def test_a_preempted_process_ignores_further_signals():
     ("number", "code"), [(signal.SIGTERM, REQUEUE_EXIT_CODE), (signal.SIGINT, INTERRUPTED_EXIT_CODE)]
 )
 def test_before_the_first_step_it_ends_at_once(number, code):
-    done = ends(training=False, numbers=[number])
-    assert (done.returncode, done.stdout) == (code, "")
-    assert (
-        done.stderr == f"{number.name} before the first step: ended at once; the last checkpoint is intact\n"
-    )
+    expected = f"{number.name} before the first step: ended at once; the last checkpoint is intact\n"
+    assert ends(training=False, numbers=[number]) == (code, expected)
 
 
 def test_a_second_signal_ends_at_once():
-    done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM], same=-1.0)
-    assert (done.returncode, done.stdout) == (REQUEUE_EXIT_CODE, "")
-    assert done.stderr == "SIGTERM again: ended at once; the last checkpoint is intact\n"
-    done = ends(training=True, numbers=[signal.SIGINT, signal.SIGINT], same=-1.0)
-    assert (done.returncode, done.stdout) == (INTERRUPTED_EXIT_CODE, "")
-    assert done.stderr == (
-        "Ctrl-C: saving after this step; press it again to end at once\n"
-        "SIGINT again: ended at once; the last checkpoint is intact\n"
+    assert ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM], same=-1.0) == (
+        REQUEUE_EXIT_CODE,
+        "SIGTERM again: ended at once; the last checkpoint is intact\n",
     )
-    done = ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM])
-    assert (done.returncode, done.stdout) == (0, "went on: SIGUSR1\n")
+    assert ends(training=True, numbers=[signal.SIGINT, signal.SIGINT], same=-1.0) == (
+        INTERRUPTED_EXIT_CODE,
+        "Ctrl-C: saving after this step; press it again to end at once\n"
+        "SIGINT again: ended at once; the last checkpoint is intact\n",
+    )
+    assert ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM]) == (0, "went on: SIGUSR1\n")
+
+
+def wait_for_ever() -> None:
+    with StopSignals() as signals:
+        signals.training = True
+        lock = threading.Lock()
+        lock.acquire()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        lock.acquire()
 
 
 def test_a_rank_whose_main_thread_waits_ends_with_the_code_of_the_rank_that_failed(tmp_path, monkeypatch):
@@ -90,16 +95,8 @@ def test_a_rank_whose_main_thread_waits_ends_with_the_code_of_the_rank_that_fail
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))
     assert first_exit_code(2) == 2
-    code = (
-        "import os, threading; from modernbert_train.training.callbacks import preemption\n"
-        "with preemption.StopSignals() as signals:\n"
-        "    signals.training = True\n"
-        "    lock = threading.Lock(); lock.acquire()\n"
-        "    threading.Timer(0.2, os.kill, (os.getpid(), 15)).start()\n"
-        "    lock.acquire()\n"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60)
-    assert done.returncode == 2
+    environment = {"LOCAL_WORLD_SIZE": "2", EXIT_CODE_FILE: str(tmp_path / "code")}
+    assert start(wait_for_ever, **environment).finish(60).returncode == 2
 
 
 def test_workers_outlive_the_signals_of_a_job():
@@ -115,25 +112,39 @@ def test_workers_outlive_the_signals_of_a_job():
     assert [int(batch) for batch in batches] == [1, 2, 3, 4, 5]
 
 
-def test_a_rank_notices_when_its_launcher_has_died(tmp_path):
-    """The launcher stands for `composer`: it ends at SIGTERM without signalling its children."""
-    child = (
-        "import os, signal, time; from modernbert_train.training.callbacks import preemption\n"
-        "os.environ['LOCAL_WORLD_SIZE'] = '1'\n"
-        "preemption.end_with_launcher()\n"
-        "with preemption.StopSignals() as signals:\n"
-        "    signals.training = True\n"
-        "    print('ready', flush=True)\n"
-        "    while signals.received is None: time.sleep(0.01)\n"
-        "print(signals.received, flush=True)\n"
-    )
-    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-W', 'ignore', '-c', {child!r}])"
-    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True)
-    with process.stdout as output:
-        assert output.readline() == "ready\n"
-        process.terminate()
-        assert process.wait() == -signal.SIGTERM
-        assert output.readline() == "SIGTERM\n"
+def start_rank_and_wait() -> None:
+    """Stand for `composer`, which may end without signalling its ranks."""
+    rank = os.fork()
+    if rank:
+        os.waitpid(rank, 0)
+        return
+    os.environ["LOCAL_WORLD_SIZE"] = "1"
+    preemption.end_with_launcher()
+    with StopSignals() as signals:
+        signals.training = True
+        print("ready", flush=True)
+        while signals.received is None:
+            time.sleep(0.01)
+    print(signals.received, flush=True)
+    os._exit(0)
+
+
+def test_a_rank_notices_when_its_launcher_has_died():
+    launcher = start(start_rank_and_wait)
+    try:
+        wait_until(lambda: launcher.output == "ready\n")
+        os.kill(launcher.pid, signal.SIGKILL)
+        assert launcher.finish().returncode == -signal.SIGKILL
+        wait_until(lambda: launcher.output == "ready\nSIGTERM\n")
+    finally:
+        launcher.kill()
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_code_is_that_of_a_process_killed_by_sigusr1():

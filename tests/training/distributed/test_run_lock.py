@@ -7,19 +7,18 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
+from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.training.distributed import run_lock
 from modernbert_train.training.distributed.run_lock import only_run_in
 from modernbert_train.training.train import train
 from tests.helpers.recipes import make_tiny
-from tests.helpers.spawned import held, on_ranks
+from tests.helpers.spawned import held, on_ranks, start
 
 HOST = socket.gethostname()
 
@@ -140,21 +139,20 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 def test_a_second_train_of_a_run_that_trains(tmp_path):
     """The first of two jobs with one recipe continues undisturbed; once it is killed, another resumes at once."""
     make_tiny(tmp_path)
-    command = [sys.executable, "-m", "modernbert_train", "train", tmp_path / "tiny.yaml"]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = ["train", str(tmp_path / "tiny.yaml")]
+    first = start(main, command)
     try:
         while not list((tmp_path / "run/checkpoints").glob("step-*.pt")):
-            assert first.poll() is None, first.communicate()
+            assert first.poll() is None, first.output
             time.sleep(0.05)
-        first.send_signal(signal.SIGSTOP)  # so that it does not end in the meantime
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        os.kill(first.pid, signal.SIGSTOP)  # so that it does not end in the meantime
+        second = start(main, command).finish()
         assert second.returncode == 2
-        assert re.search(rf"^error: {refused(tmp_path / 'run', first.pid)}$", second.stderr, re.MULTILINE)
-        first.kill()
-        third = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert third.returncode == 0, third.stderr
-        assert "resuming from" in third.stderr
+        assert re.search(rf"^error: {refused(tmp_path / 'run', first.pid)}$", second.stdout, re.MULTILINE)
+        os.kill(first.pid, signal.SIGKILL)
+        third = start(main, command).finish()
+        assert third.returncode == 0, third.stdout
+        assert "resuming from" in third.stdout
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.communicate()
+        first.kill()
     assert not (tmp_path / "run/run.lock").exists()
