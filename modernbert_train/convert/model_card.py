@@ -30,14 +30,14 @@ def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
     """Return the card of a checkpoint.
 
     Args:
-        name: The heading.
+        name: The heading if there is no recipe, which has the name of the run.
         info: The facts about the checkpoint.
         run: Its folder; recipe.yaml and metrics.jsonl are used where they exist.
     """
     recipe = _read_recipe(run / RECIPE_FILE)
     scores = latest_evaluation(run / METRICS_FILE, info)
     family = "BERT" if hf_class(info.model) == "BertForMaskedLM" else "ModernBERT"
-    sections = [HEADER.format(model_type=family.lower()), f"# {name}\n"]
+    sections = [HEADER.format(model_type=family.lower()), f"# {name if recipe is None else recipe['name']}\n"]
     sections += [_summary(info, family), _usage(info.context_tokens)]
     sections.append(_architecture(info))
     if recipe is not None:
@@ -85,7 +85,8 @@ def _usage(context_tokens: int) -> str:
         'path = "PATH"  # this folder\n'
         "tokenizer = AutoTokenizer.from_pretrained(path)\n"
         "model = AutoModelForMaskedLM.from_pretrained(path)\n"
-        'inputs = tokenizer(f"The library {tokenizer.mask_token} at nine.", return_tensors="pt")\n'
+        'text = f"TEXT {tokenizer.mask_token} TEXT"  # in a language that it was trained on\n'
+        'inputs = tokenizer(text, return_tensors="pt")\n'
         "logits = model(**inputs).logits\n```\n\n"
         f"It was trained on texts of up to {context_tokens:,} tokens, the tokenizer's `model_max_length`. "
         "For classification, retrieval and token labels it is meant to be fine-tuned.\n"

@@ -33,6 +33,15 @@ from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 
 log = logging.getLogger(__name__)
 
+_COLUMNS = (
+    "unigram loss, baseline accuracy: those of a model that only knows how frequent tokens are; x baseline: accuracy / "
+    "baseline accuracy"
+)
+_WORSE = (
+    "worse than the unigram baseline, which only knows how frequent tokens are: the model has trained too little, its "
+    "learning rate is wrong, or this text is unlike what it was trained on"
+)
+
 
 @dataclass(frozen=True)
 class SourceScore:
@@ -158,7 +167,7 @@ def score_source(
 
 
 def format_scores(scores: list[SourceScore]) -> str:
-    """Return the scores as a text table."""
+    """Return the scores as a text table, what its columns mean, and which sources are worse than the baseline."""
     predicted = OBJECTIVES[scores[0].objective].title
     columns = (
         "source", "tokens", predicted,
@@ -173,7 +182,10 @@ def format_scores(scores: list[SourceScore]) -> str:
         )
         for s in scores
     ]  # fmt: skip
-    return format_table(columns, rows)
+    lines = [format_table(columns, rows), "", _COLUMNS]
+    if worse := [score.source for score in scores if score.gain < 0]:
+        lines.append(f"{', '.join(worse)}: {_WORSE}")
+    return "\n".join(lines)
 
 
 def _batches(source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe) -> Iterator[MicroBatch]:

@@ -75,7 +75,7 @@ def describe(
         recipe: the recipe of the run.
         schedule: its schedule.
         data: statistics of each phase, if the stores could be opened.
-        tokens_per_s: speed of a GPU, for the hours; None: estimated.
+        tokens_per_s: speed of a GPU, for the hours; None: estimated, unless the recipe is for a CPU.
         texts: what the tokenizer made of the text of each source, if the stores could be opened.
         cpu_speed: speed of this machine, if it would train on its CPU.
 
@@ -129,10 +129,17 @@ def _summary(
         f"{training.keep_checkpoints} and the last of each phase are kept: up to "
         f"{format_bytes(checkpoints_on_disk_bytes(recipe, schedule))} on disk"
         + (", with a moving average of the weights" if training.ema_half_life_tokens else ""),
-        "hours": describe_hours(model, schedule, tokens_per_s),
+        **(
+            {"hours": describe_hours(model, schedule, tokens_per_s)} if _on_gpus(recipe, tokens_per_s) else {}
+        ),
         **({} if cpu_speed is None else {"time here": cpu_speed.describe(schedule)}),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _on_gpus(recipe: Recipe, tokens_per_s: float | None) -> bool:
+    """Return whether figures of GPUs say something: a recipe for the CPU has none, unless their speed is given."""
+    return recipe.training.device != "cpu" or tokens_per_s is not None
 
 
 def _held_out(recipe: Recipe) -> str:
@@ -190,7 +197,9 @@ def _tables(
     columns = [
         _figures(
             phase,
-            tokens_per_s or estimate_tokens_per_s(recipe.model, phase),
+            tokens_per_s or estimate_tokens_per_s(recipe.model, phase)
+            if _on_gpus(recipe, tokens_per_s)
+            else None,
             list(recipe.data.sources),
             data[phase.index] if data else None,
         )
@@ -210,9 +219,9 @@ def _tables(
 
 
 def _figures(
-    phase: PhaseSchedule, speed: float, sources: list[str], data: PhaseStats | None
+    phase: PhaseSchedule, speed: float | None, sources: list[str], data: PhaseStats | None
 ) -> list[tuple[str, str]]:
-    """Return labels and figures of one phase; `-` marks a setting that it does not use."""
+    """Return labels and figures of one phase; `-` marks a setting that it does not use. `speed` None: no GPU."""
     config = phase.config
     rows = phase.rows_before(phase.num_steps)
     ramp_rows = rows - phase.step_ranges[-1].num_steps * phase.step_ranges[-1].batch_rows
@@ -221,8 +230,14 @@ def _figures(
         ("phase", phase.name),
         ("tokens", format_tokens(phase.num_tokens)),
         ("steps", f"{phase.num_steps:,}"),
-        ("tokens/s per GPU", f"{speed:,.0f}"),
-        ("GPU-hours", format_hours(gpu_hours(phase, speed))),
+        *(
+            ()
+            if speed is None
+            else [
+                ("tokens/s per GPU", f"{speed:,.0f}"),
+                ("GPU-hours", format_hours(gpu_hours(phase, speed))),
+            ]
+        ),
         ("last checkpoint", f"step-{phase.first_step + phase.num_steps:08d}"),
         ("rows", f"{rows:,}"),
         ("context tokens", f"{config.context_tokens:,}"),

@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 
-from modernbert_train.recipe.facts import read_stores, read_weights
+from modernbert_train.recipe.facts import Text, Weights, read_stores, read_weights
 from modernbert_train.recipe.rules import Choice, choose
 from modernbert_train.recipe.speed import (
     h100_tokens_per_s,
     measure_cpu_tokens_per_s,
     measure_gpu_tokens_per_s,
 )
-from modernbert_train.recipe.text import write_recipe
+from modernbert_train.recipe.text import describe_short_run, write_recipe
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def make_recipe(
             measured = measure_gpu_tokens_per_s(choice.model, choice.micro_batch_tokens)
             choice = choose(text, hours, asked, lambda _: measured, weights, choice.size)
             basis = f"measured in a few steps on one {device}"
-    for note in _notes(choice, asked):
+    for note in _notes(choice, asked, text, weights):
         log.warning("%s", note)
     where = "--cpu" if num_gpus == 0 else "" if num_gpus is None else f"--gpus {num_gpus}"
     command = f"modernbert recipe {shlex.join(stores)} --hours {hours:g} {where}".rstrip()
@@ -65,7 +65,7 @@ def make_recipe(
     return write_recipe(choice, text, weights, basis, command)
 
 
-def _notes(choice: Choice, asked: int) -> list[str]:
+def _notes(choice: Choice, asked: int, text: Text, weights: Weights | None) -> list[str]:
     notes = []
     if choice.num_gpus < asked:
         notes.append(
@@ -74,4 +74,6 @@ def _notes(choice: Choice, asked: int) -> list[str]:
         )
     if choice.limited_by_text:
         notes.append(f"the text is the limit, not the hours: the run takes {choice.hours:.2g} hours")
+    if note := describe_short_run(choice, text, weights):
+        notes.append(note)
     return notes

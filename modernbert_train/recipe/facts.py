@@ -30,7 +30,12 @@ class Source:
     name_in_store: str
     num_documents: int
     num_tokens: int
-    has_held_out: bool
+    num_held_out_tokens: int
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there is text to evaluate on."""
+        return self.num_held_out_tokens > 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,9 @@ def read_stores(stores: Sequence[str]) -> Text:
             if split is None or split.num_tokens == 0:
                 continue
             name = _unused_name(name_in_store, sources)
+            held_out = splits["valid"].num_tokens if "valid" in splits else 0
             sources[name] = Source(
-                name, store, name_in_store, split.num_documents, split.num_tokens, "valid" in splits
+                name, store, name_in_store, split.num_documents, split.num_tokens, held_out
             )
             every = -(-split.num_documents // _SAMPLED)
             lengths.append(np.asarray(split.lengths()[::every], dtype=np.int64))

@@ -38,7 +38,7 @@ def write_recipe(choice: Choice, text: Text, weights: Weights | None, basis: str
         The text of the file.
     """
     parts = [
-        _head(choice, text, basis, command),
+        _head(choice, text, weights, basis, command),
         _model(choice) if weights is None else _start(weights, text),
         _data(choice, text),
         _phases(choice, text, weights),
@@ -47,12 +47,12 @@ def write_recipe(choice: Choice, text: Text, weights: Weights | None, basis: str
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _head(choice: Choice, text: Text, basis: str, command: str) -> Iterator[str]:
+def _head(choice: Choice, text: Text, weights: Weights | None, basis: str, command: str) -> Iterator[str]:
     machine = "this machine's CPU" if choice.num_gpus == 0 else _count(choice.num_gpus, "GPU")
     yield f"# Made by: {command}"
-    yield "# Check it, then train; the same command again resumes after a stop:"
-    yield "#   modernbert train my.yaml --dry-run"
-    yield f"#   {_launch(choice.num_gpus)} my.yaml"
+    yield "# Check this file, then train; the same command again resumes after a stop:"
+    yield "#   modernbert train THIS_FILE --dry-run"
+    yield f"#   {_launch(choice.num_gpus)} THIS_FILE"
     yield from _comment(
         f"{format_tokens(choice.tokens)} tokens in {choice.num_steps:,} steps take about {_hours(choice.hours)} on "
         f"{machine}, at {choice.tokens_per_s:,.0f} tokens/s{' per GPU' if choice.num_gpus > 1 else ''} ({basis})."
@@ -63,8 +63,31 @@ def _head(choice: Choice, text: Text, basis: str, command: str) -> Iterator[str]
             "is nearly as good as new text (Muennighoff et al. 2023, 2305.16264). Beyond, more text helps, and more "
             "hours hardly do."
         )
+    if note := describe_short_run(choice, text, weights):
+        yield from _comment(f"{note[0].upper()}{note[1:]}.")
     name = re.sub("[^A-Za-z0-9._-]+", "-", PurePosixPath(text.sources[0].store.rstrip("/")).name).strip("-._")
     yield f"name: {json.dumps(name or 'encoder')}  # the run is in runs/NAME"
+
+
+def describe_short_run(choice: Choice, text: Text, weights: Weights | None) -> str:
+    """Return what a run with fewer tokens than parameters comes to, and what more would take; empty for other runs."""
+    parameters = num_parameters(choice.model)
+    if weights is not None or choice.tokens >= parameters:
+        return ""
+    needed = TOKENS_PER_PARAMETER * parameters
+    note = (
+        f"the run has fewer tokens ({format_tokens(choice.tokens)}) than the model has parameters "
+        f"({format_tokens(parameters)}), and so, as a rule of thumb, learns little more than how frequent tokens are; "
+        f"at this speed about {_hours(choice.hours * needed / choice.tokens)} give {TOKENS_PER_PARAMETER} tokens per "
+        "parameter"
+    )
+    text_needed = -(-needed // MOST_EPOCHS)
+    if text.num_tokens < text_needed:
+        note += (
+            f", from {format_tokens(text_needed)} tokens of text, read {MOST_EPOCHS} times, of which there are "
+            f"{format_tokens(text.num_tokens)}"
+        )
+    return note
 
 
 def _comment(text: str, indent: str = "") -> list[str]:
@@ -193,13 +216,16 @@ def _rest(choice: Choice, text: Text) -> Iterator[str]:
     held_out = [source.name for source in text.sources if source.has_held_out]
     yield "evaluation:"
     if held_out:
-        yield f"  every_tokens: {choice.every_tokens:_}  # on held-out text of {', '.join(held_out)}"
-        yield f"  max_rows: {choice.max_rows}  # of each source: evaluation takes about a twentieth of the time"
+        often = "" if choice.evaluate_every_tokens else "only at the end of each phase, "
+        yield f"  every_tokens: {choice.evaluate_every_tokens:_}  # {often}on held-out text of {', '.join(held_out)}"
+        most = format_tokens(choice.max_rows * choice.row_tokens)
+        yield f"  max_rows: {choice.max_rows}  # up to {most} tokens of each source, also in `modernbert evaluate`"
+        yield f"  # Evaluation takes about {max(0.01, choice.evaluation_share):.0%} of the time."
     else:
         yield "  every_tokens: 0  # no text is held out; `data_prep tokenize --valid-fraction` sets some aside"
     yield ""
     yield "training:"
-    yield f"  save_every_tokens: {choice.every_tokens:_}  # a tenth of the run, at most an hour"
+    yield f"  save_every_tokens: {choice.save_every_tokens:_}  # a tenth of the run, at most an hour"
     yield "  keep_checkpoints: 2"
     if choice.num_gpus == 0:
         yield "  device: cpu"

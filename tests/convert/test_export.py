@@ -402,6 +402,7 @@ def test_model_card(tmp_path: Path, run: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + unfinished)
     card = (export_checkpoint(run, tmp_path / "out") / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: fill-mask\n")
+    assert "\n# toy\n" in card, "the name of the run, not of the folder"
     assert "on 3,000 tokens" in card
     assert "| pretrain | 2,000 | 64 | 10,000 | 30% | 0.001 | web 75%, code 25% |" in card
     assert "| extend |" not in card, "this phase came after the checkpoint"
@@ -442,6 +443,7 @@ def test_model_card_of_an_imported_model_has_no_recipe(tmp_path: Path, run: Path
     num_parameters = sum(
         weight.numel() for name, weight in random_weights(TINY).items() if name != "decoder.weight"
     )
+    assert "\n# out\n" in card
     assert f"| parameters | {num_parameters:,} |" in card
     assert "## Training" not in card
     assert "## Evaluation" not in card

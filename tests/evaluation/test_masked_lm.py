@@ -183,7 +183,13 @@ def test_table() -> None:
         "------  ---------  -------  -----  ------------  -----------  --------  -----------------  ----------",
         "web     1,000,000  150,000  3.000         7.250        4.250     40.0%               5.0%         8.0",
         "code        2,000      300  2.000         6.500        4.500     50.0%               0.0%         inf",
+        "",
+        "unigram loss, baseline accuracy: those of a model that only knows how frequent tokens are; "
+        "x baseline: accuracy / baseline accuracy",
     ]
+    worse = [dataclasses.replace(score, loss=7.3) for score in scores]
+    assert "\nweb, code: worse than the unigram baseline" in format_scores(worse)
+    assert "\ncode: worse than the unigram baseline" in format_scores([scores[0], worse[1]])
 
 
 def test_models_and_recipes_that_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:

@@ -215,6 +215,15 @@ def test_the_disk_that_checkpoints_take():
     assert f"checkpoints {expected}" in text
 
 
+def test_a_recipe_for_the_cpu_has_no_figures_of_gpus():
+    recipe = a_recipe(a_phase(), a_phase())
+    on_cpu = replace(recipe, training=replace(recipe.training, device="cpu"))
+    schedule = build_schedule(recipe)
+    assert describe(recipe, schedule).count("GPU") >= 3
+    assert "GPU" not in describe(on_cpu, schedule)
+    assert describe(on_cpu, schedule, tokens_per_s=10.0) == describe(recipe, schedule, tokens_per_s=10.0)
+
+
 PICTURE = """
                     phase0                       │phase1
 learning rate                  ▁▄▆█▆▄▁           │           ▁▄▆█▆▄▁

@@ -55,6 +55,7 @@ def test_every_recipe_can_be_trained(stores, tmp_path, monkeypatch, capsys, capl
     recipe = load_run_recipe(path)
     (ranks,) = re.findall(r"on (?:this machine's|(\d+)) (?:CPU|GPU)", path.read_text())
     assert validate(recipe, int(ranks or 1)) == []
+    assert "train THIS_FILE --dry-run" in path.read_text()
     assert ("the text is the limit" in caplog.text) == (machine != ["--cpu"] or TOKENS[name] < 10**7)
     assert main(["train", str(path), "--dry-run", "--tokens-per-second", "1000"]) == 0
     shown = capsys.readouterr().out

@@ -5,14 +5,17 @@ import itertools
 import pytest
 
 from modernbert_train.config.architecture import num_hidden_weights, num_parameters
-from modernbert_train.recipe.facts import Source, Text
+from modernbert_train.recipe.facts import Source, Text, Weights
 from modernbert_train.recipe.rules import choose, choose_shares
 from modernbert_train.recipe.speed import SIZES, h100_tokens_per_s, nearest_size
+from modernbert_train.recipe.text import describe_short_run, write_recipe
 
 
 def text(*tokens, vocab_size=4_096, p95_tokens=700, long_share=0.2):
     sources = (
-        Source(f"s{number}", "store", f"s{number}", -(-count // 300), count, has_held_out=number == 0)
+        Source(
+            f"s{number}", "store", f"s{number}", -(-count // 300), count, count // 50 if number == 0 else 0
+        )
         for number, count in enumerate(tokens)
     )
     return Text(tuple(sources), "", vocab_size, p95_tokens, long_share)
@@ -49,6 +52,57 @@ def test_sizes_divide_and_limits_hold(tokens, num_gpus, hours):
         assert max(epochs) <= 4.001
     if choice.size != SIZES[0]:
         assert choice.tokens * 1.01 >= 20 * num_parameters(choice.model)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "tokens_per_s", "expected"),
+    [  # tokens of the run in an hour of 3,240 s -> tokens of each source, evaluations besides those after both phases
+        ((4_000, 1_500), 20, (5_000, 0)),  # all, though the run has only 65K tokens
+        ((10**7,), 20, (10_000, 0)),
+        ((10**7, 10**7), 1_000, (48_600, 3)),  # 3 * 5% / 5 of 3.24M tokens
+        ((10**7, 10**7), 100_000, (200_000, 10)),
+        ((), 1_000, (0, 0)),
+    ],
+)
+def test_an_evaluation_has_enough_tokens_and_takes_little_time(held_out, tokens_per_s, expected):
+    sources = [
+        Source(f"s{number}", "store", "s", 10**6, 10**9, count) for number, count in enumerate(held_out)
+    ]
+    sources = sources or [Source("s", "store", "s", 10**6, 10**9, 0)]
+    choice = choose(
+        Text(tuple(sources), "", 4_096, 700, 0.2), 1, 0, lambda _: tokens_per_s, fixed_size=SIZES[0]
+    )
+    every = choice.evaluate_every_tokens
+    num_evaluations = (choice.tokens - 1) // every if every else 0
+    assert num_evaluations == expected[1]
+    assert choice.max_rows * choice.row_tokens >= expected[0]
+    assert (choice.max_rows - 1) * choice.row_tokens <= expected[0]
+    scored = sum(min(choice.max_rows * choice.row_tokens, count) for count in held_out)
+    assert choice.evaluation_share == pytest.approx((2 + num_evaluations) * scored / 3 / choice.tokens)
+    assert choice.evaluation_share <= (0.055 if expected[1] else 0.11)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tokens_per_s", "words"),
+    [
+        (10**9, 20, "(64.77K) than the model has parameters (1.103M)"),
+        (10**9, 1_000, None),
+        (50_000, 1_000, "from 5.516M tokens of text, read 4 times, of which there are 50K"),
+    ],
+)
+def test_a_run_with_fewer_tokens_than_parameters_is_noted(tokens, tokens_per_s, words):
+    available = text(tokens)
+    choice = choose(available, 1, 0, lambda _: tokens_per_s, fixed_size=SIZES[0])
+    note = describe_short_run(choice, available, None)
+    if words is None:
+        assert note == ""
+        return
+    assert words in note
+    hours = 20 * num_parameters(choice.model) / (tokens_per_s * 0.9 * 3_600)  # 340 or 6.8
+    assert f"at this speed about {float(f'{hours:.2g}'):g} hours give 20 tokens per parameter" in note
+    weights = Weights("base", choice.model, "", 10_000.0, 10_000.0)
+    assert describe_short_run(choice, available, weights) == ""
+    assert note[1:40] in write_recipe(choice, available, None, "measured", "modernbert recipe store")
 
 
 def test_known_runs():
