@@ -68,21 +68,21 @@ def run_tokenizer(options: argparse.Namespace) -> int:
 
 
 def _train_tokenizer(options: argparse.Namespace, held_back: "HeldBackText") -> "tuple[Tokenizer, str]":
-    from tqdm import tqdm
-
     from data_prep.inputs.files import resolve_inputs
+    from data_prep.inputs.first_look import look_at
     from data_prep.inputs.readers import LeftOut, read_texts
     from data_prep.inputs.reading import make_reading
     from data_prep.inputs.rows import Span
+    from data_prep.progress import progress_bar
     from data_prep.report import left_out_words
     from data_prep.tokenizer import train_tokenizer
 
     reading = make_reading(options.text_field, options.documents, options.encoding, options.delimiter)
     found = resolve_inputs(options.input)
-    print(f"input: {found.describe()}", file=sys.stderr)
+    look_at("input", found, reading, options.on_bad_row)
     left_out = LeftOut(options.on_bad_row)
     texts = chain.from_iterable(read_texts(Span(item), reading, left_out) for item in found.items)
-    with tqdm(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
+    with progress_bar(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
         tokenizer = train_tokenizer(held_back.pass_on(bar), options.vocab_size)
     for message in left_out.unreadable:
         print(f"left out: {message}", file=sys.stderr)

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep.corpus.python_texts import Text, code_texts, prose_texts, science_texts
+from data_prep.progress import progress_bar
 from modernbert_train.common.files import write_atomically
 
 MIN_CHARACTERS = 200  # shorter texts are stubs: an empty __init__.py, a one-line description
@@ -48,7 +47,7 @@ def write_corpus(folder: Path, megabytes: float) -> list[tuple[str, int, float, 
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for source, texts in (("prose", prose_texts()), ("code", code_texts()), ("science", science_texts())):
-        collected = collect(tqdm(texts, desc=source, unit=" documents"), int(megabytes * 1e6))
+        collected = collect(progress_bar(texts, desc=source, unit=" documents"), int(megabytes * 1e6))
         if not collected.documents:
             raise ValueError(f"corpus: found no {source} in this Python installation; use texts of your own")
         file = folder / f"{source}.jsonl.gz"

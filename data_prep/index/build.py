@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data_prep.index.detection import detect_samples, reads_whole
 from data_prep.index.external_store import ExternalSplit, find_splits
 from data_prep.index.partial_sidecars import PartialSidecars
+from data_prep.progress import progress_bar
 from data_prep.sources import check_known_sources, check_source_name
 from data_prep.tokenizer import add_tokenizer
 from modernbert_train.common.types import Int64
@@ -199,7 +200,7 @@ def _index_split(
     todo = range(parts.next_shard, len(split.shards))
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(
+        progress_bar(
             desc="/".join(folder.parts[-2:]), total=len(split.shards), initial=todo.start, unit=" shards"
         ) as bar,
     ):

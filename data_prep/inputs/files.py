@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from data_prep.inputs.rows import HUB_PREFIX
 
 HIDDEN, OTHER, LINKED = "hidden_files", "other_files", "linked_twice"  # reasons why a file is left out
 MAX_NAMED = 3
+# .txt files that stand beside documents and describe them
+COMPANION = re.compile(r"(readme|(licen[cs]e|source|notice)s?(?![a-z0-9])|robots\.txt)", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -20,15 +23,23 @@ class Found(NamedTuple):
 
     items: list[str]
     left_out: dict[str, list[str]]  # reason -> paths
+    companions: list[str]  # items such as README.txt beside other .txt files, which nobody named
 
     def counts(self) -> dict[str, int]:
         """Return the number of files left out for every reason."""
         return {reason: len(paths) for reason, paths in self.left_out.items()}
 
-    def describe(self) -> str:
-        """Describe what is read and what is left out, such as `2 .txt; left out 1 other files (README.md)`."""
+    def describe(self, text_files: str = "") -> str:
+        """Describe what is read and what is left out, such as `2 .txt; left out 1 other files (README.md)`.
+
+        Args:
+            text_files: what to add about .txt files.
+
+        Returns:
+            The description.
+        """
         endings = Counter(kind.ending if (kind := kind_of(item)) else "datasets" for item in self.items)
-        text = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
+        text = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items())) + text_files
         for reason, paths in sorted(self.left_out.items()):
             named = ", ".join(sorted(os.path.basename(path) for path in paths)[:MAX_NAMED])
             more = ", ..." if len(paths) > MAX_NAMED else ""
@@ -50,6 +61,7 @@ def resolve_inputs(patterns: Iterable[str]) -> Found:
     """
     items: dict[str, str] = {}  # real path -> path
     left_out: dict[str, list[str]] = defaultdict(list)
+    companions: list[str] = []
     for pattern in patterns:
         if pattern.startswith(HUB_PREFIX):
             items[pattern] = pattern
@@ -60,11 +72,28 @@ def resolve_inputs(patterns: Iterable[str]) -> Found:
             raise ValueError(f"input: no file matches {pattern!r}; check the path, and quote the pattern")
         files = [file for path in matches for file in _files_of(path, left_out)]
         _check_one_format(expanded, files)
+        if matches != [expanded] or os.path.isdir(expanded):
+            companions += _companions(files)
         for file in files:
             known = items.setdefault(os.path.realpath(file), file)
             if os.path.normpath(known) != os.path.normpath(file):
                 left_out[LINKED].append(file)
-    return Found(list(items.values()), {reason: sorted(set(paths)) for reason, paths in left_out.items()})
+    return Found(
+        list(items.values()),
+        {reason: sorted(set(paths)) for reason, paths in left_out.items()},
+        [item for item in items.values() if item in companions],
+    )
+
+
+def _companions(files: list[str]) -> list[str]:
+    """Find the files among .txt files that are named like descriptions of the others."""
+    kinds = [kind_of(file) for file in files]
+    found = [
+        file
+        for file, kind in zip(files, kinds, strict=True)
+        if kind is not None and kind.format == "txt" and COMPANION.match(os.path.basename(file))
+    ]
+    return found if 2 * len(found) <= len(files) else []  # otherwise these are the documents
 
 
 def _matches(pattern: str) -> list[str]:

@@ -16,9 +16,8 @@ class Reading:
 
     text_field: str = "text"
     conditions: tuple[Condition, ...] = ()
-    documents: str = (
-        WHOLE_FILE  # what a document of a .txt file is: file, line, blank-line, or the text between
-    )
+    # what a document of a .txt file is: file, line, blank-line, or the text between; None for the file, by default
+    documents: str | None = None
     encoding: str = UTF8  # of files without a byte order mark
     delimiter: str | None = None  # of a table; None for a comma, in .tsv a tab
 
@@ -72,8 +71,8 @@ def make_reading(
     Raises:
         ValueError: A value is empty or unknown.
     """
-    documents = _unescaped(WHOLE_FILE if documents is None else documents)
-    if not documents:
+    documents = None if documents is None else _unescaped(documents)
+    if documents == "":
         raise ValueError("documents: '' must be file, line, blank-line, or the text that separates documents")
     delimiter = None if delimiter is None else _unescaped(delimiter)
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):

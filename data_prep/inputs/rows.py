@@ -74,7 +74,7 @@ def _place(span: Span, number: int, reading: Reading) -> str:
     kind = kind_of(span.item)
     if kind is None or kind.format != "txt":
         return f"{span.item}, row {number}"
-    return span.item if reading.documents == WHOLE_FILE else f"{span.item}, document {number}"
+    return span.item if reading.documents in (None, WHOLE_FILE) else f"{span.item}, document {number}"
 
 
 @lru_cache(1)  # a span may have many bad lines

@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 def text_rows(span: Span, reading: Reading) -> Iterator[tuple[int, Any]]:
     """Yield the documents of a .txt file as records with a single field."""
     name = reading.text_field
-    if reading.documents == WHOLE_FILE:
+    if reading.documents is None or reading.documents == WHOLE_FILE:
         yield 1, {name: read_text(span.item, reading.encoding)}
         return
     if reading.documents == LINE:
@@ -23,7 +23,7 @@ def text_rows(span: Span, reading: Reading) -> Iterator[tuple[int, Any]]:
     elif reading.documents == BLANK_LINE:
         documents = _numbered(_between_blank_lines(span, reading))
     else:
-        documents = _numbered(_between_separators(span, reading))
+        documents = _numbered(_between_separators(span, reading.documents, reading.encoding))
     for number, document in documents:
         if isinstance(document, bytes):
             text = attempt(decode, document.strip(b"\r\n"))
@@ -56,11 +56,11 @@ def _between_blank_lines(span: Span, reading: Reading) -> Iterator[bytes | Value
         yield b"".join(lines) if lines else ValueError(TOO_LONG)
 
 
-def _between_separators(span: Span, reading: Reading) -> Iterator[bytes | ValueError]:
-    separator = reading.documents.encode("utf-8")
+def _between_separators(span: Span, text: str, encoding: str) -> Iterator[bytes | ValueError]:
+    separator = text.encode("utf-8")
     rest = b""
     is_too_long = False  # the beginning of the document was dropped
-    with open_utf8(span.item, reading.encoding) as file:
+    with open_utf8(span.item, encoding) as file:
         while chunk := file.read(CHUNK_BYTES):
             *documents, rest = (rest + chunk).split(separator)
             for document in documents:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from data_prep.progress import progress_bar
 from data_prep.tokenize.job import Job, load_job
 from data_prep.tokenize.stages import TOKENS, Stage, run_task, stages_of
 
@@ -37,17 +37,17 @@ class Progress:
         self.stage, self.counts = stage, counts
         total = sum(stage.task_bytes)
         initial = sum(size for size, is_done in zip(stage.task_bytes, done, strict=True) if is_done)
-        self.bar = tqdm(desc=stage.name, total=total, initial=initial, unit="B", unit_scale=True)
+        self.bar = progress_bar(desc=stage.name, total=total, initial=initial, unit="B", unit_scale=True)
         self.started = self.shown = time.monotonic()
 
     def finished(self, number: int) -> None:
         """Advance the bar by one task."""
         self.bar.update(self.stage.task_bytes[number])
 
-    def refresh(self, every_s: float = REFRESH_S) -> None:
-        """Show the current counts, at most once every `every_s` seconds."""
+    def refresh(self, *, at_once: bool = False) -> None:
+        """Show the current counts, unless they were shown a moment ago and need not be shown at once."""
         now = time.monotonic()
-        if now - self.shown < every_s:
+        if now - self.shown < max(REFRESH_S, self.bar.mininterval) and not at_once:
             return
         self.shown = now
         documents, tokens = self.counts[:-1].sum(axis=0).tolist()
@@ -78,7 +78,7 @@ def run_stage(job: Job, stage: Stage, workers: int) -> None:
                 progress.finished(number)
         else:
             _run_in_processes(job, stage, todo, min(workers, len(todo)), shared, progress)
-        progress.refresh(every_s=0)
+        progress.refresh(at_once=True)
 
 
 def _reporter(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from data_prep.progress import progress_bar
 from data_prep.tokenize.job import Job
 from data_prep.tokenize.stages import COUNTS_NAME, TOKENS
 from modernbert_train.store.lost_text import TextCounts, check_lost_text
@@ -75,7 +75,7 @@ def merge(job: Job) -> Manifest:
         check_lost_text(source, texts[source], job.settings.max_lost_text)
     sources = {
         source: {name: _merge_split(job, source, name, parts) for name, parts in splits.items() if parts}
-        for source, splits in tqdm(folders.items(), desc="merging", unit=" sources")
+        for source, splits in progress_bar(folders.items(), desc="merging", unit=" sources")
     }
     counted = {source: dict(sorted(counts.items())) for source, counts in left_out.items()}
     write_manifest(

@@ -6,13 +6,14 @@ from itertools import chain
 from pathlib import Path
 
 from data_prep.inputs.files import resolve_inputs
+from data_prep.inputs.first_look import look_at
 from data_prep.inputs.parts import plan_parts, stat_input
 from data_prep.inputs.rows import HUB_PREFIX
 from data_prep.sources import check_known_sources, check_source_name
 from data_prep.tokenize.job import Job, Settings
 from data_prep.tokenize.local import run_stage
 from data_prep.tokenize.merging import merge
-from data_prep.tokenize.stages import stages_of
+from data_prep.tokenize.stages import Stage, stages_of
 from data_prep.tokenize.work_folder import begin, is_finished_by, store_locked
 from data_prep.tokenizer import add_tokenizer
 from modernbert_train.store.manifest import (
@@ -43,7 +44,8 @@ def plan_job(
         The job, its inputs cut into parts.
 
     Raises:
-        ValueError: Invalid settings or inputs, or the tokenizer or an input is inside the store.
+        ValueError: Invalid settings or inputs, a table without a column to read, or the tokenizer or an input is
+            inside the store.
     """
     _check_settings(settings, list(inputs))
     resolved = {source: resolve_inputs(patterns) for source, patterns in inputs.items()}
@@ -51,7 +53,7 @@ def plan_job(
     items = {source: found.items for source, found in resolved.items()}
     _check_apart(store, tokenizer.path, chain(resolved_benchmarks, *items.values()))
     for source, found in resolved.items():
-        print(f"{source}: {found.describe()}", file=sys.stderr)
+        look_at(source, found, settings.readings[source], settings.on_bad_row)
     entries = {source: [stat_input(item) for item in found] for source, found in items.items()}
     return Job(
         store=store,
@@ -86,7 +88,9 @@ def prepare_store(job: Job, tokenizer: TokenizerInfo, workers: int, overwrite: b
                 return load_manifest(job.store)
             begin(job, overwrite)
             add_tokenizer(tokenizer, job.store)
-            for stage in stages_of(job):
+            stages = stages_of(job)
+            _print_resumed(job, stages)
+            for stage in stages:
                 run_stage(job, stage, workers)
             return merge(job)
     except OSError as error:  # from writing: readers raise ValueError
@@ -112,8 +116,20 @@ def submit_store(
     check_options(slurm)
     with store_locked(job.store):
         begin(job, overwrite)
+        _print_resumed(job, stages_of(job))
         add_tokenizer(tokenizer, job.store)
     return submit(job, slurm, workers)
+
+
+def _print_resumed(job: Job, stages: list[Stage]) -> None:
+    """Print how far an earlier run of the same command has come, if there was one."""
+    for stage in reversed(stages):
+        total = len(stage.task_bytes)
+        done = sum(job.task_folder(stage.name, number).is_dir() for number in range(total))
+        if done:
+            of_stage = f" of stage {stage.name}" if len(stages) > 1 else ""
+            print(f"resuming: {done:,} of {total:,} parts{of_stage} are done", file=sys.stderr)
+            return
 
 
 def _check_settings(settings: Settings, sources: list[str]) -> None:

@@ -115,11 +115,14 @@ def test_an_input_that_changed_is_refused(tokenizer_folder, inputs, monkeypatch,
     assert "(the input b.jsonl has changed since)" in capsys.readouterr().err
 
 
-def test_overwrite_goes_on_with_the_same_command(tokenizer_folder, inputs, monkeypatch):
+def test_overwrite_goes_on_with_the_same_command(tokenizer_folder, inputs, monkeypatch, capsys):
     interrupt(tokenizer_folder, inputs, monkeypatch)
+    assert "resuming" not in capsys.readouterr().err
+    done = sorted(Path("store/.work/tokens").iterdir())
     fail = lambda *_, **__: pytest.fail("a finished task runs again")  # noqa: E731
     monkeypatch.setattr("data_prep.tokenize.stages.write_tokens", fail)
     assert run_tokenize(Path("store"), tokenizer_folder, *inputs, options=(*OPTIONS, "--overwrite")) == 0
+    assert f"resuming: {len(done)} of {len(done)} parts are done" in capsys.readouterr().err
 
 
 def test_a_finished_store_is_left_alone_by_its_own_command(tokenizer_folder, inputs, capsys):
