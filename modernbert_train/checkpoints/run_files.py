@@ -19,6 +19,8 @@ METRICS_FILE = "metrics.jsonl"
 # The position of every data stream at each checkpoint; `modernbert plan` starts from it.
 POSITIONS_FILE = "positions.jsonl"
 REPORT_FILE = "report.png"
+# Scores of the checkpoint that `modernbert evaluate` scored last, with the unigram baseline.
+EVALUATION_FILE = "evaluation.json"
 WANDB_ID_FILE = "wandb_id"
 CHECKPOINT_FOLDER = "checkpoints"
 # Locked by the process that is training in the folder.

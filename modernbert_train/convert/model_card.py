@@ -1,5 +1,6 @@
 """The README.md of an exported model: what it is, what it was trained on, how to load it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import yaml
 
 from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.info import CheckpointInfo
-from modernbert_train.checkpoints.run_files import METRICS_FILE, RECIPE_FILE, read_metrics
+from modernbert_train.checkpoints.run_files import EVALUATION_FILE, METRICS_FILE, RECIPE_FILE, read_metrics
 from modernbert_train.common.text import markdown_table
 from modernbert_train.config.architecture import describe_switches, mlp_name, num_parameters
 from modernbert_train.config.mixture import describe_mixture
@@ -32,10 +33,10 @@ def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
     Args:
         name: The heading if there is no recipe, which has the name of the run.
         info: The facts about the checkpoint.
-        run: Its folder; recipe.yaml and metrics.jsonl are used where they exist.
+        run: Its folder; recipe.yaml, evaluation.json and metrics.jsonl are used where they exist.
     """
     recipe = _read_recipe(run / RECIPE_FILE)
-    scores = latest_evaluation(run / METRICS_FILE, info)
+    scores = _scores_of(run / EVALUATION_FILE, info) or latest_evaluation(run / METRICS_FILE, info)
     family = "BERT" if hf_class(info.model) == "BertForMaskedLM" else "ModernBERT"
     sections = [HEADER.format(model_type=family.lower()), f"# {name if recipe is None else recipe['name']}\n"]
     sections += [_summary(info, family), _usage(info.context_tokens)]
@@ -51,6 +52,14 @@ def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
             f"shown:\n\n```yaml\n{text.strip()}\n```\n"
         )
     return "\n".join(sections)
+
+
+def _scores_of(evaluation: Path, info: CheckpointInfo) -> dict[str, Any] | None:
+    """Return what `modernbert evaluate` wrote, which has the unigram baseline; None if it is of other weights."""
+    if not evaluation.is_file():
+        return None
+    scores: dict[str, Any] = json.loads(evaluation.read_text(encoding="utf-8"))
+    return scores if scores["sha256"] == info.sha256 else None
 
 
 def latest_evaluation(metrics: Path, info: CheckpointInfo) -> dict[str, Any] | None:
@@ -152,12 +161,21 @@ def _evaluation(scores: dict[str, Any], info: CheckpointInfo) -> str:
     objective = OBJECTIVES[info.objective]
     # A source without any target has no scores.
     measured = {source: s for source, s in scores["eval"].items() if s["loss"] is not None}
-    rows = [(source, f"{s['loss']:.3f}", f"{s['accuracy']:.1%}") for source, s in measured.items()]
+    columns = {"loss": "loss (nats)", "unigram_loss": "unigram loss", "accuracy": "accuracy"}
+    columns["unigram_accuracy"] = "baseline accuracy"
+    known = [name for name in columns if all(name in score for score in measured.values())]
+    rows = [
+        (source, *(f"{score[name]:{'.3f' if name.endswith('loss') else '.1%'}}" for name in known))
+        for source, score in measured.items()
+    ]
+    baseline = (
+        "\nThe unigram baseline only knows how frequent tokens are.\n" if "unigram_loss" in known else ""
+    )
     heading = (
         f"## Evaluation\n\nObjective `{info.objective}` on held-out text"
         f"{' with fixed masks' if objective.reads_mask_rate else ''}, after step {scores['step']:,}:\n\n"
     )
-    return heading + markdown_table(("source", "loss (nats)", "accuracy"), rows) + "\n"
+    return heading + markdown_table(("source", *(columns[name] for name in known)), rows) + "\n" + baseline
 
 
 def _read_recipe(file: Path) -> Any:

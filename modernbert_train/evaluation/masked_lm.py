@@ -7,6 +7,7 @@ next tokens instead of masked ones.
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,8 +19,9 @@ import torch
 from tqdm import tqdm
 
 from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder, transformer_folder
-from modernbert_train.checkpoints.run_files import RECIPE_FILE
+from modernbert_train.checkpoints.run_files import EVALUATION_FILE, RECIPE_FILE
 from modernbert_train.checkpoints.source import WeightSource, open_weights
+from modernbert_train.common.files import write_atomically
 from modernbert_train.common.text import format_table
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.config.schema import ObjectiveName
@@ -80,9 +82,37 @@ class ScoredModel:
 
 
 def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
-    """Return the scores of `evaluate_masked_lm` as a text table."""
+    """Return the scores of `evaluate_masked_lm` as a text table.
+
+    Those of a run, on the text of its own recipe, are also written to its evaluation.json, for the model card.
+    """
     recipe = None if recipe_path is None else load_recipe(recipe_path)
-    return format_scores(evaluate_masked_lm(target, recipe))
+    scores = evaluate_masked_lm(target, recipe)
+    if recipe is None and not is_hf_folder(transformer_folder(Path(target))):
+        _write_scores(open_weights(target), scores)
+    return format_scores(scores)
+
+
+def _write_scores(source: WeightSource, scores: list[SourceScore]) -> None:
+    record = {
+        "step": source.info.step,
+        "sha256": source.info.sha256,
+        "objective": source.info.objective,
+        "eval": {
+            score.source: {
+                "loss": score.loss,
+                "accuracy": score.accuracy,
+                "unigram_loss": score.unigram.loss,
+                "unigram_accuracy": score.unigram.accuracy,
+            }
+            for score in scores
+        },
+    }
+    file = source.folder / EVALUATION_FILE
+    try:
+        write_atomically(file, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        log.warning("%s cannot be written, so a model card will lack the unigram baseline: %s", file, error)
 
 
 def evaluate_masked_lm(

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 from contextlib import closing
 from pathlib import Path
@@ -154,7 +155,18 @@ def test_evaluate_makes_the_table(tmp_path: Path, recipe: Recipe) -> None:
     run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
     table = evaluate(run)
     assert table == format_scores(evaluate_masked_lm(run))
+    (run / "evaluation.json").rename(tmp_path / "written.json")
     assert table == evaluate(run, run / "recipe.yaml")
+    assert not (run / "evaluation.json").exists(), "another recipe may have other text"
+
+    written = (tmp_path / "written.json").read_text()
+    (run / "evaluation.json").write_text(written)
+    card = (export_checkpoint(run, tmp_path / "out") / "README.md").read_text()
+    web = json.loads(written)["eval"]["web"]
+    assert "| source | loss (nats) | unigram loss | accuracy | baseline accuracy |" in card
+    assert f"| web | {web['loss']:.3f} | {web['unigram_loss']:.3f} | {web['accuracy']:.1%} |" in card
+    (run / "evaluation.json").write_text(written.replace('"sha256": "', '"sha256": "of other weights '))
+    assert "unigram" not in (export_checkpoint(run, tmp_path / "again") / "README.md").read_text()
 
 
 def test_padded_batches_hold_every_masked_document(monkeypatch: pytest.MonkeyPatch) -> None:
