@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for library in ("composer", "streaming", "botocore", "azure", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # warns of each of its retries, within each of ours
     # Libraries report their own deprecations at every start. Warnings that concern this package fail the tests.
     warnings.filterwarnings("ignore")
     try:

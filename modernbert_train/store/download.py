@@ -59,6 +59,15 @@ _CREDENTIAL_ERRORS = {
     "ClientAuthenticationError", "CredentialUnavailableError",  # Azure
     "GatedRepoError", "RepositoryNotFoundError", "LocalTokenNotFoundError",  # Hugging Face
 }  # fmt: skip
+# Errors by which they report that no connection was made: no network, no such host, or nothing listens there.
+_CONNECTION_ERRORS = {
+    "gaierror", "ConnectionRefusedError",  # sockets
+    "EndpointConnectionError", "ConnectTimeoutError",  # S3
+    "TransportError",  # Google
+    "ConnectTimeout",  # Oracle
+    "ServiceRequestError",  # Azure
+    "ConnectError", "LocalEntryNotFoundError", "OfflineModeIsEnabled",  # Hugging Face
+}  # fmt: skip
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -140,10 +149,12 @@ def retry(url: str, request: Callable[[int], Result], policy: RetryPolicy) -> Re
             return request(attempt)
         except DamagedFileError as error:
             damaged += 1
-            reason = f"it arrives damaged: {error}"
+            unreachable, reason = False, f"it arrives damaged: {error}"
         except Exception as error:  # each client has its own exceptions
-            _raise_if_permanent(url, error)
-            reason = _described(error)
+            unreachable = _is_unreachable(error)
+            if not unreachable:
+                _raise_if_permanent(url, error)
+            reason = ("not reachable: " if unreachable else "") + _described(error)
         if damaged == DAMAGED_ATTEMPTS or attempt == policy.attempts:
             break
         pause = policy.pause(attempt)
@@ -155,8 +166,9 @@ def retry(url: str, request: Callable[[int], Result], policy: RetryPolicy) -> Re
         if damaged == DAMAGED_ATTEMPTS
         else "check the server and the network, then run the same command again to continue"
     )
+    what = "is not reachable" if unreachable else "cannot be read"
     raise ValueError(
-        f"store: {url} cannot be read, given up after {attempt} attempts in {seconds:.0f} s ({reason}); {remedy}"
+        f"store: {url} {what}, given up after {attempt} attempts in {seconds:.0f} s ({reason}); {remedy}"
     )
 
 
@@ -270,9 +282,8 @@ def _bytes_in(folder: Path) -> int:
 def _raise_if_permanent(url: str, error: Exception) -> None:
     if isinstance(error, PermanentDownloadError):
         raise error
-    chain = list(_chain(error))
-    status = next((status for link in chain if (status := _http_status(link))), None)
-    if any(type(link).__name__ in _CREDENTIAL_ERRORS for link in chain) or "GCS_KEY" in str(error):
+    status = _status(error)
+    if _is_any(error, _CREDENTIAL_ERRORS) or "GCS_KEY" in str(error):
         denied = "needs credentials, and none were found"
     elif status in (401, 403):
         denied = "is not allowed with the credentials found"
@@ -295,6 +306,20 @@ def _raise_if_permanent(url: str, error: Exception) -> None:
         raise PermanentDownloadError(
             f"store: {url} needs a package that is not installed ({_described(error)})"
         ) from error
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Check whether no connection was made; Hugging Face's client then says that a file is not in its own cache."""
+    return _is_any(error, _CONNECTION_ERRORS) and _status(error) is None
+
+
+def _status(error: BaseException) -> int | None:
+    return next((status for link in _chain(error) if (status := _http_status(link))), None)
+
+
+def _is_any(error: BaseException, names: set[str]) -> bool:
+    """Check whether an error, or one that led to it, has one of these names."""
+    return any(type(link).__name__ in names for link in _chain(error))
 
 
 def _disk_full(error: Exception) -> OSError | None:

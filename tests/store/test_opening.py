@@ -258,7 +258,7 @@ def test_a_server_that_comes_back(server, bucket, caplog):
     threading.Thread(target=come_back).start()
     with closing(BlockReader([split], cache)) as reader:
         assert read_all(split, reader) == read_locally(bucket)
-    assert "attempt 1 failed (EndpointConnectionError" in caplog.text
+    assert "attempt 1 failed (not reachable: EndpointConnectionError" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["gone", "silent"])
@@ -278,9 +278,29 @@ def test_a_server_that_does_not_come_back(server, how):
         policy.attempts * policy.silence_seconds + (policy.attempts - 1) * download.LONGEST_PAUSE_SECONDS
     )
     assert time.monotonic() - started < longest + 20  # for a busy machine
-    reason = "EndpointConnectionError|ConnectionClosedError" if how == "gone" else "no byte for 1 s"
-    assert error.match(reason)
+    reason = (
+        r"is not reachable, .*\(not reachable: EndpointConnectionError"
+        if how == "gone"
+        else r"cannot be read, .*no byte for 1 s"
+    )
+    assert error.match(f"^store: s3://bucket/store/web/train/shard.00000.mds {reason}")
     assert error.match("check the server and the network, then run the same command again to continue")
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_hugging_face_without_a_network(monkeypatch, offline):
+    """One line, at once offline, and after the attempts of the policy if there is nothing at the address."""
+    nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline == "1")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    cache = open_cache(policy=RetryPolicy(attempts=2, silence_seconds=30))
+    message = (
+        r"store: hf://datasets/a/b/manifest.json is not reachable, given up after 2 attempts in \d s \(not reachable: "
+        r"\w+: .*\); check the server and the network, then run the same command again to continue"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        open_store("hf://datasets/a/b", {"web"}, cache)
 
 
 def test_pauses_between_attempts():
