@@ -5,6 +5,7 @@ import pytest
 # One thread everywhere: fastest for tiny tensors on few cores, and bit for bit repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("COLUMNS", None)  # text is as wide as it is without a terminal
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """Text for users: tables, lists of problems, suggestions."""
 
 import difflib
+import shutil
 from collections.abc import Sequence
 
 
@@ -37,9 +38,30 @@ def list_problems(title: str, problems: list[str]) -> str:
     return f"{title}: {len(problems)} problems\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
+def page_width() -> int:
+    """Return the columns that a page of text may take: those of the terminal, from 40 to 80."""
+    return max(40, min(80, shutil.get_terminal_size().columns))
+
+
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a text table, with the first column left-aligned and the others right-aligned."""
+    """Format a text table, with the first column left-aligned and the others right-aligned.
+
+    Args:
+        columns: titles.
+        rows: a cell for each title.
+
+    Returns:
+        The table; or, if the terminal is too narrow for it, each row as lines of title and cell.
+    """
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    in_terminal = shutil.get_terminal_size(fallback=(10_000, 24)).columns
+    if sum(widths) + 2 * (len(widths) - 1) > in_terminal:
+        width = max(map(len, columns))
+        return "\n".join(
+            f"{'  ' if i else ''}{title:<{width}}  {cell}"
+            for row in rows
+            for i, (title, cell) in enumerate(zip(columns, row, strict=True))
+        )
     lines = [
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)

@@ -1,7 +1,7 @@
 """`modernbert train RECIPE --dry-run`: a run in figures, without training: parameters, steps, disk, and a timeline.
 
-The text fits a terminal of 80 columns. Most of it follows from the recipe alone; epochs over each source and the fill
-of the rows need the stores.
+The text is as wide as the terminal, from 40 to 80 columns. Most of it follows from the recipe alone; epochs over each
+source and the fill of the rows need the stores.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modernbert_train.common.text import page_width
 from modernbert_train.config import (
     InitConfig,
     MixtureConfig,
@@ -39,7 +40,7 @@ from modernbert_train.planning.source_stats import (
     texts_of,
     whole_run,
 )
-from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, WIDTH, cut, draw
+from modernbert_train.planning.timeline import LABEL_WIDTH, THETAS, cut, draw
 from modernbert_train.schedule import PhaseSchedule, RunSchedule, build_schedule
 from modernbert_train.store.lost_text import TextCounts, describe_text
 from modernbert_train.store.manifest import load_tokenizer_info
@@ -48,14 +49,15 @@ from modernbert_train.store.opening import open_tokenizer
 if TYPE_CHECKING:
     from modernbert_train.planning.cpu_speed import CpuSpeed  # torch, which most of a dry run does without
 
-PHASES_IN_A_TABLE = 4
+SOURCE_WIDTHS = (8, 10, 9, 13)  # columns of share, tokens, epochs and documents
+PHASE_WIDTH = 15  # columns of a phase in the table, at least
 
 
 @dataclass(frozen=True)
 class DryRun:
     """What is known of a run before its first step."""
 
-    # Lines of at most 80 columns.
+    # Lines that fit the terminal.
     text: str
     # Why the recipe cannot be trained on this machine; empty if it can.
     problems: list[str]
@@ -80,7 +82,7 @@ def describe(
         cpu_speed: speed of this machine, if it would train on its CPU.
 
     Returns:
-        Lines of at most 80 columns.
+        Lines that fit the terminal, of at most 80 columns.
     """
     alone = f", phase {recipe.phase} alone" if recipe.phase else ""
     lines = [
@@ -176,10 +178,10 @@ def _entry(label: str, text: str) -> Iterator[str]:
 
 
 def _wrapped(text: str, start: str, indent: str) -> Iterator[str]:
-    """Yield `text` in lines of at most 80 columns; `start` begins the first one."""
-    line = start
+    """Yield `text` in lines that fit the terminal; `start` begins the first one."""
+    line, width = start, page_width()
     for word in text.split():
-        if len(line) + len(word) > WIDTH:
+        if len(line) + len(word) > width:
             yield line.rstrip()
             line = indent
         line += word + " "
@@ -207,9 +209,11 @@ def _tables(
     ]
     if recipe.model.positions != "rope":
         columns = [[cell for cell in column if cell[0] not in THETAS] for column in columns]
-    width = (WIDTH - LABEL_WIDTH) // min(len(columns), PHASES_IN_A_TABLE)
-    for first in range(0, len(columns), PHASES_IN_A_TABLE):
-        chosen = columns[first : first + PHASES_IN_A_TABLE]
+    space = page_width() - LABEL_WIDTH
+    side_by_side = min(len(columns), space // PHASE_WIDTH)
+    width = space // side_by_side
+    for first in range(0, len(columns), side_by_side):
+        chosen = columns[first : first + side_by_side]
         for cells in zip(*chosen, strict=True):
             label = cut(cells[0][0], LABEL_WIDTH - 1)
             yield f"{label:<{LABEL_WIDTH}}" + "".join(f"{cut(cell, width - 1):>{width}}" for _, cell in cells)
@@ -274,25 +278,33 @@ def _share(mixture: MixtureConfig, source: str) -> str:
 
 def _sources(recipe: Recipe, schedule: RunSchedule, data: list[PhaseStats]) -> Iterator[str]:
     """Yield the table of what each phase, and the whole run, reads of each source."""
-    yield f"{'source':<{LABEL_WIDTH}}{'phase':<20}{'share':>8}{'tokens':>10}{'epochs':>9}{'documents':>13}"
-    yield "─" * WIDTH
+    yield _source_line("source", "phase", ("share", "tokens", "epochs", "documents"))
+    yield "─" * page_width()
     for source, whole in whole_run(data).items():
         label = source
         for phase, stats in zip(schedule.phases, data, strict=True):
             if source in stats.sources:
-                yield _source_line(label, phase.name, stats.sources[source])
+                yield _source_line(label, phase.name, _source_figures(stats.sources[source]))
                 label = ""
         if len(data) > 1:
-            yield _source_line("", "whole run", whole)
+            yield _source_line("", "whole run", _source_figures(whole))
     for source in recipe.data.sources:
         if all(source not in stats.sources for stats in data):
-            yield f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}not trained on: in no phase's mixture"
+            yield from _wrapped(f"{source} is not trained on: in no phase's mixture", "", "  ")
     yield ""
 
 
-def _source_line(source: str, phase: str, part: SourceStats) -> str:
-    figures = f"{part.share:>8.2%}{format_tokens(part.tokens):>10}{part.epochs:>9.3g}{part.documents:>13,}"
-    return f"{cut(source, LABEL_WIDTH - 1):<{LABEL_WIDTH}}{cut(phase, 19):<20}{figures}"
+def _source_figures(part: SourceStats) -> tuple[str, str, str, str]:
+    return f"{part.share:.2%}", format_tokens(part.tokens), f"{part.epochs:.3g}", f"{part.documents:,}"
+
+
+def _source_line(source: str, phase: str, figures: tuple[str, str, str, str]) -> str:
+    """Return a line of the table; a narrow terminal has no room for the documents."""
+    page = page_width()
+    widths = SOURCE_WIDTHS if page >= 60 else SOURCE_WIDTHS[:-1]
+    name = (page - sum(widths)) // 2
+    cells = "".join(f"{cell:>{width}}" for cell, width in zip(figures, widths, strict=False))
+    return f"{cut(source, name - 1):<{name}}{cut(phase, name - 1):<{name}}{cells}"
 
 
 def _texts(texts: Mapping[str, TextCounts | None]) -> Iterator[str]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
+from modernbert_train.common.text import page_width
 from modernbert_train.config import format_tokens
 from modernbert_train.schedule import PhaseSchedule, RunSchedule, learning_rate
 
-WIDTH = 80  # columns of the terminal
 LABEL_WIDTH = 20
 NARROWEST_PHASE = 11  # columns, enough for a value
 BARS = " ▁▂▃▄▅▆▇█"
@@ -51,7 +51,7 @@ def draw(schedule: RunSchedule, has_thetas: bool) -> Iterator[str]:
 
 def _widths(tokens: list[int]) -> list[int]:
     """Return the columns of each phase: its share of the tokens, with a minimum width."""
-    columns = WIDTH - LABEL_WIDTH - (len(tokens) - 1)
+    columns = page_width() - LABEL_WIDTH - (len(tokens) - 1)
     least = max(1, min(NARROWEST_PHASE, columns // len(tokens)))
     spare = max(0, columns - least * len(tokens))
     return [least + spare * amount // sum(tokens) for amount in tokens]

@@ -143,7 +143,7 @@ web                 phase0                90.00%      3.6K      1.2          360
                     whole run             92.00%      4.6K     1.53          460
 code                phase0                10.00%       400      0.4           20
                     whole run              8.00%       400      0.4           20
-science             not trained on: in no phase's mixture
+science is not trained on: in no phase's mixture
 """
 
 
@@ -267,6 +267,17 @@ def test_it_fits_into_80_columns(num_phases):
     lines = lines_of(recipe)
     assert max(map(len, lines)) <= 80
     assert sum(line.startswith("theta local") for line in lines) == -(-num_phases // 4)
+
+
+@pytest.mark.parametrize("columns", [40, 47, 60])
+def test_it_fits_a_narrow_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = lines_of(a_recipe(a_phase(), a_phase(mixture=MixtureConfig({"web": 1.0}))), DATA)
+    assert max(map(len, lines)) <= columns
+    cells = [line.split() for line in lines]
+    assert ["batch", "rows", "4", "4"] in cells or cells.count(["batch", "rows", "4"]) == 2
+    phase, documents = "phas…" if columns == 40 else "phase0", ["360"] if columns == 60 else []
+    assert ["web", phase, "90.00%", "3.6K", "1.2", *documents] in cells
 
 
 def test_sources_with_long_similar_names_keep_their_lines():
