@@ -29,9 +29,9 @@ from tests.helpers.spawned import free_port
 # At this learning rate, rounding differences do not grow over the steps of a longer run.
 LONGER = (
     *OVERRIDES,
-    "phases.pretrain.tokens=96K",
+    "phases.pretrain.tokens=48K",
     "phases.pretrain.learning_rate=5e-4",
-    "training.save_every_tokens=64K",
+    "training.save_every_tokens=40K",
 )
 # Each machine has a /dev/shm of its own.
 _OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")

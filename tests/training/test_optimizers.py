@@ -15,12 +15,14 @@ from modernbert_train.training.train import train
 from tests.helpers.weights import load_weights
 from tests.training.test_train import metrics
 
+FEWER_STEPS = ["phases.pretrain.tokens=16K", "phases.extension.tokens=8K", "phases.extension.decay_tokens=8K"]
+
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_a_run_interrupted_in_either_phase_resumes_bit_for_bit(tiny, tmp_path, name):
     """Restarts from the first checkpoint and the last but one; learning rate and weight decay differ between phases."""
     overrides = [f"optimizer.name={name}", "optimizer.weight_decay=5e-4", "training.keep_checkpoints=9"]
-    overrides += ["phases.extension.learning_rate=3e-3"]
+    overrides += ["phases.extension.learning_rate=3e-3", "training.save_every_tokens=6K", *FEWER_STEPS]
     run = train(load_recipe(tiny, [*overrides, f"run_folder={tmp_path}/whole"]))
     steps, _ = metrics(run)
     assert steps[-1]["loss"] < steps[0]["loss"] - 1

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,8 @@ def test_a_phase_alone_reads_what_it_reads_in_the_whole_run(tiny, whole):
     assert optimizer_settings(phase_end(alone, "extension")) == [(1e-3, 5e-3), (0.0, 5e-3)]
 
 
-def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, tmp_path, capsys):
-    run = f"{tmp_path}/run-extension"
-    train(load_recipe(tiny, [f"run_folder={run}"]))
+def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run-extension")
     checkpoint = list_checkpoints(run)[-1]
     arguments = [
         "train",
