@@ -27,6 +27,7 @@ ReadModel = Callable[[str], ModelConfig]
 FEWEST_ROWS = 8
 
 _FROM_WEIGHTS = (*ARCHITECTURE_FIELDS, "max_position_embeddings")
+_THETAS = ("global_rope_theta", "local_rope_theta")
 
 
 def fill_in_sizes(values: dict[str, Any]) -> dict[str, Any]:
@@ -138,16 +139,17 @@ def choose_streams(row_counts: list[int], num_nodes: int = 1) -> int:
     return max([number for number in numbers if number % num_nodes == 0] or numbers)
 
 
-def fill_in_model(recipe: Recipe, stated: set[str], read_model: ReadModel | None) -> Recipe:
+def fill_in_model(recipe: Recipe, values: Mapping[str, Any], read_model: ReadModel | None) -> Recipe:
     """Return the recipe with the fields of the model that it leaves out, and its vocabulary padded.
 
     Args:
         recipe: The recipe, with the schema's defaults in these fields.
-        stated: Fields of the model that the recipe sets.
+        values: The fields that the recipe sets, and those that its phases inherit.
         read_model: Reads the architecture of `init.from`; None: the schema's defaults stay.
 
     Returns:
-        The recipe, with vocab_size from the tokenizer, and all else from the initial weights if it has any.
+        The recipe, with vocab_size from the tokenizer, and all else, also the thetas of RoPE of phases that have none,
+        from the initial weights if it has any.
 
     Raises:
         ValueError: The initial weights or the tokenizer cannot be read.
@@ -155,18 +157,26 @@ def fill_in_model(recipe: Recipe, stated: set[str], read_model: ReadModel | None
     if recipe.model.vocab_size > 0:  # anything else is an error that follows
         rows = padded_vocab_size(recipe.model.vocab_size)
         recipe = replace(recipe, model=replace(recipe.model, vocab_size=rows))
-    left_out = [name for name in _FROM_WEIGHTS if name not in stated]
+    stated = values.get("model", {})
+    left_out = [f"model.{name}" for name in _FROM_WEIGHTS if name not in stated]
+    thetas = {
+        name: [theta for theta in _THETAS if theta not in values["phases"][name]] for name in recipe.phases
+    }
+    left_out += [f"phases.{name}.{theta}" for name, missing in thetas.items() for theta in missing]
     if recipe.init.from_ is not None and read_model is not None and left_out:
         try:
             weights = read_model(recipe.init.from_)
         except ValueError as error:
             raise ValueError(
-                f"init.from: {error} (the recipe leaves out model.{left_out[0]}, which is that of the weights; a run "
+                f"init.from: {error} (the recipe leaves out {left_out[0]}, which is that of the weights; a run "
                 f"that has begun can also be resumed with {recipe.run_folder}/recipe.yaml, which has all values)"
             ) from None
-        recipe = replace(
-            recipe, model=replace(recipe.model, **{name: getattr(weights, name) for name in left_out})
-        )
+        of_weights = {name: getattr(weights, name) for name in _FROM_WEIGHTS if name not in stated}
+        phases = {
+            name: replace(phase, **{theta: getattr(weights, theta) for theta in thetas[name]})
+            for name, phase in recipe.phases.items()
+        }
+        recipe = replace(recipe, model=replace(recipe.model, **of_weights), phases=phases)
         if not recipe.init.transplant:
             return recipe
     if "vocab_size" in stated:

@@ -96,7 +96,7 @@ def load_recipe(
         found = [_located(sources, place, text) for place, text in _without_inherited(problems)]
         raise ValueError(list_problems(str(path), list(map(without_breaks, found))))
     recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
-    recipe = fill_in_model(recipe, set(values.get("model", {})), read_model)
+    recipe = fill_in_model(recipe, values, read_model)
     found = [*validate(recipe), *check_chosen_phase(recipe)]
     if found:
         raise ValueError(list_problems(str(path), list(map(without_breaks, found))))

@@ -37,7 +37,8 @@ class ModelConfig:
     The BERT of 2018 is post-norm, gelu, learned positions, biases, and global attention in every layer. Any other
     combination can be trained; it can be exported if Transformers' ModernBERT or BERT class computes it.
 
-    With `init.from`, fields that are left out are those of the weights; dropout, initialization and thetas are not.
+    With `init.from`, fields that are left out are those of the weights, also the thetas of RoPE in phases; dropout and
+    initialization are not.
     """
 
     # Rows of the embedding matrix: at least the tokenizer's ids. Rounded up to a multiple of 64, for the tensor cores.

@@ -127,7 +127,12 @@ def test_the_vocabulary_of_the_tokenizer(tmp_path):
 
 def test_the_model_of_the_weights(tmp_path):
     weights = ModelConfig(
-        vocab_size=320, hidden_size=32, num_attention_heads=4, norm="rmsnorm", attn_out_dropout=0.0
+        vocab_size=320,
+        hidden_size=32,
+        num_attention_heads=4,
+        norm="rmsnorm",
+        attn_out_dropout=0.0,
+        global_rope_theta=44_000,
     )
     checkpoint = tmp_path / "run/checkpoints/step-00000003.pt"
     checkpoint.parent.mkdir(parents=True)
@@ -135,10 +140,16 @@ def test_the_model_of_the_weights(tmp_path):
     finish_checkpoint(checkpoint, make_info(model=weights))
     path = write(tmp_path, WITHOUT_MODEL)
     from_run = f"init.from={tmp_path}/run"
-    model = load_run_recipe(path, [from_run]).model
-    assert model == replace(
-        weights, attn_out_dropout=ModelConfig.attn_out_dropout, max_position_embeddings=64
-    )  # the YAML states the last one
+    recipe = load_run_recipe(path, [from_run])
+    model = recipe.model
+    thetas = {"global_rope_theta": ModelConfig.global_rope_theta}  # of phases, not of the model
+    dropout = {"attn_out_dropout": ModelConfig.attn_out_dropout}
+    # The YAML states max_position_embeddings.
+    assert model == replace(weights, **dropout, **thetas, max_position_embeddings=64)
+    phases = list(recipe.phases)
+    assert recipe.phases[phases[0]].global_rope_theta == 44_000
+    own = load_run_recipe(path, [from_run, f"phases.{phases[0]}.global_rope_theta=20_000"])
+    assert {phase.global_rope_theta for phase in own.phases.values()} >= {20_000}
     larger = load_run_recipe(path, [from_run, "model.hidden_size=64", "init.method=tile_middle"]).model
     assert larger == replace(model, hidden_size=64)
     make_tokenizer(tmp_path / "tokenizer", num_words=60)
