@@ -167,4 +167,4 @@ def test_a_single_source_needs_no_mixture(tmp_path):
     )
     assert [phase.mixture.shares for phase in load_recipe(path).phases.values()] == [{"web": 1.0}] * 2
     with pytest.raises(ValueError, match=r"phases\.first\.mixture is missing"):
-        load_recipe(path, ["data.sources.code.store=s"])
+        load_recipe(path, ["data.sources.code={store: s}"])
