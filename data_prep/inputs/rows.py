@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from data_prep.inputs.formats import kind_of
 from data_prep.inputs.reading import LINE, WHOLE_FILE, Reading
+from data_prep.inputs.streams import OtherEncoding
 from modernbert_train.common.text import one_line
 
 HUB_PREFIX = "hf:"
@@ -107,6 +108,8 @@ def read_rows(span: Span, reading: Reading) -> Iterator[tuple[int, Any]]:
             yield number, row
     except UnreadableFile:
         raise
+    except OtherEncoding as error:
+        raise UnreadableFile(f"{Place(span, number + 1, reading)}: {error}") from error
     except Exception as error:  # the libraries that read files have no common type of error
         if isinstance(error, UnicodeError):
             remedy = "name its encoding with --encoding"

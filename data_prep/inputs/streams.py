@@ -218,6 +218,10 @@ def checked_encoding(name: str) -> str:
     return UTF8 if normal in {UTF8, "utf-8-sig"} else name
 
 
+class OtherEncoding(ValueError):
+    """Bytes that are not UTF-8; the message says what they look like, and what to do."""
+
+
 def decode(data: bytes) -> str:
     """Decode UTF-8.
 
@@ -225,12 +229,12 @@ def decode(data: bytes) -> str:
         The text.
 
     Raises:
-        ValueError: The data is something else; the message says what it looks like.
+        OtherEncoding: The data is something else.
     """
     try:
         return data.decode(UTF8)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise OtherEncoding(
             f"invalid UTF-8 ({error.reason}, byte {error.start}); {encoding_hint(data)}"
         ) from None
 

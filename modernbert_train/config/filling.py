@@ -7,6 +7,7 @@ run reads the same data on any number of them. A loaded recipe has numbers in pl
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from modernbert_train.config.architecture import ARCHITECTURE_FIELDS
@@ -152,7 +153,7 @@ def fill_in_model(recipe: Recipe, values: Mapping[str, Any], read_model: ReadMod
         from the initial weights if it has any.
 
     Raises:
-        ValueError: The initial weights or the tokenizer cannot be read.
+        ValueError: The tokenizer cannot be read, or the initial weights of a run that has begun.
     """
     if recipe.model.vocab_size > 0:  # anything else is an error that follows
         rows = padded_vocab_size(recipe.model.vocab_size)
@@ -167,16 +168,22 @@ def fill_in_model(recipe: Recipe, values: Mapping[str, Any], read_model: ReadMod
         try:
             weights = read_model(recipe.init.from_)
         except ValueError as error:
-            raise ValueError(
-                f"init.from: {error} (the recipe leaves out {left_out[0]}, which is that of the weights; a run "
-                f"that has begun can also be resumed with {recipe.run_folder}/recipe.yaml, which has all values)"
-            ) from None
+            recorded = Path(recipe.run_folder) / "recipe.yaml"
+            if recorded.exists():
+                raise ValueError(
+                    f"init.from: {error} (the recipe leaves out {left_out[0]}, which is that of the weights; this run has "
+                    f"begun and can also be resumed with {recorded}, which has all values)"
+                ) from None
+            # A new run ends with this error when it reads the weights; a dry run shows the rest of the recipe.
+            weights = recipe.model
+        else:
+            phases = {
+                name: replace(phase, **{theta: getattr(weights, theta) for theta in thetas[name]})
+                for name, phase in recipe.phases.items()
+            }
+            recipe = replace(recipe, phases=phases)
         of_weights = {name: getattr(weights, name) for name in _FROM_WEIGHTS if name not in stated}
-        phases = {
-            name: replace(phase, **{theta: getattr(weights, theta) for theta in thetas[name]})
-            for name, phase in recipe.phases.items()
-        }
-        recipe = replace(recipe, model=replace(recipe.model, **of_weights), phases=phases)
+        recipe = replace(recipe, model=replace(recipe.model, **of_weights))
         if not recipe.init.transplant:
             return recipe
     if "vocab_size" in stated:

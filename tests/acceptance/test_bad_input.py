@@ -176,13 +176,13 @@ def test_a_damaged_index_of_a_split(tmp_path, capsys, content):
         (["evaluate", "started"], 2, r"started: no checkpoint in it; expected started/checkpoints/step-\*\.pt"),
         (["report", "started"], 2, r"started/metrics\.jsonl does not exist; name the folder of a run"),
         (["import", "started", "out"], 2, r"started/config\.json does not exist; name a folder with config\.json"),
-        (["import", "roberta", "out"], 2, r"roberta/config\.json: model_type is 'roberta'; only 'modernbert' and"),
+        (["import", "t5", "out"], 2, r"t5/config\.json: model_type is 't5'; only .* can be read: modernbert, bert, "),
     ],
 )  # fmt: skip
 def test_folders_of_the_wrong_kind(capsys, arguments, status, message):
     Path("started/checkpoints").mkdir(parents=True)
-    Path("roberta").mkdir()
-    Path("roberta/config.json").write_text('{"model_type": "roberta"}')
+    Path("t5").mkdir()
+    Path("t5/config.json").write_text('{"model_type": "t5"}')
     assert main(arguments) == status
     assert re.search(message, the_error(capsys))
     assert not Path("out").exists()
@@ -192,7 +192,7 @@ def test_evaluation_of_a_folder_without_weights(tiny, capsys):
     Path("bare").mkdir()
     Path("bare/config.json").write_text('{"model_type": "modernbert"}')
     assert main(["evaluate", "bare", "--recipe", str(tiny)]) == 2
-    assert the_error(capsys).startswith("bare: Transformers cannot load it (")
+    assert the_error(capsys).startswith("bare: Transformers ")
 
 
 def test_a_resumed_run_with_other_batches(tiny, tmp_path, capsys):
@@ -226,9 +226,9 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"x\.jsonl:2: invalid UTF-8 \(.*\); convert it first"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"x\.jsonl:2: invalid UTF-8 \(.*\); it looks like Latin-1: pass"),
         ("x.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: broken JSON \(.*\); repair or remove the line"),
-        ("x.txt", b"caf\xe9", r"x\.txt: invalid UTF-8 \(.*\); convert it first"),
+        ("x.txt", b"caf\xe9", r"x\.txt: invalid UTF-8 \(.*\); name its encoding with --encoding"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["tokenize", "tokenizer"])

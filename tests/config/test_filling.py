@@ -155,8 +155,12 @@ def test_the_model_of_the_weights(tmp_path):
     make_tokenizer(tmp_path / "tokenizer", num_words=60)
     other = [from_run, "init.transplant=true", f"data.tokenizer={tmp_path}/tokenizer"]
     assert load_run_recipe(path, other).model == replace(model, vocab_size=128)
-    with pytest.raises(ValueError, match=r"init\.from: .*nowhere.*runs/little/recipe\.yaml"):
-        load_run_recipe(path, ["init.from=nowhere"])
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    assert load_run_recipe(path, ["init.from=nowhere", f"run_folder={begun}"]).model.hidden_size == 768
+    (begun / "recipe.yaml").touch()
+    with pytest.raises(ValueError, match=r"init\.from: .*nowhere.*begun/recipe\.yaml"):
+        load_run_recipe(path, ["init.from=nowhere", f"run_folder={begun}"])
 
 
 def test_a_single_source_needs_no_mixture(tmp_path):
