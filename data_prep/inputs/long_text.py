@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from data_prep.inputs.streams import UTF8, encoding_hint, open_utf8
+from data_prep.inputs.streams import UTF8, OtherEncoding, encoding_hint, open_utf8
 
 PIECE_BYTES = 1 << 20
 LONG_CHARACTERS = 8 << 20  # a longer .txt file is read in pieces
@@ -58,7 +58,7 @@ def read_pieces(path: str, encoding: str) -> Iterator[str]:
                 piece = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 position = num_bytes - pending + error.start
-                raise ValueError(
+                raise OtherEncoding(
                     f"invalid UTF-8 ({error.reason}, byte {position}); {encoding_hint(error.object)}"
                 ) from None
             num_bytes += len(data)

@@ -171,8 +171,8 @@ def fill_in_model(recipe: Recipe, values: Mapping[str, Any], read_model: ReadMod
             recorded = Path(recipe.run_folder) / "recipe.yaml"
             if recorded.exists():
                 raise ValueError(
-                    f"init.from: {error} (the recipe leaves out {left_out[0]}, which is that of the weights; this run has "
-                    f"begun and can also be resumed with {recorded}, which has all values)"
+                    f"init.from: {error} (the recipe leaves out {left_out[0]}, which is that of the weights; this "
+                    f"run has begun and can also be resumed with {recorded}, which has all values)"
                 ) from None
             # A new run ends with this error when it reads the weights; a dry run shows the rest of the recipe.
             weights = recipe.model

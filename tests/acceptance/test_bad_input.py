@@ -226,9 +226,9 @@ def test_all_checkpoints_are_damaged(tiny, tmp_path, capsys, caplog):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"x\.jsonl:2: invalid UTF-8 \(.*\); it looks like Latin-1: pass"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"x\.jsonl:2: invalid UTF-8 .* pass --encoding latin-1"),
         ("x.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: broken JSON \(.*\); repair or remove the line"),
-        ("x.txt", b"caf\xe9", r"x\.txt: invalid UTF-8 \(.*\); name its encoding with --encoding"),
+        ("x.txt", b"caf\xe9", r"x\.txt: invalid UTF-8 \(.*\); name its encoding .*"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["tokenize", "tokenizer"])
