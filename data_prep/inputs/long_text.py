@@ -46,7 +46,7 @@ def read_pieces(path: str, encoding: str) -> Iterator[str]:
         Pieces in order.
 
     Raises:
-        ValueError: The file is not UTF-8.
+        OtherEncoding: The file is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder(UTF8)()
     num_bytes = 0
