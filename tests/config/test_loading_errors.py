@@ -184,7 +184,7 @@ def test_all_values_of_the_wrong_type_are_reported_at_once(tmp_path):
 
 
 def test_missing_fields(tmp_path):
-    text = "name: little\ndata: {sources: {web: {source: x}}}\n"
+    text = "name: little\ndata: {sources: {web: {source: x}, code: {store: s}}}\n"
     text += "phases: {a: {batch_ramp: {start_tokens: 1}}, b: {tokens: 1K}}"
     text = re.findall(r"yaml: (\S+) is missing", message(write(tmp_path, text)))
     assert sorted(text) == [
