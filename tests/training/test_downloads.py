@@ -227,7 +227,7 @@ def test_repeated_kills_with_an_object_store(tiny, server, tmp_path):
 
 def test_shuffle_blocks_are_prefetched(tiny, server, monkeypatch):
     """A slow consumer waits for the first shuffle blocks only."""
-    recipe = load_recipe(tiny, [*REMOTE, "phases.pretrain.tokens=40K", "phases.extension=null"])
+    recipe = load_recipe(tiny, [*REMOTE, "phases.pretrain.tokens=96K", "phases.extension=null"])
 
     fetch, fetched_by = download.Downloads.fetch, []
 
