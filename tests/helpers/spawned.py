@@ -88,6 +88,11 @@ def _call(
 
 
 def _prepare(environment: dict[str, str]) -> None:
+    """Make a child a process of its own launch, with these variables."""
+    for name in _rank_variables(0, 1, ""):  # Composer sets them in the process of the tests
+        os.environ.pop(name, None)
+    # Other launches have the same parent, by which ranks find the exit code of their launch otherwise.
+    os.environ[EXIT_CODE_FILE] = str(Path(tempfile.mkdtemp(prefix="launch-", dir=".")).absolute() / "code")
     os.environ |= environment
     # A child of a fork server would start its loader workers with a server of their own.
     multiprocessing.set_start_method("fork", force=True)
