@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from modernbert_train.config import ModelConfig, Recipe, load_recipe
@@ -27,4 +28,6 @@ def _read_model(init_from: str) -> ModelConfig:
     # Only here, because a recipe that names no weights is read without torch.
     from modernbert_train.checkpoints.source import open_weights
 
-    return open_weights(init_from).model
+    info = open_weights(init_from).info
+    thetas = {"global_rope_theta": info.global_rope_theta, "local_rope_theta": info.local_rope_theta}
+    return replace(info.model, **thetas)

@@ -156,10 +156,10 @@ def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
 
 
 def test_every_field_is_read():
-    """A field that no code outside `config/` reads would be a dead option."""
+    """A field that no code outside `config/` (or in `config/cache.py`, which opens the cache) reads would be dead."""
     read = set()
     for path in (ROOT / "modernbert_train").rglob("*.py"):
-        if "config" not in path.relative_to(ROOT).parts:
+        if "config" not in path.relative_to(ROOT).parts or path.name == "cache.py":
             tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             read |= {node.attr for node in tree if isinstance(node, ast.Attribute)}
     assert field_names(Recipe) - read == set()

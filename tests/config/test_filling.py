@@ -132,20 +132,18 @@ def test_the_model_of_the_weights(tmp_path):
         num_attention_heads=4,
         norm="rmsnorm",
         attn_out_dropout=0.0,
-        global_rope_theta=44_000,
     )
     checkpoint = tmp_path / "run/checkpoints/step-00000003.pt"
     checkpoint.parent.mkdir(parents=True)
     torch.save({}, unfinished_path(checkpoint))
-    finish_checkpoint(checkpoint, make_info(model=weights))
+    finish_checkpoint(checkpoint, make_info(model=weights, global_rope_theta=44_000.0))
     path = write(tmp_path, WITHOUT_MODEL)
     from_run = f"init.from={tmp_path}/run"
     recipe = load_run_recipe(path, [from_run])
     model = recipe.model
-    thetas = {"global_rope_theta": ModelConfig.global_rope_theta}  # of phases, not of the model
     dropout = {"attn_out_dropout": ModelConfig.attn_out_dropout}
     # The YAML states max_position_embeddings.
-    assert model == replace(weights, **dropout, **thetas, max_position_embeddings=64)
+    assert model == replace(weights, **dropout, max_position_embeddings=64)
     phases = list(recipe.phases)
     assert recipe.phases[phases[0]].global_rope_theta == 44_000
     own = load_run_recipe(path, [from_run, f"phases.{phases[0]}.global_rope_theta=20_000"])
