@@ -29,5 +29,6 @@ def _read_model(init_from: str) -> ModelConfig:
     from modernbert_train.checkpoints.source import open_weights
 
     info = open_weights(init_from).info
-    thetas = {"global_rope_theta": info.global_rope_theta, "local_rope_theta": info.local_rope_theta}
-    return replace(info.model, **thetas)
+    return replace(
+        info.model, global_rope_theta=info.global_rope_theta, local_rope_theta=info.local_rope_theta
+    )
