@@ -47,7 +47,7 @@ def finished(tiny):
     [
         ("modernbert_train", ["--help"]),
         ("modernbert_train", ["train", "--help"]),
-        ("modernbert_train", ["train", "{}/tiny.yaml", "--dry-run"]),
+        ("modernbert_train", ["train", "{}/tiny.yaml", "--dry-run", "--tokens-per-second", "1e5"]),
         ("modernbert_train", ["plan", "{}/tiny.yaml", "--step", "3"]),
         ("modernbert_train", ["plan", "{}/tiny.yaml", "--step", "3", "--text"]),
         ("data_prep", ["--help"]),

@@ -32,9 +32,15 @@ def is_rank() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
 
 
+def _has_other_ranks() -> bool:
+    """Check whether other ranks of this machine, or docker/launch.sh, need this process's exit code."""
+    # Composer makes a process that trains without a launcher a rank as well, the only one.
+    return EXIT_CODE_FILE in os.environ or os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
+
+
 def first_exit_code(code: int) -> int:
     """Return the exit code of the rank of this launch and machine that failed first: `code` if it is this one."""
-    if code == 0 or not is_rank():
+    if code == 0 or not _has_other_ranks():
         return code
     file = _exit_code_file()
     mine = file.with_name(f"{file.name}.{os.getpid()}")
@@ -49,7 +55,7 @@ def first_exit_code(code: int) -> int:
 def failed_exit_code() -> int | None:
     """Return the exit code of the rank of this launch and machine that failed first; None if none has failed."""
     try:
-        return int(_exit_code_file().read_text()) if is_rank() else None
+        return int(_exit_code_file().read_text()) if _has_other_ranks() else None
     except (OSError, ValueError):
         return None
 
@@ -61,14 +67,21 @@ def end_with_first_rank() -> None:
 
 
 def _exit_code_file() -> Path:
-    if named := os.environ.get(EXIT_CODE_FILE):
-        return Path(named)
+    named = os.environ.get(EXIT_CODE_FILE)
+    return Path(named) if named else _EXIT_CODE_FILE_OF_LAUNCHER
+
+
+def _file_of_launcher() -> Path:
     launcher = os.getppid()
     started = ""
     with suppress(OSError, IndexError):  # no /proc: not Linux
         # Process ids are used again: the start time (proc(5), field 22) tells launchers apart.
         started = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
     return Path(tempfile.gettempdir()) / f"modernbert-exit-{os.getuid()}-{launcher}-{started}"
+
+
+# At the start: the parent of a rank is another process once its launcher has died.
+_EXIT_CODE_FILE_OF_LAUNCHER = _file_of_launcher()
 
 
 def end_with_parent(number: int) -> None:

@@ -175,7 +175,7 @@ def test_a_signal_is_passed_on_and_nothing_more_is_started(tmp_path):
         _, messages = sweep.communicate(timeout=60)
     finally:
         sweep.kill()
-    assert sweep.returncode == REQUEUE_EXIT_CODE
+    assert sweep.returncode == REQUEUE_EXIT_CODE, messages
     assert "stopped by SIGTERM; run the same command again to resume" in messages
     assert sorted(lines_of(events)) == ["saved", "saved", "started", "started"]
 

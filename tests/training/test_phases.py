@@ -87,8 +87,9 @@ def test_a_phase_alone_and_the_whole_run_cannot_share_a_folder(tiny, whole, tmp_
     assert re.search(expected, capsys.readouterr().err)
 
 
-def test_the_dry_run_of_a_phase_alone(tiny, capsys):
-    assert main(["train", str(tiny), "phase=extension", "init.from=runs/tiny", "--dry-run"]) == 2
+def test_the_dry_run_of_a_phase_alone(tiny, tmp_path, capsys):
+    changed = ["phase=extension", "init.from=runs/tiny", f"run_folder={tmp_path}"]
+    assert main(["train", str(tiny), *changed, "--dry-run"]) == 2
     text = capsys.readouterr().out
     assert text.startswith("not ready to train:\n  - init.from: runs/tiny: ")
     assert "\n\ntiny, phase extension alone: 16.38K tokens in 8 steps\n" in text

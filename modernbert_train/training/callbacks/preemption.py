@@ -43,6 +43,9 @@ SAME_REQUEST_SECONDS = 5.0
 # The same for Ctrl-C, which a launcher passes on at once and a user presses again.
 SAME_CTRL_C_SECONDS = 0.5
 _STOP_SIGNALS = (*SIGNALS, signal.SIGINT)
+# Exit codes that a stop can ask for, the strongest last. Ctrl-C reaches a rank together with the SIGTERM by which its
+# launcher passes it on, in any order.
+_STRENGTH = (0, REQUEUE_EXIT_CODE, INTERRUPTED_EXIT_CODE)
 
 
 class Preempted(Exception):
@@ -107,17 +110,24 @@ class StopSignals:
         if (code := failed_exit_code()) is not None and not is_ctrl_c:
             os._exit(code)
         name = signal.Signals(number).name
-        same_seconds = SAME_CTRL_C_SECONDS if is_ctrl_c else SAME_REQUEST_SECONDS
-        if self.received is None and self.training:
+        exit_code = INTERRUPTED_EXIT_CODE if is_ctrl_c else REQUEUE_EXIT_CODE
+        pressed_again = is_ctrl_c and self.exit_code == INTERRUPTED_EXIT_CODE
+        same_seconds = SAME_CTRL_C_SECONDS if pressed_again else SAME_REQUEST_SECONDS
+        is_same = time.monotonic() - self._received_at <= same_seconds
+        if self.training and (self.received is None or (is_same and _is_stronger(exit_code, self.exit_code))):
             self._received_at = time.monotonic()
-            self.exit_code = INTERRUPTED_EXIT_CODE if is_ctrl_c else REQUEUE_EXIT_CODE
+            self.exit_code = exit_code
             self.received = name
             if is_ctrl_c and is_rank_zero():
                 os.write(2, b"Ctrl-C: saving after this step; press it again to end at once\n")
-        elif self.received is None or time.monotonic() - self._received_at > same_seconds:
+        elif self.received is None or not is_same:
             what = "before the first step" if self.received is None else "again"
             os.write(2, f"{name} {what}: ended at once; the last checkpoint is intact\n".encode())
-            os._exit(first_exit_code(INTERRUPTED_EXIT_CODE if is_ctrl_c else REQUEUE_EXIT_CODE))
+            os._exit(first_exit_code(exit_code))
+
+
+def _is_stronger(exit_code: int, other: int) -> bool:
+    return _STRENGTH.index(exit_code) > _STRENGTH.index(other)
 
 
 class StopWhenAsked(Callback):
@@ -135,12 +145,12 @@ class StopWhenAsked(Callback):
         self._signals.training = True
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        asked = state.device.tensor_to_device(torch.tensor([self._signals.exit_code]))
+        asked = state.device.tensor_to_device(torch.tensor([_STRENGTH.index(self._signals.exit_code)]))
         dist.all_reduce(asked, reduce_operation="MAX")
         step = step_of(state)
         if not asked.item() or step == self._total_steps:
             return
-        self._signals.exit_code = int(asked.item())
+        self._signals.exit_code = _STRENGTH[int(asked.item())]
         if self._signals.received is not None:
             log.warning("%s: stopping after step %d", self._signals.received, step)
         self._save.save(state)

@@ -81,6 +81,15 @@ def test_a_second_signal_ends_at_once():
     assert ends(training=True, numbers=[signal.SIGUSR1, signal.SIGTERM]) == (0, "went on: SIGUSR1\n")
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_a_launcher_passes_ctrl_c_on_as_sigterm(numbers):
+    with StopSignals() as signals:
+        signals.training = True
+        for number in numbers:
+            os.kill(os.getpid(), number)
+    assert (signals.received, signals.exit_code) == ("SIGINT", INTERRUPTED_EXIT_CODE)
+
+
 def wait_for_ever() -> None:
     with StopSignals() as signals:
         signals.training = True
