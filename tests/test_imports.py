@@ -14,8 +14,8 @@ LARGE = {
 }  # fmt: skip
 
 
-def imported_by(module: str, *arguments: str) -> set[str]:
-    """Run `python -m module`, which must succeed, and return the large libraries that it has imported."""
+def imported_by(module: str, *arguments: str, exit_code: int = 0) -> set[str]:
+    """Run `python -m module`, which must end with `exit_code`, and return the large libraries that it has imported."""
     code = (
         "import atexit, json, runpy, sys\n"
         f"atexit.register(lambda: print(json.dumps(sorted({LARGE} & set(sys.modules))), file=sys.stderr))\n"
@@ -23,8 +23,8 @@ def imported_by(module: str, *arguments: str) -> set[str]:
         f"runpy.run_module({module!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert done.returncode == exit_code, done.stderr
+    assert done.stderr.startswith("error: ") if exit_code else done.stdout
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
@@ -56,6 +56,21 @@ def finished(tiny):
 )
 def test_no_large_library_is_imported(finished, module, arguments):
     assert not imported_by(module, *(argument.format(finished) for argument in arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "{}/run", "{}"],
+        ["import", "{}/run", "{}"],
+        ["average", "{}/run", "{}/run", "{}"],
+        ["evaluate", "{}/missing"],
+        ["rewind", "{}/missing", "--step", "1"],
+    ],
+)
+def test_a_mistyped_path_is_an_error_at_once(finished, arguments):
+    texts = [argument.format(finished) for argument in arguments]
+    assert not imported_by("modernbert_train", *texts, exit_code=2)
 
 
 @pytest.mark.parametrize(

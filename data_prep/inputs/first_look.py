@@ -4,8 +4,12 @@ import fnmatch
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
 
+from data_prep.inputs.fields import as_record, find_field
 from data_prep.inputs.files import Found
 from data_prep.inputs.formats import kind_of
 from data_prep.inputs.readers import SKIP
@@ -14,8 +18,12 @@ from data_prep.inputs.rows import Span, attempt, read_rows
 from data_prep.inputs.streams import open_utf8
 
 TABLES = ("csv", "tsv", "parquet")
+WITH_FIELDS = (*TABLES, "jsonl", "json")
 SAMPLED_FILES = 20
 SAMPLED_BYTES = 1 << 20  # of each file
+SAMPLED_ROWS = 100
+# Another field is probably the text if it has so many characters on average, so many times as many as the one read.
+LONG_FIELD_CHARACTERS, LONGER_FIELD = 200, 5
 # Mean of .txt files that probably hold a document per line
 MANY_CHARACTERS, MANY_LINES = 20_000, 100
 
@@ -38,6 +46,39 @@ def look_at(source: str, found: Found, reading: Reading, on_bad_row: str | None)
     table = next((item for item in found.items if _format_of(item) in TABLES), None)
     if table is not None and on_bad_row != SKIP:
         next(read_rows(Span(table), reading), None)  # reads the header first
+    with_fields = next((item for item in found.items if _format_of(item) in WITH_FIELDS), None)
+    warning = None if with_fields is None else attempt(longer_field_warning, with_fields, reading)
+    if isinstance(warning, str):  # what cannot be read is reported when it is
+        print(f"warning: {source}: {warning}", file=sys.stderr)
+
+
+def longer_field_warning(item: str, reading: Reading) -> str | None:
+    """Return a warning if another field of the first rows is so much longer that it is probably the text."""
+    rows = _first_records(item, reading)
+    characters: Counter[str] = Counter()
+    for row in rows:
+        characters.update({name: len(value) for name, value in row.items() if isinstance(value, str)})
+    read = sum(len(text) for row in rows if isinstance(text := find_field(row, reading.text_field), str))
+    longest, most = max(characters.items(), key=lambda field: field[1], default=("", 0))
+    if most < LONG_FIELD_CHARACTERS * len(rows) or most <= LONGER_FIELD * read:
+        return None
+    return (
+        f"the text is read from {reading.text_field!r}, with {read / len(rows):,.0f} characters on average in the "
+        f"first {len(rows)} rows; {longest!r} has {most / len(rows):,.0f}: if that is the text, pass --text-field "
+        f"{longest}"
+    )
+
+
+def _first_records(item: str, reading: Reading) -> list[Mapping[str, Any]]:
+    rows: list[Any]
+    if _format_of(item) == "parquet":  # a reader reads only the fields that it needs
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(item) as file:
+            rows = next((batch.to_pylist() for batch in file.iter_batches(SAMPLED_ROWS)), [])
+    else:
+        rows = [row for _, row in islice(read_rows(Span(item), reading), SAMPLED_ROWS)]
+    return [record for row in rows if (record := as_record(row)) is not None]
 
 
 def many_lines_warning(files: Sequence[str], encoding: str) -> str | None:

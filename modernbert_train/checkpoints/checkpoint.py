@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
-from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, list_checkpoints
+from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, describe_missing, list_checkpoints
 from modernbert_train.common.files import flush, sha256, write_atomically
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
@@ -149,10 +149,7 @@ def resolve(source: str | Path) -> Path:
         verify(path)
         return path
     if not path.is_dir():
-        raise ValueError(
-            f"{path}: no such run folder or checkpoint; name a run folder, a step-*.pt file or a Hugging Face folder "
-            "(models of the Hub are not downloaded: `hf download NAME --local-dir FOLDER` does)"
-        )
+        raise ValueError(describe_missing(path))
     latest = find_latest(path)
     if latest is None:
         raise ValueError(f"{path}: no checkpoint in it; expected {path / CHECKPOINT_FOLDER}/step-*.pt")

@@ -29,6 +29,14 @@ LOCK_FILE = "run.lock"
 _TAIL_BYTES = 65_536
 
 
+def describe_missing(path: str | Path) -> str:
+    """Return the message about a path without weights, where a run folder, a checkpoint or a model is expected."""
+    return (
+        f"{path}: no such run folder or checkpoint; name a run folder, a step-*.pt file or a Hugging Face folder "
+        "(models of the Hub are not downloaded: `hf download NAME --local-dir FOLDER` does)"
+    )
+
+
 def list_checkpoints(run: str | Path) -> list[Path]:
     """Return the `.pt` files of a run folder, oldest first, without verifying them."""
     return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from modernbert_train.cli.errors import failed, is_peer, lost_process
 from modernbert_train.cli.paths import no_recipe, recipe_of
+from modernbert_train.common.files import check_new_folder
 
 if TYPE_CHECKING:
     from modernbert_train.config import Recipe
@@ -37,7 +38,10 @@ def run_train(options: argparse.Namespace) -> int:
 
         found = dry_run(recipe, options.tokens_per_second)
         print(found.text)
-        return 2 if found.problems else 0
+        if not found.problems:
+            return 0
+        count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+        return failed(ValueError(f"not ready to train: {count}, listed before the plan"), status=2)
     from modernbert_train.common.processes import KILLED_EXIT_CODE, failed_exit_code
     from modernbert_train.training.callbacks.preemption import Preempted
     from modernbert_train.training.train import train
@@ -58,12 +62,12 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_rewind(options: argparse.Namespace) -> int:
     """Go back to an earlier checkpoint of a run."""
-    from modernbert_train.checkpoints.rewind import rewind
-    from modernbert_train.training.distributed.run_lock import only_run_in
-
     run = Path(options.run_folder)
     if not run.is_dir():
         raise ValueError(f"{run}: no such run folder")
+    from modernbert_train.checkpoints.rewind import rewind
+    from modernbert_train.training.distributed.run_lock import only_run_in
+
     with only_run_in(run):
         print(rewind(run, options.step))
     return 0
@@ -110,22 +114,26 @@ def run_report(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate a model on held-out text."""
+    model = no_recipe(options.model)
     from modernbert_train.evaluation.masked_lm import evaluate
 
-    print(evaluate(no_recipe(options.model), options.recipe))
+    print(evaluate(model, options.recipe))
     return 0
 
 
 def run_export(options: argparse.Namespace) -> int:
     """Convert a checkpoint to a Hugging Face folder."""
+    check_new_folder(options.out)
+    checkpoint = no_recipe(options.checkpoint)
     from modernbert_train.convert import export_checkpoint
 
-    export = partial(export_checkpoint, no_recipe(options.checkpoint), options.out, fill=options.fill)
+    export = partial(export_checkpoint, checkpoint, options.out, fill=options.fill)
     return _write_checked("exported", export)
 
 
 def run_import(options: argparse.Namespace) -> int:
     """Convert a Hugging Face folder to a checkpoint."""
+    check_new_folder(options.out)
     from modernbert_train.convert import import_folder
 
     return _write_checked("imported", partial(import_folder, options.folder, options.out))
@@ -133,13 +141,14 @@ def run_import(options: argparse.Namespace) -> int:
 
 def run_average(options: argparse.Namespace) -> int:
     """Average or merge checkpoints."""
-    from modernbert_train.convert import average_checkpoints, ties_checkpoints
-
     if options.density is not None and options.ties is None:
         raise ValueError(
             "--density is used by --ties only; add --ties with the checkpoint that all others started from"
         )
+    check_new_folder(options.out)
     checkpoints = [no_recipe(path) for path in options.checkpoints]
+    from modernbert_train.convert import average_checkpoints, ties_checkpoints
+
     if options.ties is not None:
         density = 0.2 if options.density is None else options.density
         out = ties_checkpoints(checkpoints, options.ties, options.out, density)

@@ -38,8 +38,12 @@ def no_recipe(path: str) -> str:
         The same path.
 
     Raises:
-        ValueError: it is a recipe; the message names its run folder.
+        ValueError: it does not exist, or is a recipe; the message names its run folder.
     """
+    if not Path(path).exists():
+        from modernbert_train.checkpoints.run_files import describe_missing
+
+        raise ValueError(describe_missing(path))
     if not (path.endswith((".yaml", ".yml")) and Path(path).is_file()):
         return path
     from modernbert_train.config import load_recipe

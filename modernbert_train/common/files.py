@@ -20,6 +20,19 @@ def url_problem(name: str, folder: str | Path) -> str | None:
     )
 
 
+def check_new_folder(out: str | Path) -> None:
+    """Check that a folder can be made, before the work that fills it.
+
+    Raises:
+        ValueError: `out` is a file, a URL, or a folder that is not empty.
+    """
+    if problem := url_problem("the folder to write", out):
+        raise ValueError(problem)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty; name a new folder, or remove it first")
+
+
 def sha256(path: Path) -> str:
     """Return the hash of a file, hexadecimal."""
     with open(path, "rb") as file:

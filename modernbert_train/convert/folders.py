@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert_train.checkpoints.hf.transformers_model import load_masked_lm
-from modernbert_train.common.files import url_problem
+from modernbert_train.common.files import check_new_folder
 
 
 @contextlib.contextmanager
@@ -17,10 +17,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         ValueError: `out` is a file, a URL, or a folder that is not empty.
     """
-    if problem := url_problem("the folder to write", out):
-        raise ValueError(problem)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; name a new folder, or remove it first")
+    check_new_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside `out` and not in /tmp: a rename works only within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

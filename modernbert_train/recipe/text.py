@@ -65,8 +65,13 @@ def _head(choice: Choice, text: Text, weights: Weights | None, basis: str, comma
         )
     if note := describe_short_run(choice, text, weights):
         yield from _comment(f"{note[0].upper()}{note[1:]}.")
-    name = re.sub("[^A-Za-z0-9._-]+", "-", PurePosixPath(text.sources[0].store.rstrip("/")).name).strip("-._")
-    yield f"name: {json.dumps(name or 'encoder')}  # the run is in runs/NAME"
+    yield f"name: {json.dumps(_name(text.sources[0].store))}  # the run is in runs/NAME"
+
+
+def _name(store: str) -> str:
+    """Return the name of a run over a store: that of its folder, or of the folder that a folder called store is in."""
+    parts = [part for part in PurePosixPath(store).parts if part not in ("store", "/", ".", "..")]
+    return re.sub("[^A-Za-z0-9._-]+", "-", parts[-1]).strip("-._") or "encoder" if parts else "encoder"
 
 
 def describe_short_run(choice: Choice, text: Text, weights: Weights | None) -> str:
@@ -226,7 +231,7 @@ def _rest(choice: Choice, text: Text) -> Iterator[str]:
     yield ""
     yield "training:"
     yield f"  save_every_tokens: {choice.save_every_tokens:_}  # a tenth of the run, at most an hour"
-    yield "  keep_checkpoints: 2"
+    yield "  keep_checkpoints: 2  # `modernbert rewind` goes back to those kept, and to the last of each phase"
     if choice.num_gpus == 0:
         yield "  device: cpu"
     else:

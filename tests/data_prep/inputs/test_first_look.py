@@ -1,5 +1,10 @@
 """What the commands say about their inputs before they read them."""
 
+import csv
+import json
+
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from data_prep.cli import main
@@ -84,3 +89,32 @@ def test_the_columns_of_a_table_are_checked_before_anything_is_read(
     assert not (tmp_path / "store").exists()
     options = ("--workers", "1", "--valid-fraction", "0", "--delimiter", "b=;", "--text-field", "b=body")
     assert run_tokenize(tmp_path / "store", tokenizer_folder, *inputs, options=options) == 0
+
+
+ROWS = [{"title": f"Title {number}", "id": number, "body": "a body " * 100} for number in range(150)]
+
+
+def write_rows(folder, ending):
+    path = folder / f"rows{ending}"
+    if ending == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif ending == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_a_longer_field_is_probably_the_text(tmp_path, capsys, ending):
+    found = resolve_inputs([str(write_rows(tmp_path, ending))])
+    look_at("web", found, Reading(text_field="body"), None)
+    assert "warning" not in capsys.readouterr().err
+    look_at("web", found, Reading(text_field="title"), None)
+    assert (
+        "warning: web: the text is read from 'title', with 8 characters on average in the first 100 rows; 'body' has "
+        "700: if that is the text, pass --text-field body\n"
+    ) in capsys.readouterr().err
