@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from data_prep import commands
 from modernbert_train.common.arguments import EXAMPLES, ArgumentParser
+from modernbert_train.common.redaction import print_exception, redact
 from modernbert_train.store.lost_text import MAX_LOST_TEXT, WARN_LOST_TEXT
 
 DEFAULT_VOCAB_SIZE = 50_368  # ModernBERT's
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 success, 1 `verify` or `inspect` found damage, 2 an error (one line on stderr), 130 Ctrl-C.
     """
+    sys.excepthook = print_exception
     try:
         options = build_parser().parse_args(arguments)
     except SystemExit as stop:  # --help, or invalid arguments
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 2
     except BrokenProcessPool:
         print(

@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modernbert_train.common.redaction import check_no_secret
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -101,6 +103,9 @@ def run_tokenize(options: argparse.Namespace) -> int:
     from modernbert_train.store.published_tokenizer import check_tokenizer
 
     start = time.monotonic()
+    for option, values in {"input": options.input, "tokenizer": [options.tokenizer]}.items():
+        for value in values:
+            check_no_secret(option, value)  # the manifest records the command
     inputs: dict[str, list[str]] = {}
     for source, patterns in _named(options.input, "input", "SOURCE=GLOB[,GLOB]", "'web=/data/*.parquet'"):
         split = re.split(r"(?<!\\),", patterns)  # "\," is a comma in a name

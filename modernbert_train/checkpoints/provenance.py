@@ -22,6 +22,7 @@ import yaml
 
 from modernbert_train.checkpoints.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
 from modernbert_train.common.files import write_atomically
+from modernbert_train.common.redaction import redact
 from modernbert_train.config import ModelConfig, OptimizerConfig, Recipe, dump_recipe
 from modernbert_train.config.comparison import (
     architecture_settings,
@@ -116,7 +117,7 @@ def provenance(world_size: int, device: str) -> dict[str, Any]:
     """Return code version, package versions, machine and command of this launch."""
     return {
         "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "command": sys.argv,
+        "command": [redact(word) for word in sys.argv],
         "git_commit": git_commit(),
         "code": code_hash(),
         "python": platform.python_version(),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from modernbert_train.cli.errors import failed, is_ours
 from modernbert_train.cli.parser import parse
+from modernbert_train.common.redaction import RedactingFormatter, print_exception
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Must be set before torch is imported. Threads that spin while they wait make a small model many times slower as
     # soon as another program needs the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    sys.excepthook = print_exception
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("composer", "streaming", "botocore", "azure", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(

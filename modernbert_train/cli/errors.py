@@ -5,6 +5,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from modernbert_train.common.redaction import redact
+
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -15,9 +17,9 @@ def is_ours(error: Exception) -> bool:
 
 
 def failed(error: Exception, status: int) -> int:
-    """Print an error and return the exit code. Every rank prints it, since the launcher may end any of them first."""
+    """Print an error without its secrets, on every rank: the launcher may end any first. Return the exit code."""
     rank = int(os.environ.get("RANK", "0"))
-    for line in str(error).splitlines() or [repr(error)]:
+    for line in redact(str(error) or repr(error)).splitlines():
         print(f"rank {rank}: error: {line}" if rank else f"error: {line}", file=sys.stderr, flush=True)
     return status
 

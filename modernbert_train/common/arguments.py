@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from modernbert_train.common.redaction import redact
 from modernbert_train.common.text import did_you_mean
 
 EXAMPLES = "examples:"
@@ -110,4 +111,4 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print an error of one line, with where to find help, and exit with code 2."""
-        self.exit(2, f"error: {message} (see `{self.prog} --help`)\n")
+        self.exit(2, f"error: {redact(message)} (see `{self.prog} --help`)\n")

@@ -4,6 +4,8 @@ import difflib
 import shutil
 from collections.abc import Sequence
 
+from modernbert_train.common.redaction import redact
+
 
 def did_you_mean(name: str, candidates: list[str]) -> str:
     """Return `; did you mean X?` for the nearest of the candidates, or an empty string if none is near."""
@@ -22,9 +24,9 @@ def one_line(error: BaseException) -> str:
 
 
 def shorten(value: object, width: int = 100) -> str:
-    """Return the repr of a value, shortened in the middle to at most `width` characters."""
+    """Return the repr of a value without secrets, shortened in the middle to at most `width` characters."""
     try:
-        text = repr(value)
+        text = redact(repr(value))
     except ValueError:  # Python does not print whole numbers of more than 4,300 digits
         return "a number of thousands of digits"
     half = (width - 3) // 2

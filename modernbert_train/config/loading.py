@@ -20,6 +20,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from modernbert_train.common.redaction import redact, secret_problem
 from modernbert_train.common.text import did_you_mean, list_problems, shorten, without_breaks
 from modernbert_train.config.fields import (
     child_type,
@@ -81,13 +82,15 @@ def load_recipe(
 
     Raises:
         ValueError: naming origin, field, value and remedy. Mistakes of one kind are reported together: unreadable
-            files first, then unknown keys, then values of the wrong type, then a tokenizer or weights that a value
-            follows from and that cannot be read, then values that do not fit together.
+            files first, then unknown keys, then secrets, then values of the wrong type, then a tokenizer or weights
+            that a value follows from and that cannot be read, then values that do not fit together.
     """
     path = Path(path)
     sources = read_sources(path, overrides or [], origin)
     values = _resolve_interpolations(merge_sources(sources), path)
-    problems: list[Problem] = []
+    problems = list(_secrets(values, ()))  # before anything is read from a URL
+    if problems:
+        raise ValueError(list_problems(str(path), [_located(sources, *problem) for problem in problems]))
     values = fill_in_sizes(_clean(values, Recipe, (), problems))
     unparsed = {place for place, _ in problems}
     problems += [problem for problem in _missing(values, Recipe, ()) if problem[0] not in unparsed]
@@ -149,6 +152,16 @@ def _with_defaults(values: Any, section: Any) -> Any:
         ):
             filled[key] = list(field.default) if isinstance(field.default, tuple) else field.default
     return filled
+
+
+def _secrets(values: Any, path: KeyPath) -> Iterator[Problem]:
+    """Yield a problem for each value that has a secret: a recipe is copied to the run folder, W&B and model cards."""
+    if isinstance(values, dict | list):
+        entries = values.items() if isinstance(values, dict) else enumerate(values)
+        for key, value in entries:
+            yield from _secrets(value, (*path, str(key)))
+    elif isinstance(values, str) and (problem := secret_problem(values)):
+        yield path, f"is {redact(values)}, {problem}"
 
 
 def _written(resolved: Any, values: Any) -> Any:

@@ -10,6 +10,7 @@ import yaml
 from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.run_files import EVALUATION_FILE, METRICS_FILE, RECIPE_FILE, read_metrics
+from modernbert_train.common.redaction import redact
 from modernbert_train.common.text import markdown_table
 from modernbert_train.config.architecture import describe_switches, mlp_name, num_parameters
 from modernbert_train.config.mixture import describe_mixture
@@ -48,10 +49,10 @@ def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
     if recipe is not None:
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
         sections.append(
-            "## Recipe\n\nThe whole recipe, as it was trained; of every path and address only the last part is "
-            f"shown:\n\n```yaml\n{text.strip()}\n```\n"
+            "## Recipe\n\nThe recipe, as it was trained, without paths and addresses:\n\n"
+            f"```yaml\n{text.strip()}\n```\n"
         )
-    return "\n".join(sections)
+    return redact("\n".join(sections))
 
 
 def _scores_of(evaluation: Path, info: CheckpointInfo) -> dict[str, Any] | None:
@@ -179,14 +180,23 @@ def _evaluation(scores: dict[str, Any], info: CheckpointInfo) -> str:
 
 
 def _read_recipe(file: Path) -> Any:
-    """Return the content of recipe.yaml without paths of this machine and addresses; None if there is none."""
-    return _without_paths(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    """Return the content of recipe.yaml that may be published: sources by their names, and no path or address.
+
+    Returns:
+        The recipe; None if there is none.
+    """
+    if not file.is_file():
+        return None
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for field in ("run_folder", "wandb"):
+        recipe.pop(field, None)
+    data = {key: value for key, value in recipe["data"].items() if key not in ("tokenizer", "cache")}
+    if "skip" in data:
+        data["skip"] = {key: value for key, value in data["skip"].items() if key != "documents_file"}
+    init = recipe["init"] | {"from": _without_paths(recipe["init"]["from"])}
+    return recipe | {"data": data | {"sources": list(data["sources"])}, "init": init}
 
 
-def _without_paths(value: Any) -> Any:
-    """Return a value from YAML with only the last part of every path and address: a card is meant to be published."""
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    return re.sub(r"[^\s,]*[/\\]([^\s,/\\])", r"\1", value) if isinstance(value, str) else value
+def _without_paths(text: str | None) -> str | None:
+    """Return a text with only the last part of every path."""
+    return text and re.sub(r"[^\s,]*[/\\]([^\s,/\\])", r"\1", text)

@@ -1,4 +1,4 @@
-"""Requests to object stores: retries, one table of credentials, and errors that say what to do.
+"""Requests to object stores: retries, and errors that say what to do.
 
 mosaicml-streaming's downloaders do the transfer, with the credentials and settings that they document. This module adds
 what they lack: a timeout for a server that accepts a connection and falls silent, retries that include the check of
@@ -21,6 +21,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from modernbert_train.common.redaction import CREDENTIALS, check_no_secret, redact
 from modernbert_train.common.text import one_line
 from modernbert_train.store.mds import ShardFile, digest
 
@@ -37,18 +38,7 @@ DAMAGED_ATTEMPTS = 3
 LONGEST_PAUSE_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 
-_AZURE_CREDENTIALS = "set AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, or run `az login`"
-_CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; and S3_ENDPOINT_URL if the server is not "
-    "Amazon's",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or GCS_KEY and GCS_SECRET, or run "
-    "`gcloud auth application-default login`",
-    "oci": "run `oci setup config`, which writes ~/.oci/config",
-    "azure": _AZURE_CREDENTIALS,
-    "azure-dl": _AZURE_CREDENTIALS,
-    "hf": "set HF_TOKEN, or run `hf auth login`, and ask for access to the dataset on its page",
-}
-SCHEMES = tuple(_CREDENTIALS)
+SCHEMES = tuple(CREDENTIALS)
 
 # Errors by which clients report missing or invalid credentials. Compared by name, so that no client library is imported
 # for a store that does not need it.
@@ -101,7 +91,8 @@ def is_url(store: str) -> bool:
 
 
 def check_scheme(url: str) -> None:
-    """Raise ValueError unless the URL has the scheme of an object store that can be read."""
+    """Raise ValueError unless the URL has the scheme of an object store that can be read, and no secret."""
+    check_no_secret("store", url)
     if urlparse(url).scheme not in SCHEMES:
         allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise ValueError(f"store: {url} has an unknown scheme; use a folder, or a URL with {allowed}")
@@ -290,7 +281,7 @@ def _raise_if_permanent(url: str, error: Exception) -> None:
     else:
         denied = None
     if denied:
-        hint = _CREDENTIALS.get(urlparse(url).scheme, "check your access to it")
+        hint = CREDENTIALS.get(urlparse(url).scheme, "check your access to it")
         raise PermanentDownloadError(
             f"store: reading {url} {denied} ({_described(error)}); {hint}"
         ) from error
@@ -349,4 +340,4 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"[:300]
+    return redact(f"{type(error).__name__}: {one_line(error)}")[:300]

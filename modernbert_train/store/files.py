@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from modernbert_train.common.redaction import check_no_secret
 from modernbert_train.common.types import Bytes
 from modernbert_train.store.download import Downloads, MissingFileError, RetryPolicy, is_url, retry
 from modernbert_train.store.mds import INDEX_NAME, Shard, decompress
@@ -41,6 +42,7 @@ class ShardFiles:
             self._open_url()
 
     def _open_url(self) -> None:
+        check_no_secret("store", self.root)
         import fsspec  # not needed for a folder
 
         try:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.files import sha256, write_atomically
+from modernbert_train.common.redaction import check_no_secret
 from modernbert_train.store.external import SampleLayout
 from modernbert_train.store.lost_text import TextCounts
 from modernbert_train.store.split import SIDECARS, Split, sidecar_shapes
@@ -213,7 +214,9 @@ def _split_from_json(store: Path, path: Path, entry: dict[str, Any], check: bool
     remote, sample_layout = None, None
     if "samples" in entry:
         shards = str(entry["shards"])
-        remote = shards if "://" in shards else os.path.normpath(store.absolute() / shards)
+        if is_url := "://" in shards:
+            check_no_secret(f"store: {store / MANIFEST_NAME}: shards", shards)
+        remote = shards if is_url else os.path.normpath(store.absolute() / shards)
         sample_layout = SampleLayout.from_json(entry["samples"])
     split = Split(
         path,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from composer.loggers import LoggerDestination, WandBLogger
 
-from modernbert_train.checkpoints.provenance import wandb_id
+from modernbert_train.checkpoints.provenance import git_commit, wandb_id
 from modernbert_train.common.text import one_line
 from modernbert_train.config import Recipe
 from modernbert_train.config.schema import WandbConfig
@@ -70,7 +70,10 @@ def loggers(recipe: Recipe, run: Path) -> list[LoggerDestination]:
                 "dir": str(run),
                 "id": on_rank_zero(lambda: wandb_id(run)),
                 "resume": "allow",
-                "config": dataclasses.asdict(recipe),
+                "config": dataclasses.asdict(recipe) | {"git_commit": git_commit()},
+                # W&B would record the address of the remote, of which it removes the password but not the user, which
+                # may be a token as well.
+                "settings": {"disable_git": True},
             },
         )
     ]

@@ -377,10 +377,15 @@ def test_a_named_checkpoint_instead_of_the_newest(
 RECIPE = """\
 name: toy
 init: {from: imported/base}
+run_folder: /mnt/acme/run
 data:
+  tokenizer: /mnt/acme/tokenizer
+  cache: {folder: /mnt/acme/cache}
+  skip: {steps: [], documents_file: /mnt/acme/skip.txt}
   sources:
     web: {store: stores/web, source: null}
-    code: {store: "s3://key:secret@bucket/stores/code", source: null}
+    code: {store: "s3://key:secret@bucket", source: acme-code}
+wandb: {project: acme, entity: team}
 phases:
   pretrain: {tokens: 2000, context_tokens: 64, global_rope_theta: 10000.0, mask_rate: 0.3,
              learning_rate: 0.001, mixture: {web: 0.75, code: 0.25}}
@@ -412,8 +417,8 @@ def test_model_card(tmp_path: Path, run: Path) -> None:
     assert "| web | 1.000 | 90.0% |" not in card, "these scores came after the checkpoint"
     recipe = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert recipe["phases"] == yaml.safe_load(RECIPE)["phases"]
-    assert recipe["data"]["sources"] == {name: {"store": name, "source": None} for name in ("web", "code")}
-    for private in ("stores/", "secret", "bucket", "imported/"):
+    assert recipe["data"]["sources"] == ["web", "code"]
+    for private in ("stores", "secret", "bucket", "imported/", "acme", "/mnt", "team"):
         assert private not in card
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import shutil
+import subprocess
 from contextlib import closing
 
 import pytest
@@ -115,7 +116,18 @@ def test_a_run_started_from_weights_has_a_new_clock(tiny, tmp_path, finished):
     assert steps[0]["loss"] < last["loss"] + 0.5
 
 
-def test_wandb_offline(tiny, tmp_path, caplog):
+def test_wandb_offline(tiny, tmp_path, caplog, monkeypatch):
+    secrets = {
+        "WANDB_API_KEY": "0123456789abcdef" * 3,
+        "HF_TOKEN": "hf_" + "x1" * 17,
+        "REMOTE": "ghp_" + "y2" * 18,
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    remote = f"https://{secrets['REMOTE']}:x-oauth-basic@github.com/a/b"
+    for command in ("git init -q .", f"git remote add origin {remote}"):
+        subprocess.run(command.split(), check=True)
     overrides = [f"run_folder={tmp_path}/run", "wandb.project=tests", "wandb.mode=offline"]
     with caplog.at_level(logging.INFO):
         run = train(load_recipe(tiny, [*SHORT, *overrides]))
@@ -123,6 +135,9 @@ def test_wandb_offline(tiny, tmp_path, caplog):
     assert list(folder.glob("*.wandb"))
     number = (run / "wandb_id").read_text()
     assert f"to upload this run to W&B: wandb sync --id {number} --yes {folder}" in caplog.text
+    written = b"".join(file.read_bytes() for file in run.rglob("*") if file.is_file()) + caplog.text.encode()
+    assert b"git_commit" in written
+    assert [name for name, value in secrets.items() if value.encode() in written] == []
 
 
 @pytest.mark.parametrize("bar", ["true", "false"])
