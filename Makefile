@@ -9,7 +9,7 @@ LARGE := (Downloading|Using cached) [^ ]+ \([0-9]{2,}\.[0-9] MB\)|Installing col
 # With pipefail, a pipe fails if pip does.
 SHELL := bash
 
-.PHONY: help setup quickstart test test-slow test-gpu lint types contracts check lock clean
+.PHONY: help setup quickstart test test-slow test-gpu lint types contracts check audit lock clean
 
 help:
 	@echo "make quickstart   train a small ModernBERT on text from this machine (minutes; no GPU, no download of data)"
@@ -20,16 +20,17 @@ help:
 	@echo "make lint         ruff: style and formatting"
 	@echo "make types        mypy"
 	@echo "make contracts    import-linter: which package may import which"
-	@echo "make lock         update requirements.lock (needs uv)"
+	@echo "make audit        known vulnerabilities and licences of requirements.lock, and its SBOM in build/sbom.cdx.json"
+	@echo "make lock         update requirements.lock and requirements-dev.lock (needs uv)"
 	@echo "make clean        remove .venv and the quickstart's files"
 
 setup: $(INSTALLED)
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	@echo "installing $$(grep -c == requirements.lock) packages into .venv: about 3 GB to download, mostly PyTorch's CUDA libraries, and 7 GB of disk"
-	@set -o pipefail; $(BIN)/pip install --disable-pip-version-check --no-deps -r requirements.lock | { grep --line-buffered -oE '$(LARGE)' || true; }
+	@echo "installing $$(cat requirements*.lock | grep -c ==) packages into .venv: about 3 GB to download, mostly PyTorch's CUDA libraries, and 7 GB of disk"
+	@set -o pipefail; $(BIN)/pip install --disable-pip-version-check --no-deps -r requirements.lock -r requirements-dev.lock | { grep --line-buffered -oE '$(LARGE)' || true; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -76,9 +77,31 @@ contracts: setup
 
 check: lint types contracts test
 
+# The tools have a virtual environment of their own, so that what they depend on is not installed beside torch.
+AUDIT := .venv/audit/bin
+AUDIT_TOOLS := pip-audit==2.10.1 pip-licenses==5.5.5 cyclonedx-bom==7.5.0
+# The names of requirements.lock that are installed here.
+LOCKED = $$(sed 's/[=; ].*//' requirements.lock)
+$(AUDIT)/.installed: Makefile
+	$(PYTHON) -m venv .venv/audit
+	$(AUDIT)/pip install --quiet --disable-pip-version-check $(AUDIT_TOOLS)
+	@touch $@
+
+# pip-audit passes over what the index does not know, so without PyPI it would find nothing.
+KNOWN = https://pypi.org/pypi/torch/$$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements.lock)/json
+audit: setup $(AUDIT)/.installed
+	@mkdir -p build
+	$(AUDIT)/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --validate -o build/sbom.cdx.json
+	$(AUDIT)/pip-licenses --python $(BIN)/python --packages $(LOCKED) --output-file build/licences.txt
+	@if $(AUDIT)/python -c 'import sys, urllib.request as web; web.urlopen(sys.argv[1], timeout=20)' $(KNOWN) 2>/dev/null; \
+	  then $(AUDIT)/pip-audit --strict --disable-pip --no-deps -r requirements.lock; \
+	  else echo "vulnerabilities: NOT CHECKED, because $(KNOWN) cannot be read from here"; fi
+
+# What users install, and what developers install besides.
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-	  --no-annotate --no-header --no-emit-index-url --output-file requirements.lock
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --quiet --extra dev --constraint requirements.lock | grep -vxFf requirements.lock > requirements-dev.lock
 
 clean:
 	rm -rf .venv quickstart runs/quickstart

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from modernbert_train.common.processes import REQUEUE_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+LOCK = (ROOT / "requirements.lock").read_text()
 SCRIPTS = [DOCKER / "launch.sh", DOCKER / "slurm.sbatch"]
 
 # The fields of Kubeflow's CustomResourceDefinition, kubeflow.org/v1, down to the level of pods.
@@ -25,6 +28,29 @@ FIELDS = {
         "ttlSecondsAfterFinished",
     },
     "replica": {"replicas", "restartPolicy", "template"},
+}  # fmt: skip
+
+# The fields of Kubeflow Trainer's CustomResourceDefinitions, trainer.kubeflow.org/v1alpha1 (2.2), and of the JobSet and
+# the Job in them.
+TRAINER_FIELDS = {
+    "TrainJob": {
+        "activeDeadlineSeconds", "initializer", "managedBy", "runtimePatches", "runtimeRef", "suspend", "trainer",
+    },
+    "runtimeRef": {"apiGroup", "kind", "name"},
+    "trainer": {"args", "command", "env", "image", "numNodes", "numProcPerNode", "resourcesPerNode"},
+    "TrainingRuntime": {"mlPolicy", "podGroupPolicy", "template"},
+    "mlPolicy": {"flux", "jax", "mpi", "numNodes", "torch", "xgboost"},
+    "jobset": {
+        "coordinator", "failurePolicy", "managedBy", "network", "replicatedJobs", "startupPolicy", "successPolicy",
+        "suspend", "ttlSecondsAfterFinished",
+    },
+    "failurePolicy": {"maxRestarts", "restartStrategy", "rules"},
+    "failure rule": {"action", "name", "onJobFailureReasons", "targetReplicatedJobs"},
+    "job": {
+        "activeDeadlineSeconds", "backoffLimit", "backoffLimitPerIndex", "completionMode", "completions", "managedBy",
+        "manualSelector", "maxFailedIndexes", "parallelism", "podFailurePolicy", "podReplacementPolicy", "selector",
+        "successPolicy", "suspend", "template", "ttlSecondsAfterFinished",
+    },
 }  # fmt: skip
 
 
@@ -58,18 +84,53 @@ def test_dockerfile_by_hadolint():
 
 
 def test_the_image_has_the_cuda_of_the_lock():
-    (tag,) = re.findall(
-        r"^FROM nvidia/cuda:(\d+\.\d+)\.\d+-devel-", (DOCKER / "Dockerfile").read_text(), re.MULTILINE
+    stages = re.findall(r"^FROM nvidia/cuda:(\d+\.\d+)\.\d+-(\w+)-", DOCKERFILE, re.MULTILINE)
+    ((built, devel), (tag, base)) = stages
+    assert (built, devel, base) == (tag, "devel", "base")
+    assert re.search(rf"^nvidia-cuda-runtime=={re.escape(tag)}\.", LOCK, re.MULTILINE)
+
+
+def test_the_image_installs_as_the_makefile_does_but_no_tools_of_developers():
+    packages, ours = re.findall(r"install .*?(--no-deps [^|\n]*[^| \n])", (ROOT / "Makefile").read_text())[:2]
+    assert packages == "--no-deps -r requirements.lock -r requirements-dev.lock"
+    assert "--no-deps -r /opt/requirements.lock\n" in DOCKERFILE
+    assert "requirements-dev" not in DOCKERFILE
+    assert ours in DOCKERFILE
+    assert (ROOT / "modernbert_train/yamls").resolve() == ROOT / "yamls", "the image copies both"
+
+
+def test_the_locks_have_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    users, developers = names(LOCK), names((ROOT / "requirements-dev.lock").read_text())
+    assert names("\n".join(project["dependencies"])) <= users
+    assert names("\n".join(project["optional-dependencies"]["dev"])) <= developers
+    assert not users & developers
+
+
+def names(requirements: str) -> set[str]:
+    """Return the normalized names of packages, one in each line."""
+    found = re.findall(r"^[\w.-]+", requirements, re.MULTILINE)
+    return {re.sub(r"[._-]+", "-", name).lower() for name in found}
+
+
+def test_the_image_does_not_run_as_root():
+    last = DOCKERFILE.split("\nFROM ")[-1]
+    (user,) = re.findall(r"^USER (\d+)$", last, re.MULTILINE)
+    assert int(user) > 0
+    assert f"useradd --create-home --uid {user} " in last
+    doctor = last.index(" modernbert doctor")
+    assert last.index(f"USER {user}") < doctor, "checked as the user that trains"
+    (home,) = re.findall(r"^ENV HOME=(\S+)", last, re.MULTILINE)
+    assert re.search(rf"chmod 1777 .*{home}", last)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_audit_reads_the_lock():
+    done = subprocess.run(
+        ["make", "--dry-run", "audit"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    lock = (ROOT / "requirements.lock").read_text()
-    assert re.search(rf"^nvidia-cuda-runtime=={re.escape(tag)}\.", lock, re.MULTILINE)
-
-
-def test_the_image_installs_as_the_makefile_does():
-    wanted = re.findall(r"install .*?(--no-deps [^|\n]*[^| \n])", (ROOT / "Makefile").read_text())
-    lines = (DOCKER / "Dockerfile").read_text()
-    assert len(wanted) == 2
-    assert all(options in lines for options in wanted)
+    tools = re.findall(r"bin/(?:python -W ignore -m )?(pip-audit|pip-licenses|cyclonedx_py) .*", done.stdout)
+    assert set(tools) == {"pip-audit", "pip-licenses", "cyclonedx_py"}
 
 
 def test_the_slurm_template_requeues_a_preempted_job(tmp_path):
@@ -132,3 +193,45 @@ def test_world_size_of_the_manifest(job):
     assert world_size == ranks_per_pod * sum(replica["replicas"] for replica in replicas)
     assert (ROOT / arguments[arguments.index("train") + 1]).is_file()
     assert container["command"] == ["/opt/modernbert-train/docker/launch.sh"]
+
+
+def test_the_train_job_has_known_fields_only():
+    runtime, job = yaml.safe_load_all((DOCKER / "trainjob.yaml").read_text())
+    for kind, document in {"TrainingRuntime": runtime, "TrainJob": job}.items():
+        assert (document["apiVersion"], document["kind"]) == ("trainer.kubeflow.org/v1alpha1", kind)
+        assert set(document["spec"]) <= TRAINER_FIELDS[kind]
+    assert set(job["spec"]["runtimeRef"]) == TRAINER_FIELDS["runtimeRef"]
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    assert job["spec"]["runtimeRef"]["kind"] == "TrainingRuntime"
+    assert set(runtime["spec"]["mlPolicy"]) <= TRAINER_FIELDS["mlPolicy"]
+    jobset = runtime["spec"]["template"]["spec"]
+    assert set(jobset) <= TRAINER_FIELDS["jobset"]
+    assert set(jobset["failurePolicy"]) <= TRAINER_FIELDS["failurePolicy"]
+    assert all(set(rule) <= TRAINER_FIELDS["failure rule"] for rule in jobset["failurePolicy"]["rules"])
+    (replicated,) = jobset["replicatedJobs"]
+    assert replicated["template"]["metadata"]["labels"] == {
+        "trainer.kubeflow.org/trainjob-ancestor-step": "trainer"
+    }
+    of_job = replicated["template"]["spec"]
+    assert set(of_job) <= TRAINER_FIELDS["job"]
+    (container,) = of_job["template"]["spec"]["containers"]
+    assert replicated["name"] == container["name"] == "node"
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in of_job["template"]["spec"]["volumes"]}
+
+
+def test_what_the_train_job_starts_and_when_it_starts_again():
+    runtime, job = yaml.safe_load_all((DOCKER / "trainjob.yaml").read_text())
+    trainer = job["spec"]["trainer"]
+    assert set(trainer) <= TRAINER_FIELDS["trainer"]
+    assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == trainer["numProcPerNode"]
+    assert trainer["command"] == ["/opt/modernbert-train/docker/launch.sh"]
+    assert trainer["args"][:4] == ["torchrun", "-m", "modernbert_train", "train"]
+    assert (ROOT / trainer["args"][4]).is_file()
+    of_job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
+    # A pod failure policy needs pods that are not restarted in place; the JobSet starts all pods again.
+    assert (of_job["template"]["spec"]["restartPolicy"], of_job["backoffLimit"]) == ("Never", 0)
+    (rule,) = of_job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["containerName"] == "node"
+    assert set(rule["onExitCodes"]["values"]) == {1, 2}, "mistakes; 137, 138 and 143 start again"
