@@ -157,7 +157,15 @@ def random_plan(random: np.random.Generator) -> Plan:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(200), pytest.param(range(200, 100_200), marks=pytest.mark.slow)], ids=len
+    "seeds",
+    [
+        range(200),
+        *(
+            pytest.param(range(first, first + 10_000), marks=[pytest.mark.slow, pytest.mark.timeout(3_600)])
+            for first in range(200, 100_200, 10_000)
+        ),
+    ],
+    ids=str,
 )
 def test_any_small_store_yields_and_is_read_evenly(seeds):
     layouts: Counter[str] = Counter()
