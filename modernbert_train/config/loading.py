@@ -215,7 +215,7 @@ def _parse(value: Any, expected: Any, path: KeyPath, parser: Callable[[object], 
     """Parse a quantity, and reject values that OmegaConf's type check would let pass."""
     if expected is Device and value == "cuda":
         return "gpu"
-    if value == MISSING:
+    if value == MISSING or (isinstance(value, list) and MISSING in value):
         raise ValueError(f"a placeholder to be filled in, expected {expected_text(path)}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if (expected is bool and is_number) or (is_scalar(expected) and isinstance(value, dict | list)):

@@ -164,6 +164,7 @@ def test_broken_overrides(tmp_path, override, expected):
         ("name=null", "name is missing, expected text"),
         ("init.from=[a]", "init.from is ['a'], expected text or null"),
         ("name='???'", "name is '???', a placeholder to be filled in, expected text"),
+        ("wandb.tags=['???']", "wandb.tags is ['???'], a placeholder to be filled in, expected a list"),
     ],
 )
 def test_values_of_the_wrong_type(tmp_path, override, expected):
