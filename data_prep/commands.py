@@ -241,10 +241,11 @@ def _index_command(options: argparse.Namespace) -> str:
 def run_verify(options: argparse.Namespace) -> int:
     """Verify a whole store; exit code 1 if anything is damaged."""
     from modernbert_train.store.manifest import MANIFEST_NAME, load_manifest
+    from modernbert_train.store.mds import count_unhashed, read_shards
     from modernbert_train.store.verification import verify_store
 
     try:
-        manifest = load_manifest(options.store)
+        manifest = load_manifest(options.store, sources=())
         problems = verify_store(manifest)
     except ValueError as error:
         if not (options.store / MANIFEST_NAME).is_file():
@@ -259,6 +260,10 @@ def run_verify(options: argparse.Namespace) -> int:
     num_documents = sum(split.num_documents for split in splits)
     num_tokens = sum(split.num_tokens for split in splits)
     print(f"intact: {num_shards:,} shards, {num_documents:,} documents, {num_tokens:,} tokens")
+    if num_unhashed := sum(count_unhashed(read_shards(split.path)) for split in splits):
+        print(
+            f"index.json has no hash of {num_unhashed:,} of these shards: changed ids in them would not be found"
+        )
     return 0
 
 
@@ -266,8 +271,9 @@ def run_inspect(options: argparse.Namespace) -> int:
     """Show the contents of a store; exit code 1 if a shard is damaged."""
     from data_prep.inspect.summary import inspect_store
     from modernbert_train.store.manifest import load_manifest
+    from modernbert_train.store.names import to_write
 
-    picture = options.picture or options.store / "lengths.png"
+    picture = options.picture or to_write(options.store, "lengths.png")
     problems = inspect_store(load_manifest(options.store), options.source, options.documents, picture)
     for problem in problems:
         print(f"damaged: {problem}")

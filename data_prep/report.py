@@ -69,7 +69,7 @@ def long_document_warning(source: str, splits: Mapping[str, Split], counts: Text
     """Return a warning if a source is a single document, or has one of more than LONG_CHARACTERS."""
     if counts is None:
         return None  # its documents were made elsewhere
-    longest_tokens = max(int(split.lengths().max()) for split in splits.values())
+    longest_tokens = max(int(part.max()) for split in splits.values() for part in split.lengths_in_parts())
     num_characters = round(longest_tokens / counts.tokens * counts.characters)
     if sum(split.num_documents for split in splits.values()) == 1:
         what = f"is a single document of about {num_characters:,} characters"

@@ -1,14 +1,8 @@
 """Checks of the names of sources."""
 
-import re
 from collections.abc import Collection
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-def is_source_name(name: str) -> bool:
-    """Check whether a source could have this name."""
-    return _NAME.fullmatch(name) is not None
+from modernbert_train.store.names import is_source_name
 
 
 def check_source_name(name: str, label: str, remedy: str = "") -> None:

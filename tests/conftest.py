@@ -2,6 +2,8 @@ import os
 
 import pytest
 
+from modernbert_train.store import integrity
+
 # One thread everywhere: fastest for tiny tensors on few cores, and bit for bit repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,6 +22,12 @@ def pytest_collection_modifyitems(items):
 def _in_empty_folder(tmp_path, monkeypatch):
     """Nothing that a test writes by a relative path ends up in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_memory(tmp_path_factory):
+    """Files of stores that tests have found intact are not remembered for the user who runs them."""
+    integrity._memory_file = lambda: tmp_path_factory.getbasetemp() / "verified"
 
 
 @pytest.fixture(scope="module")

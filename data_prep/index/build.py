@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_prep.index.detection import detect_samples, reads_whole
 from data_prep.index.external_store import ExternalSplit, find_splits
-from data_prep.index.partial_sidecars import PartialSidecars
+from data_prep.index.partial_sidecars import PARTS, PartialSidecars
 from data_prep.progress import progress_bar
 from data_prep.sources import check_known_sources, check_source_name
 from data_prep.tokenizer import add_tokenizer
@@ -38,6 +38,7 @@ from modernbert_train.store.external import (
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.manifest import (
     MANIFEST_NAME,
+    TOKENIZER_FILES,
     Manifest,
     Split,
     TokenizerInfo,
@@ -47,6 +48,7 @@ from modernbert_train.store.manifest import (
     write_manifest,
 )
 from modernbert_train.store.mds import INDEX_NAME, Shard
+from modernbert_train.store.names import to_write
 from modernbert_train.store.published_tokenizer import check_tokenizer
 from modernbert_train.store.split import SIDECARS, load_split
 
@@ -118,7 +120,13 @@ def index_store(
                 settings.strip,
             )
             indexed = _index_split(
-                files, split, out / source / name, samples, tokenizer, workers, settings.skip_unreadable
+                files,
+                split,
+                to_write(out, f"{source}/{name}"),
+                samples,
+                tokenizer,
+                workers,
+                settings.skip_unreadable,
             )
             sources[source][name] = replace(
                 indexed, remote=_address(files, split, out), sample_layout=samples
@@ -148,6 +156,8 @@ def _start(out: Path, overwrite: bool, settings: str) -> None:
                 f"out: {out} is finished; replace it with --overwrite, or name another folder with --out"
             )
     out.mkdir(parents=True, exist_ok=True)
+    for name in (MARKER_NAME, MANIFEST_NAME, *TOKENIZER_FILES):
+        to_write(out, name)
     marker = out / MARKER_NAME
     if not marker.is_file() or marker.read_text(encoding="utf-8") != settings:
         for part in out.glob("*/*/*.part"):
@@ -188,6 +198,8 @@ def _index_split(
             )
         return load_split(folder)  # finished by an earlier run
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (*SIDECARS, *PARTS):
+        to_write(folder, name)
     parts = PartialSidecars(folder)
 
     def lengths_of(number: int) -> Int64 | ValueError:
@@ -248,4 +260,4 @@ def shard_lengths(
 
 
 def _num_empty(split: Split) -> int:
-    return split.num_documents - int(np.count_nonzero(split.lengths()))
+    return split.num_documents - sum(int(np.count_nonzero(part)) for part in split.lengths_in_parts())

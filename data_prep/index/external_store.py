@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modernbert_train.store.files import ShardFiles
-from modernbert_train.store.mds import INDEX_NAME, Shard
+from modernbert_train.store.mds import INDEX_NAME, Shard, parse_shards
 from modernbert_train.store.split import SIDECARS
 
 # Split -> names of folders that are recognized as this split
@@ -82,16 +82,8 @@ def _shards_of(files: ShardFiles, folder: str) -> list[Shard]:
 
 
 def _read_index(files: ShardFiles, name: str, folder: str) -> list[Shard]:
-    content = files.json(name)
-    try:
-        shards = [Shard.from_json(entry).below(folder) for entry in content["shards"] if entry["samples"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{files.root}/{name}: not the index of an MDS store ({error!r} is missing)"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{files.root}/{name}: {error}") from error
-    return shards
+    shards = parse_shards(files.json(name), f"{files.root}/{name}")
+    return [shard.below(folder) for shard in shards if shard.num_samples]
 
 
 def _by_source(shards: list[Shard], name: str, *, group: bool) -> dict[str, list[Shard]]:

@@ -10,15 +10,15 @@ from modernbert_train.store.blocks import cut_into_blocks
 from modernbert_train.store.mds import Shard, write_shards
 from modernbert_train.store.split import Split, write_sidecars
 
+PARTS = ("lengths.part", "blocks.part", "shards.part")
+
 
 class PartialSidecars:
     """Sidecars that grow on disk shard by shard, so that an interrupted run can resume."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lengths, self._blocks, self._shards = (
-            folder / f"{name}.part" for name in ("lengths", "blocks", "shards")
-        )
+        self._lengths, self._blocks, self._shards = (folder / name for name in PARTS)
         done = self._read_shards()
         self.next_shard = int(done[-1, 0]) + 1 if len(done) else 0
         # drop the lengths and blocks of a shard that was not recorded as done

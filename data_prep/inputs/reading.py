@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from data_prep.inputs.conditions import Condition
 from data_prep.inputs.streams import UTF8, checked_encoding
-from data_prep.sources import check_known_sources, is_source_name
+from data_prep.sources import check_known_sources
+from modernbert_train.store.names import is_source_name
 
 WHOLE_FILE, LINE, BLANK_LINE = "file", "line", "blank-line"
 

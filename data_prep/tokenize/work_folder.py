@@ -22,7 +22,7 @@ from modernbert_train.store.manifest import MANIFEST_NAME, is_store, read_manife
 
 def is_finished_by(job: Job) -> bool:
     """Check whether the same command has finished the store."""
-    return is_store(job.store) and read_manifest_json(job.store)["command"] == job.settings.command
+    return is_store(job.store) and read_manifest_json(job.store).text("command") == job.settings.command
 
 
 def begin(job: Job, overwrite: bool) -> None:

@@ -42,6 +42,7 @@ def sha256(path: Path) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file so that a reader, or a restart, sees the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a link with this name would be written through
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     flush(temporary)
     temporary.replace(path)

@@ -77,7 +77,15 @@ def open_inputs(recipe: Recipe) -> Inputs:
     read = [*train.values(), *valid.values()]
     if cache is None and any(comes_through_cache(split) for split in read):
         cache = new_cache(recipe.data)
-    return Inputs(tokenizer, masking, train, BlockReader(read, cache), valid, skipped_documents, manifests)
+    return Inputs(
+        tokenizer,
+        masking,
+        train,
+        BlockReader(read, cache, tokenizer.num_ids),
+        valid,
+        skipped_documents,
+        manifests,
+    )
 
 
 def _sources_in(store: str, data: DataConfig) -> set[str]:

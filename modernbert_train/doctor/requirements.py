@@ -12,10 +12,16 @@ from modernbert_train.data.inputs import open_inputs
 from modernbert_train.doctor.findings import Finding
 from modernbert_train.planning.cost import checkpoints_on_disk_bytes
 from modernbert_train.schedule import build_schedule
+from modernbert_train.store.reading import BlockReader
+from modernbert_train.store.split import Split, comes_through_cache
+from modernbert_train.store.verification import check_shards
+
+# Of each source; reading them takes a minute or two from a disk of this machine.
+_MOST_BYTES = 50_000_000_000
 
 
 def stores(recipe: Recipe) -> list[Finding]:
-    """Check that the tokenizer matches the stores and the model, and read the first block of each source."""
+    """Check that the tokenizer matches the stores and the model, and that the shards of each source are intact."""
     try:
         inputs = open_inputs(recipe)
     except ValueError as error:
@@ -23,24 +29,37 @@ def stores(recipe: Recipe) -> list[Finding]:
             Finding("stores", "problem", line, "see `python -m data_prep --help`")
             for line in str(error).splitlines()
         ]
-    findings = []
+    findings: list[Finding] = []
     with closing(inputs.reader):
-        for name, split in inputs.train.items():
-            try:
-                inputs.reader.read(split, 0)
-            except ValueError as error:
-                findings.append(
-                    Finding(
-                        f"source {name}",
-                        "problem",
-                        str(error),
-                        "restore the store from a copy, or prepare it again",
-                    )
-                )
-            else:
-                text = f"{split.num_documents:,} documents, {split.num_tokens:,} tokens in {split.path}"
-                findings.append(Finding(f"source {name}", "ok", text))
+        findings += [_shards(name, split, inputs.reader) for name, split in inputs.train.items()]
+        held_out = [
+            _shards(f"{name}, held out", split, inputs.reader) for name, split in inputs.valid.items()
+        ]
+        findings += [finding for finding in held_out if finding.level != "ok"]
     return [Finding("tokenizer", "ok", f"{recipe.data.tokenizer} fits the stores and the model"), *findings]
+
+
+def _shards(name: str, split: Split, reader: BlockReader) -> Finding:
+    """Check the shards of a split, all of them or as many as can be read in minutes, and read its first block."""
+    problems, compared, num_bytes = check_shards(split, _MOST_BYTES)
+    try:
+        reader.read(split, 0)
+    except ValueError as error:
+        problems = problems or [str(error)]
+    if problems:
+        more = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
+        remedy = "restore the store from a copy, or prepare it again"
+        return Finding(f"source {name}", "problem", problems[0] + more, remedy)
+    text = f"{split.num_documents:,} documents, {split.num_tokens:,} tokens in {split.path}"
+    if comes_through_cache(split):
+        text += "; its shards are compared with their hashes when they arrive"
+    elif compared < num_bytes:
+        text += f"; {format_bytes(compared)} of {format_bytes(num_bytes)} are intact, `data_prep verify` reads all"
+    else:
+        text += f"; all {format_bytes(num_bytes)} are intact"
+    if unhashed := reader.num_unhashed(split):
+        text += f", as far as sizes tell of {unhashed:,} shards without hashes in index.json"
+    return Finding(f"source {name}", "ok", text)
 
 
 def _existing_folder(folder: Path) -> Path:

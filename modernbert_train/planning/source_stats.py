@@ -98,8 +98,17 @@ def log_sources(
     rows: Sequence[PhaseRows],
     warn_epochs: float,
     texts: Mapping[str, TextCounts | None],
+    unhashed: Mapping[str, int],
 ) -> None:
-    """Log what each phase reads and what the tokenizer made of the text; warn of `repetitions` and lost text."""
+    """Log what each phase reads and what is known of each source; warn of `repetitions` and lost text.
+
+    Args:
+        schedule: of the run.
+        rows: what each phase reads.
+        warn_epochs: number of repetitions of a source from which on it is warned of.
+        texts: source -> what the tokenizer made of its text.
+        unhashed: source -> number of its shards for which index.json has no hash.
+    """
     stats = phase_stats(schedule, rows)
     for phase, phase_stat in zip(schedule.phases, stats, strict=True):
         parts = [
@@ -107,6 +116,13 @@ def log_sources(
             for name, part in phase_stat.sources.items()
         ]
         log.info("phase %s reads %s", phase.name, ", ".join(parts))
+    for name, number in unhashed.items():
+        if number:
+            log.info(
+                "index.json of %s has no hash of %s shards: damage in them may not be found",
+                name,
+                f"{number:,}",
+            )
     for name, counts in texts.items():
         log.info("text of %s: %s", name, describe_text(counts))
     for warning in [*repetitions(stats, warn_epochs), *lost_text_warnings(texts)]:

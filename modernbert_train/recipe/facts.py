@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modernbert_train.common.types import Int64
 from modernbert_train.config import DataConfig, ModelConfig
 from modernbert_train.config.cache import open_cache
 from modernbert_train.config.mixture import RESERVED
@@ -15,6 +16,7 @@ from modernbert_train.config.validation import NAME
 from modernbert_train.store.download import is_url
 from modernbert_train.store.manifest import Manifest
 from modernbert_train.store.opening import open_store
+from modernbert_train.store.split import Split
 
 # Documents of a source whose lengths are looked at, evenly spaced.
 _SAMPLED = 1_000_000
@@ -106,7 +108,7 @@ def read_stores(stores: Sequence[str]) -> Text:
                 name, store, name_in_store, split.num_documents, split.num_tokens, held_out
             )
             every = -(-split.num_documents // _SAMPLED)
-            lengths.append(np.asarray(split.lengths()[::every], dtype=np.int64))
+            lengths.append(_every(split, every))
             weights.append(np.full(len(lengths[-1]), every, dtype=np.int64))
     if not sources:
         raise ValueError(
@@ -118,6 +120,15 @@ def read_stores(stores: Sequence[str]) -> Text:
         first.vocab_size,
         *_lengths(np.concatenate(lengths), np.concatenate(weights)),
     )
+
+
+def _every(split: Split, step: int) -> Int64:
+    """Return the lengths of documents 0, step, 2 * step, ..."""
+    parts, first = [], 0
+    for part in split.lengths_in_parts():
+        parts.append(part[-first % step :: step].astype(np.int64))
+        first += len(part)
+    return np.concatenate(parts)
 
 
 def _open(store: str, data: DataConfig) -> Manifest:

@@ -59,6 +59,12 @@ class Cache:
         self._incoming = folder / "incoming"
         self._opened = time.time()
         with self._writable():
+            for name in ("shards", "stores"):
+                if (folder / name).exists() and not self._incoming.is_dir():
+                    raise ValueError(
+                        f"data.cache.folder is {folder}, in which {name}/ exists that no cache made; files in it would "
+                        "be deleted to make room: name an empty folder"
+                    )
             self._incoming.mkdir(parents=True, exist_ok=True)
             with self._room_lock():
                 self._reserved_bytes()
@@ -93,14 +99,14 @@ class Cache:
             url: of the file.
             file: within the cache.
             check: of what has arrived.
-            num_bytes: size of the file, if known; a file of another size is replaced.
+            num_bytes: size of the file, if known; a file of another size, or that fails the check, is replaced.
             progress: called with the bytes that have arrived.
 
         Raises:
             ValueError: The file cannot be downloaded, or the cache cannot be written to.
         """
         with self._writable(), self._claim(file) as claim:
-            if not exists_with_size(file, num_bytes):
+            if not (exists_with_size(file, num_bytes) and check(file) is None):
                 self._download(url, file, check, claim.workplace, progress)
 
     def refresh(self, url: str, file: Path, check: Check) -> bytes:
@@ -175,13 +181,13 @@ class Cache:
                 return
             self._make_room(claim, shard.max_bytes, file)
             stored = shard.compressed or shard.raw
-            arriving = claim.workplace / stored.basename if shard.compressed else file
+            arriving = claim.workplace / "compressed" if shard.compressed else file
             url, workplace = f"{remote}/{stored.basename}", claim.workplace / "download"
             self._download(url, arriving, expect_file(stored), workplace, None)
             if shard.compressed:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                _decompress(shard, arriving, claim.workplace / shard.raw.basename)
-                (claim.workplace / shard.raw.basename).replace(file)
+                _decompress(shard, arriving, claim.workplace / "raw")
+                (claim.workplace / "raw").replace(file)
             _touch(file, time.time())
 
     def _download(
@@ -244,7 +250,9 @@ class Cache:
     @contextmanager
     def _claim(self, file: Path) -> Iterator[_Claim]:
         """Claim the right to create a file, which one thread of one process has at a time."""
-        name = "--".join(file.relative_to(self.folder).parts)
+        place = file.relative_to(self.folder)
+        digest = hashlib.sha256(str(place).encode()).hexdigest()[:12]
+        name = f"{place.parts[0]}--{digest}--{file.name}"
         while True:
             with _Claim(f"{self._incoming / name}{_CLAIM_SUFFIX}", create=True) as claim:
                 claim.lock()
@@ -350,4 +358,5 @@ def _decompress(shard: Shard, compressed: Path, raw: Path) -> None:
     except ValueError as error:
         problem = str(error)
     if problem:
-        raise ValueError(f"store: {compressed.name} does not match its entry in index.json ({problem})")
+        name = (shard.compressed or shard.raw).basename
+        raise ValueError(f"store: {name} does not match its entry in index.json ({problem})")

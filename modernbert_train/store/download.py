@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
-import numpy as np
-
 from modernbert_train.common.redaction import CREDENTIALS, check_no_secret, redact
 from modernbert_train.common.text import one_line
-from modernbert_train.store.mds import ShardFile, digest
+from modernbert_train.store.integrity import damage
+from modernbert_train.store.mds import ShardFile
 
 log = logging.getLogger(__name__)
 
@@ -100,18 +99,7 @@ def check_scheme(url: str) -> None:
 
 def expect(num_bytes: int, hashes: Mapping[str, str]) -> Check:
     """Build a check of the size and the hashes (algorithm -> hexadecimal digest) of a file."""
-
-    def problem(file: Path) -> str | None:
-        found_bytes = file.stat().st_size
-        if found_bytes != num_bytes:
-            return f"{found_bytes:,} bytes instead of {num_bytes:,}"
-        content = np.memmap(file, np.uint8, "r").data if found_bytes else b""
-        for algorithm, stated in hashes.items():
-            if digest(algorithm, content) != stated:
-                return f"its {algorithm} differs from the recorded one"
-        return None
-
-    return problem
+    return lambda file: damage(file, num_bytes, hashes)
 
 
 def expect_file(stated: ShardFile) -> Check:

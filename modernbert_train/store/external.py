@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert_train.common.types import Bool, Bytes, Int64
+from modernbert_train.store.fields import Fields
 from modernbert_train.store.files import ShardFiles
 from modernbert_train.store.mds import Shard
 from modernbert_train.store.tokenizer import TokenizerInfo
@@ -59,11 +60,14 @@ class SampleLayout:
         }
 
     @staticmethod
-    def from_json(entry: dict[str, Any]) -> SampleLayout:
-        """Parse an entry of the manifest."""
-        return SampleLayout(
-            str(entry["column"]), entry["dtype"], tuple(entry["strip"]), int(entry["num_ids"])
-        )
+    def from_fields(entry: Fields) -> SampleLayout:
+        """Parse an entry of the manifest; raise ValueError for a wrong field."""
+        if entry.value("dtype") not in (None, *INTEGERS):
+            raise entry.refuse("dtype", f"null, {', '.join(INTEGERS)}")
+        if not set(strip := entry.texts("strip")) <= set(SPECIALS):
+            raise entry.refuse("strip", f"a list of {', '.join(SPECIALS)}")
+        num_ids = entry.whole("num_ids", least=1, most=1 << 32)
+        return SampleLayout(entry.text("column"), entry.value("dtype"), strip, num_ids)
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,11 @@ def sample_offsets(data: Bytes, num_samples: int, shard_bytes: int) -> tuple[Int
     Raises:
         ValueError: The header does not belong to such a shard.
     """
+    if len(data) < 4 * (num_samples + 2):
+        raise ValueError("it ends within its header")
     header = np.ascontiguousarray(data[: 4 * (num_samples + 2)]).view("<u4").astype(np.int64)
-    if len(header) < num_samples + 2 or header[0] != num_samples:
-        raise ValueError(f"{int(header[0]) if len(header) else 0:,} samples, index.json says {num_samples:,}")
+    if header[0] != num_samples:
+        raise ValueError(f"{int(header[0]):,} samples, index.json says {num_samples:,}")
     if header[-1] != shard_bytes or (np.diff(header[1:]) < 0).any():
         raise ValueError("its header does not fit its size (damaged)")
     return header[1:-1], header[2:]
@@ -205,13 +211,13 @@ def spans_of(layout: ShardLayout, data: Bytes, starts: Int64, ends: Int64) -> Sp
     num_bytes = (
         np.full(len(starts), layout.ids_bytes) if layout.ids_bytes else sizes[:, layout.variable_before]
     )
-    dtype = layout.dtype or _stated_dtype(data[column])
+    dtype = layout.dtype or _stated_dtype(_gather(data, column, 1))
     dtype_bytes = int(layout.dtype is None)
     head_bytes, count = _head_and_count(num_bytes - dtype_bytes, dtype, layout.has_shape)
     if layout.has_shape:
         # The head is this byte, and 1, 2 or 4 bytes that hold the length.
         length_bytes_log2 = np.log2(head_bytes - 1).astype(np.int64)
-        if not np.array_equal(data[column + dtype_bytes], 1 << 2 | length_bytes_log2):
+        if not np.array_equal(_gather(data, column + dtype_bytes, 1)[:, 0], 1 << 2 | length_bytes_log2):
             raise ValueError(f"its arrays do not have one dimension; {_REMEDY}, one document a sample")
     return Spans(column + dtype_bytes + head_bytes, count, dtype)
 
@@ -316,6 +322,8 @@ def read_block(
     try:
         head = os.pread(opened, 4 * (len(lengths) + 1), 4 * (first_sample + 1))
         offsets = np.frombuffer(head, "<u4", len(lengths) + 1).astype(np.int64)
+        if (np.diff(offsets) < 0).any() or offsets[-1] > os.fstat(opened).st_size:
+            raise ValueError("its header is damaged")
         data = np.frombuffer(os.pread(opened, int(offsets[-1] - offsets[0]), int(offsets[0])), np.uint8)
     finally:
         os.close(opened)

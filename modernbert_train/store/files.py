@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,9 @@ import numpy as np
 from modernbert_train.common.redaction import check_no_secret
 from modernbert_train.common.types import Bytes
 from modernbert_train.store.download import Downloads, MissingFileError, RetryPolicy, is_url, retry
+from modernbert_train.store.fields import Fields, parse_json
 from modernbert_train.store.mds import INDEX_NAME, Shard, decompress
+from modernbert_train.store.names import inside
 
 Result = TypeVar("Result")
 
@@ -60,7 +62,7 @@ class ShardFiles:
     def exists(self, name: str) -> bool:
         """Check whether a file exists; where only whole files can be downloaded, download it."""
         if self.folder is not None:
-            return (self.folder / name).exists()
+            return inside(self.folder, name).exists()
         if self._fs is not None:
             return bool(self._request(name, lambda: self._fs.exists(f"{self._base}/{name}")))
         try:
@@ -85,10 +87,7 @@ class ShardFiles:
             ConnectionError: The store does not answer.
         """
         if self.folder is not None:
-            file = self.folder / name
-            return (np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8))[
-                start:stop
-            ]
+            return _read_part(inside(self.folder, name), start or 0, stop)
         if self._fs is not None:
             path = f"{self._base}/{name}"
             return np.frombuffer(
@@ -99,7 +98,7 @@ class ShardFiles:
     def size(self, name: str) -> int:
         """Return the bytes of a file; raises FileNotFoundError and ConnectionError like `read`."""
         if self.folder is not None:
-            return (self.folder / name).stat().st_size
+            return inside(self.folder, name).stat().st_size
         if self._fs is not None:
             return int(self._request(name, lambda: self._fs.size(f"{self._base}/{name}")))
         return len(self.read(name))
@@ -115,12 +114,9 @@ class ShardFiles:
         names = self._request(folder, lambda: self._fs.glob(f"{base}/**/{INDEX_NAME}"))
         return sorted(name.removeprefix(self._base).lstrip("/") for name in names)
 
-    def json(self, name: str) -> Any:
-        """Return the content of a JSON file; raises ValueError if it is not one."""
-        try:
-            return json.loads(bytes(self.read(name)))
-        except ValueError as error:
-            raise ValueError(f"{self.root}/{name}: not valid JSON ({error})") from error
+    def json(self, name: str) -> Fields:
+        """Return the fields of a JSON file; raises ValueError if it is not one."""
+        return parse_json(bytes(self.read(name)), f"{self.root}/{name}")
 
     def read_shard(self, shard: Shard) -> Bytes:
         """Read all bytes of a shard, decompressed if necessary.
@@ -137,9 +133,11 @@ class ShardFiles:
             ValueError: It cannot be decompressed, or has another size than the index states.
         """
         raw = shard.raw
-        if shard.compressed and not (self.folder is not None and (self.folder / raw.basename).is_file()):
+        if shard.compressed and not (self.folder is not None and self.exists(raw.basename)):
             packed = bytes(self.read(shard.compressed.basename))
             data = np.frombuffer(decompress(shard, packed), np.uint8)
+        elif self.folder is not None and (found_bytes := self.size(raw.basename)) != raw.bytes:
+            raise ValueError(f"{found_bytes:,} bytes, index.json says {raw.bytes:,} (truncated or damaged)")
         else:
             data = self.read(raw.basename)
         if len(data) != raw.bytes:
@@ -166,3 +164,12 @@ class ShardFiles:
             raise FileNotFoundError(f"{self.root}/{name} does not exist") from error
         except ValueError as error:
             raise ConnectionError(str(error)) from error
+
+
+def _read_part(file: Path, start: int, stop: int | None) -> Bytes:
+    """Return bytes of a file; they are not mapped, because a file may be shortened meanwhile."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file} is not a regular file")
+    stop = status.st_size if stop is None else min(stop, status.st_size)
+    return np.fromfile(file, np.uint8, max(0, stop - start), offset=start)

@@ -5,9 +5,9 @@ shares is the share of lost text. Both bounds on it stand here: above WARN_LOST_
 is used; above MAX_LOST_TEXT, `data_prep tokenize` stops unless --max-lost-text allows more.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+
+from modernbert_train.store.fields import Fields
 
 WARN_LOST_TEXT = 0.01
 MAX_LOST_TEXT = 0.2
@@ -69,9 +69,9 @@ class TextCounts:
         return asdict(self)
 
     @staticmethod
-    def from_json(content: Mapping[str, Any] | None) -> "TextCounts | None":
-        """Return the counts of an object in a manifest; None if there is none."""
-        return None if content is None else TextCounts(**{name: int(n) for name, n in content.items()})
+    def from_fields(content: Fields) -> "TextCounts":
+        """Return the counts of an object in a manifest."""
+        return TextCounts(*(content.whole(field.name) for field in fields(TextCounts)))
 
 
 def describe_text(counts: TextCounts | None) -> str:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,14 @@ import numpy.typing as npt
 
 from modernbert_train.common.files import sha256, write_atomically
 from modernbert_train.common.redaction import check_no_secret
+from modernbert_train.common.text import shorten
 from modernbert_train.store.external import SampleLayout
+from modernbert_train.store.fields import Fields, read_json
+from modernbert_train.store.integrity import damage, damage_once, remember_intact, was_found_intact
 from modernbert_train.store.lost_text import TextCounts
-from modernbert_train.store.split import SIDECARS, Split, sidecar_shapes
+from modernbert_train.store.mds import INDEX_NAME, read_shards
+from modernbert_train.store.names import inside, is_source_name
+from modernbert_train.store.split import SIDECARS, Split, index_problem, number_problem, row_problem
 from modernbert_train.store.tokenizer import TOKENIZER_FILES, TokenizerInfo, load_tokenizer_info
 
 __all__ = [
@@ -42,8 +47,8 @@ MANIFEST_FORMAT = "modernbert-train token store"
 MANIFEST_VERSION = 2
 SPLIT_NAMES = ("train", "valid")
 _SUMMARY = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
-# Number of lengths read at a time.
-_SUMMARY_DOCUMENTS = 1 << 24
+# Field of the hash of all other fields.
+_HASH = "sha256"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def write_manifest(
 ) -> None:
     """Write the manifest of a store whose shards, sidecars and tokenizer files are in place, which finishes it."""
     texts = texts or {}
-    content = {
+    content: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
         "version": MANIFEST_VERSION,
         "tokenizer_fingerprint": tokenizer.fingerprint,
@@ -100,19 +105,20 @@ def write_manifest(
             for source, splits in sources.items()
         },
     }
+    content[_HASH] = _hash_of(content)
     write_atomically(store / MANIFEST_NAME, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _split_to_json(split: Split) -> dict[str, Any]:
     files = {
         name: {"bytes": (split.path / name).stat().st_size, "sha256": sha256(split.path / name)}
-        for name in ("index.json", *SIDECARS)
+        for name in (INDEX_NAME, *SIDECARS)
     }
     entry = {
         "num_documents": split.num_documents,
         "num_tokens": split.num_tokens,
         "num_blocks": split.num_blocks,
-        "lengths_tokens": length_summary(split.lengths()),
+        "lengths_tokens": length_summary(split.lengths_in_parts()),
         "files": files,
     }
     if split.sample_layout is not None:
@@ -120,21 +126,21 @@ def _split_to_json(split: Split) -> dict[str, Any]:
     return entry
 
 
-def length_summary(lengths: npt.NDArray[np.uint32]) -> dict[str, int]:
-    """Return exact percentiles of document lengths (p5, p50, p95 and the maximum), in bounded memory."""
+def length_summary(parts: Iterable[npt.NDArray[np.uint32]]) -> dict[str, int]:
+    """Return exact percentiles (p5, p50, p95 and the maximum) of document lengths that come in parts."""
     counts = np.zeros(1, np.int64)
-    for first in range(0, len(lengths), _SUMMARY_DOCUMENTS):
-        more = np.bincount(lengths[first : first + _SUMMARY_DOCUMENTS], minlength=len(counts))
+    for lengths in parts:
+        more = np.bincount(lengths, minlength=len(counts))
         more[: len(counts)] += counts
         counts = more
-    ranks = {name: math.ceil(len(lengths) * share) for name, share in _SUMMARY.items()}
+    ranks = {name: math.ceil(counts.sum() * share) for name, share in _SUMMARY.items()}
     return {name: int(np.searchsorted(np.cumsum(counts), rank)) for name, rank in ranks.items()}
 
 
 def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> Manifest:
-    """Load the manifest of a finished store and check the size and shape of its sidecars.
+    """Load the manifest of a finished store and check its sidecars.
 
-    Shards are not read; `verify_store` reads them.
+    They are read if they have not been found intact before. Shards are checked when they are first used (reading.py).
 
     Args:
         store: folder of the store.
@@ -144,8 +150,7 @@ def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> 
         The manifest.
 
     Raises:
-        ValueError: The folder does not exist, the store is not finished, its manifest is broken, or a sidecar does not
-            match.
+        ValueError: The folder does not exist, the store is not finished, or its manifest or a sidecar is damaged.
     """
     store = Path(store)
     if not store.is_dir():
@@ -153,31 +158,31 @@ def load_manifest(store: str | Path, sources: Collection[str] | None = None) -> 
             f"store: {store} does not exist; make it with `python -m data_prep tokenize {store} ...`"
         )
     content = read_manifest_json(store)
-    try:
-        bodies = content["sources"]
-        return Manifest(
-            path=store,
-            tokenizer_fingerprint=str(content["tokenizer_fingerprint"]),
-            vocab_size=int(content["vocab_size"]),
-            token_dtype=str(content["token_dtype"]),
-            sources={
-                source: {
-                    name: _split_from_json(
-                        store, store / source / name, entry, sources is None or source in sources
-                    )
-                    for name, entry in body["splits"].items()
-                }
-                for source, body in bodies.items()
-            },
-            licences={source: body["licence"] for source, body in bodies.items() if body["licence"]},
-            left_out={source: dict(body["left_out"]) for source, body in bodies.items()},
-            command=str(content["command"]),
-            texts={source: TextCounts.from_json(body.get("text")) for source, body in bodies.items()},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"store: {store / MANIFEST_NAME} lacks or mistypes a field ({error!r}); prepare the store again"
-        ) from error
+    found, licences, left_out, texts = {}, {}, {}, {}
+    for source in (bodies := content.fields("sources")):
+        if not is_source_name(source):
+            raise bodies.refuse(source, "a source whose name is one of a folder, such as web")
+        body = bodies.fields(source)
+        check = sources is None or source in sources
+        found[source] = _load_splits(store, source, body.fields("splits"), check)
+        if "licence" in body:
+            licences[source] = body.text("licence")
+        reasons = body.fields("left_out")
+        left_out[source] = {reason: reasons.whole(reason) for reason in reasons}
+        texts[source] = TextCounts.from_fields(body.fields("text")) if "text" in body else None
+    if content.value("token_dtype") not in ("uint16", "uint32"):
+        raise content.refuse("token_dtype", "uint16 or uint32")
+    return Manifest(
+        path=store,
+        tokenizer_fingerprint=content.text("tokenizer_fingerprint"),
+        vocab_size=content.whole("vocab_size", least=1, most=1 << 32),
+        token_dtype=content.text("token_dtype"),
+        sources=found,
+        licences=licences,
+        left_out=left_out,
+        command=content.text("command"),
+        texts=texts,
+    )
 
 
 def is_store(folder: Path) -> bool:
@@ -188,71 +193,108 @@ def is_store(folder: Path) -> bool:
         return False
 
 
-def read_manifest_json(store: Path) -> dict[str, Any]:
-    """Return the content of manifest.json; raise ValueError if it is missing, broken or of another version."""
+def read_manifest_json(store: Path) -> Fields:
+    """Return the content of manifest.json; raise ValueError if it is missing, broken, damaged or of another version."""
     file = store / MANIFEST_NAME
     if not file.is_file():
         raise ValueError(
             f"store: {store} has no {MANIFEST_NAME}: not a token store, or its preparation did not finish; "
             f"run `python -m data_prep tokenize {store} ...`"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"store: {file} is not valid JSON ({error}); prepare the store again") from error
-    version = content.get("version") if isinstance(content, dict) else None
+    content = read_json(file)
+    version = content.value("version") if "version" in content else None
     if version != MANIFEST_VERSION:
         raise ValueError(
-            f"store: {file} has version {version!r}, allowed: {MANIFEST_VERSION}; prepare the store again"
+            f"store: {file} has version {shorten(version)}, allowed: {MANIFEST_VERSION}; prepare the store again"
+        )
+    # Manifests of earlier versions of this package have none.
+    if _HASH in content and content.text(_HASH) != _hash_of(content.without(_HASH)):
+        raise ValueError(
+            f"store: {file} is damaged, or was edited (its content differs from its {_HASH}); restore it from a copy; "
+            f"if you edited it on purpose, delete the field {_HASH}"
         )
     return content
 
 
-def _split_from_json(store: Path, path: Path, entry: dict[str, Any], check: bool) -> Split:
-    files = entry["files"]
-    digest = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
+def _hash_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def stated_files(splits: Fields, name: str) -> dict[str, tuple[int, dict[str, str]]]:
+    """Return the size and the hashes that the manifest states of index.json and the sidecars of a split."""
+    files = splits.fields(name).fields("files")
+    stated = {file: files.fields(file) for file in (INDEX_NAME, *SIDECARS)}
+    return {file: (entry.whole("bytes"), {"sha256": entry.text("sha256")}) for file, entry in stated.items()}
+
+
+def _load_splits(store: Path, source: str, splits: Fields, check: bool) -> dict[str, Split]:
+    found = {}
+    for name in splits:
+        if name not in SPLIT_NAMES:
+            raise splits.refuse(name, f"a split named {' or '.join(SPLIT_NAMES)}")
+        found[name] = _load_split(inside(store, f"{source}/{name}"), store, splits, name)
+        if check and (problem := split_problem(found[name], stated_files(splits, name))):
+            raise ValueError(f"store: {problem}; copy or prepare it again")
+    return found
+
+
+def _load_split(path: Path, store: Path, splits: Fields, name: str) -> Split:
+    files = stated_files(splits, name)
+    hashes = "".join(files[file][1]["sha256"] for file in sorted(files))
+    entry = splits.fields(name)
     remote, sample_layout = None, None
     if "samples" in entry:
-        shards = str(entry["shards"])
+        shards = entry.text("shards")
+        if "\0" in shards:
+            raise entry.refuse("shards", "a folder or a URL")
         if is_url := "://" in shards:
             check_no_secret(f"store: {store / MANIFEST_NAME}: shards", shards)
         remote = shards if is_url else os.path.normpath(store.absolute() / shards)
-        sample_layout = SampleLayout.from_json(entry["samples"])
-    split = Split(
+        sample_layout = SampleLayout.from_fields(entry.fields("samples"))
+    return Split(
         path,
-        int(entry["num_documents"]),
-        int(entry["num_tokens"]),
-        int(entry["num_blocks"]),
-        digest,
+        entry.whole("num_documents"),
+        entry.whole("num_tokens"),
+        entry.whole("num_blocks"),
+        hashlib.sha256(hashes.encode()).hexdigest(),
         remote,
         sample_layout,
     )
-    if not check:
-        return split
-    for name, stated in files.items():
-        _check_size(path / name, stated["bytes"])
-    for name, (dtype, shape) in sidecar_shapes(split).items():
-        _check_array(path / name, dtype, shape)
-    return split
 
 
-def _check_size(file: Path, num_bytes: int) -> None:
-    actual_bytes = file.stat().st_size if file.is_file() else None
-    if actual_bytes != num_bytes:
-        found = "is missing" if actual_bytes is None else f"has {actual_bytes:,} bytes"
-        raise ValueError(f"store: {file} {found}, the manifest says {num_bytes:,}; copy or prepare it again")
+def split_problem(
+    split: Split, stated: Mapping[str, tuple[int, dict[str, str]]], *, again: bool = False
+) -> str | None:
+    """Check index.json and the sidecars of a split, once before they are first used.
 
+    Args:
+        split: as the manifest states it.
+        stated: name of each file -> its bytes, and its hashes.
+        again: whether to read what has been found intact before.
 
-def _check_array(file: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    Returns:
+        A file and what is wrong with it; None if nothing is.
+    """
+    for name, (num_bytes, hashes) in stated.items():
+        file = inside(split.path, name)
+        if not file.is_file():
+            return f"{file} is missing, the manifest says {num_bytes:,} bytes"
+        if (found_bytes := file.stat().st_size) != num_bytes:
+            return f"{file} has {found_bytes:,} bytes, the manifest says {num_bytes:,}"
+        if (problem := (damage if again else damage_once)(file, num_bytes, hashes)) is not None:
+            return f"{file} is damaged ({problem})"
+    # The numbers depend on the content of the sidecars alone, and on what the manifest says of them.
+    kind = "documents" if split.sample_layout else "blocks"
+    numbers = f"{split.digest} {kind} {split.num_documents} {split.num_tokens} {split.num_blocks}"
+    if not again and was_found_intact(numbers):
+        return None
     try:
-        array = np.load(file, mmap_mode="r")
-    except ValueError as error:
-        raise ValueError(f"store: {file} is damaged ({error}); copy or prepare it again") from error
-    fits = len(array.shape) == len(shape) and all(
-        stated in (-1, found) for stated, found in zip(shape, array.shape, strict=True)
-    )
-    if array.dtype != dtype or not fits:
-        raise ValueError(
-            f"store: {file} holds {array.dtype} {array.shape}, the manifest says {dtype} {shape}; "
-            "prepare the store again"
-        )
+        problem = row_problem(split) or number_problem(split)
+        if problem is None and (problem := index_problem(split, read_shards(split.path))):
+            problem = f"{INDEX_NAME}: {problem}"
+    except ValueError as error:  # of a sidecar or the index itself
+        return str(error).removeprefix("store: ")
+    if problem is not None:
+        return f"{split.path}: {problem}"
+    remember_intact(numbers)
+    return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -24,9 +25,13 @@ import numpy as np
 import xxhash
 
 from modernbert_train.common.files import write_atomically
+from modernbert_train.store.fields import REMEDY, Fields, is_whole, read_json
+from modernbert_train.store.names import NAME_RULE, is_name
 
 INDEX_NAME = "index.json"
 IDS_COLUMN, LENGTHS_COLUMN = "input_ids", "lengths"
+# The header of a shard has an offset of 4 bytes for each sample.
+_MOST_BYTES, _MOST_SAMPLES = (1 << 32) - 1, (1 << 30) - 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,18 @@ class ShardFile:
     basename: str
     bytes: int
     hashes: Mapping[str, str]  # algorithm -> hexadecimal digest
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> ShardFile:
+        """Parse `raw_data` or `zip_data` of an entry of index.json; raise ValueError for a wrong field."""
+        if not is_name(fields.value("basename")):
+            raise fields.refuse("basename", NAME_RULE)
+        hashes = fields.fields("hashes")
+        return cls(
+            basename=fields.text("basename"),
+            bytes=fields.whole("bytes", most=_MOST_BYTES),
+            hashes={algorithm: hashes.text(algorithm) for algorithm in hashes},
+        )
 
 
 @dataclass(frozen=True)
@@ -54,32 +71,40 @@ class Shard:
     size_limit: int | str | None = None
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Shard:
+    def from_fields(cls, fields: Fields) -> Shard:
         """Parse an entry of index.json.
 
         Args:
-            entry: as index.json holds it.
+            fields: as index.json holds them.
 
         Returns:
             The shard.
 
         Raises:
-            KeyError: A field is missing.
-            TypeError: A field has the wrong type.
-            ValueError: The shard is not of format MDS, version 2.
+            ValueError: A field is missing or wrong, or the shard is not of format MDS, version 2.
         """
-        shard_format = f"format {entry['format']}, version {entry['version']}"
-        if shard_format != "format mds, version 2":
-            raise ValueError(f"it has shards of {shard_format}, allowed: format mds, version 2")
+        if fields.value("format") != "mds":
+            raise fields.refuse("format", "format mds, version 2")
+        if not is_whole(fields.value("version"), 2, 2):
+            raise fields.refuse("version", "format mds, version 2")
+        names, sizes = fields.texts("column_names"), fields.value("column_sizes")
+        encodings = fields.texts("column_encodings")
+        if (
+            not isinstance(sizes, list)
+            or not all(size is None or is_whole(size, most=_MOST_BYTES) for size in sizes)
+            or not len(names) == len(encodings) == len(sizes) == len(set(names))
+        ):
+            raise fields.refuse("column_sizes", "a number of bytes or null for each of column_names")
+        is_compressed = "zip_data" in fields
         return cls(
-            num_samples=int(entry["samples"]),
-            raw=ShardFile(**entry["raw_data"]),
-            compressed=ShardFile(**entry["zip_data"]) if entry["zip_data"] else None,
-            compression=entry["compression"],
-            column_names=tuple(entry["column_names"]),
-            column_encodings=tuple(entry["column_encodings"]),
-            column_sizes=tuple(entry["column_sizes"]),
-            size_limit=entry["size_limit"],
+            num_samples=fields.whole("samples", most=_MOST_SAMPLES),
+            raw=ShardFile.from_fields(fields.fields("raw_data")),
+            compressed=ShardFile.from_fields(fields.fields("zip_data")) if is_compressed else None,
+            compression=fields.text("compression") if is_compressed else None,
+            column_names=names,
+            column_encodings=encodings,
+            column_sizes=tuple(sizes),
+            size_limit=fields.value("size_limit"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -132,14 +157,21 @@ def read_shards(folder: Path) -> list[Shard]:
     Raises:
         ValueError: The index is missing or broken.
     """
-    try:
-        content = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-        return [Shard.from_json(entry) for entry in content["shards"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"store: the index of a split, {folder / INDEX_NAME}, cannot be read ({error}); "
-            "run `python -m data_prep verify STORE`, then restore or prepare it again"
-        ) from error
+    return parse_shards(read_json(folder / INDEX_NAME), str(folder / INDEX_NAME))
+
+
+def parse_shards(index: Fields, file: str) -> list[Shard]:
+    """Return the entries of an index.json, see `read_shards`."""
+    shards = [Shard.from_fields(entry) for entry in index.list_of_fields("shards")]
+    names = Counter(part.basename for shard in shards for part in (shard.raw, shard.compressed) if part)
+    if names and (most := names.most_common(1)[0])[1] > 1:
+        raise ValueError(f"store: {file} lists the file {most[0]} {most[1]} times; {REMEDY}")
+    return shards
+
+
+def count_unhashed(shards: Sequence[Shard]) -> int:
+    """Return the number of shards for which index.json has no hash: damage that keeps their size may not be found."""
+    return sum(not (shard.compressed or shard.raw).hashes for shard in shards)
 
 
 def write_shards(folder: Path, shards: Sequence[Shard]) -> None:
@@ -166,7 +198,7 @@ def read_block(file: Path, number: int, dtype: str) -> np.ndarray:
     shard = os.open(file, os.O_RDONLY)
     try:
         start, end = np.frombuffer(os.pread(shard, 8, 4 * (number + 1)), "<u4", 2).tolist()
-        if start > end:
+        if not start <= end <= os.fstat(shard).st_size:
             raise ValueError("its header is damaged")
         sample = os.pread(shard, end - start, start)
     finally:
@@ -182,6 +214,8 @@ def read_samples(file: Path) -> list[bytes]:
 def split_samples(data: bytes) -> list[bytes]:
     """Return all samples of the bytes of a shard, undecoded."""
     num_samples = int(np.frombuffer(data, "<u4", 1)[0])
+    if 4 * (num_samples + 2) > len(data):
+        raise ValueError("its header is damaged")
     offsets = np.frombuffer(data, "<u4", num_samples + 1, offset=4).tolist()
     return [data[start:end] for start, end in pairwise(offsets)]
 
@@ -271,22 +305,28 @@ class ShardFormat:
 
 
 def digest(algorithm: str, data: bytes | memoryview) -> str:
-    """Hash bytes with an algorithm that index.json may name.
+    """Return the hexadecimal digest of bytes, see `new_hash`."""
+    state = new_hash(algorithm)
+    state.update(data)
+    return state.hexdigest()
+
+
+def new_hash(algorithm: str) -> Any:
+    """Return a new state of an algorithm that index.json may name.
 
     Args:
         algorithm: of hashlib or xxhash.
-        data: to be hashed.
 
     Returns:
-        The hexadecimal digest.
+        An object with the methods of those of hashlib.
 
     Raises:
         ValueError: The algorithm is unknown.
     """
     if algorithm in xxhash.algorithms_available:
-        return getattr(xxhash, algorithm)(data).hexdigest()
+        return getattr(xxhash, algorithm)()
     if algorithm in hashlib.algorithms_available and not algorithm.startswith("shake_"):
-        return hashlib.new(algorithm, data).hexdigest()
+        return hashlib.new(algorithm)
     raise ValueError(f"index.json has a hash of an unknown algorithm, {algorithm!r}")
 
 
@@ -307,5 +347,5 @@ def decompress(shard: Shard, data: bytes) -> bytes:
 
     try:
         return streaming_decompress(shard.compression, data)
-    except Exception as error:  # each algorithm raises its own type
+    except Exception as error:  # each algorithm raises its own type, MemoryError included
         raise ValueError(f"cannot be decompressed ({error})") from error

@@ -10,20 +10,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
-from modernbert_train.store.cache import Cache, exists_with_size
+from modernbert_train.store.cache import Cache
 from modernbert_train.store.download import check_scheme, expect, is_url
+from modernbert_train.store.integrity import damage_once
 from modernbert_train.store.manifest import (
     MANIFEST_NAME,
     TOKENIZER_FILES,
     Manifest,
     load_manifest,
     read_manifest_json,
+    stated_files,
 )
+from modernbert_train.store.names import inside
+from modernbert_train.store.split import Split
 from modernbert_train.store.tokenizer import tokenizer_fingerprint
 
 log = logging.getLogger(__name__)
@@ -56,15 +61,27 @@ def open_store(store: str, sources: Collection[str], cache: Cache | None) -> Man
     manifest = load_manifest(folder, sources)
     located = {
         source: {
-            # The manifest states where external shards are.
-            name: split
-            if split.sample_layout is not None
-            else dataclasses.replace(split, remote=f"{url}/{source}/{name}")
+            name: dataclasses.replace(split, remote=_shards_url(url, folder, split, f"{source}/{name}"))
             for name, split in splits.items()
         }
         for source, splits in manifest.sources.items()
     }
     return dataclasses.replace(manifest, sources=located)
+
+
+def _shards_url(url: str, folder: Path, split: Split, place: str) -> str:
+    """Return the URL of the shards of a split. Of external ones the manifest states it, or a place in the store."""
+    if split.remote is None:
+        return f"{url}/{place}"
+    if is_url(split.remote):
+        return split.remote
+    try:
+        return f"{url}/{Path(split.remote).relative_to(os.path.normpath(folder.absolute()))}"
+    except ValueError as error:
+        raise ValueError(
+            f"store: {url}/{MANIFEST_NAME} says that the shards of {place} are in a folder outside of the store, which "
+            "only the machine has where it was indexed; index the URL of the shards, and upload that index"
+        ) from error
 
 
 def open_tokenizer(path: str, cache: Cache | None) -> Path:
@@ -104,22 +121,29 @@ def _mirror(url: str, cache: Cache) -> Path:
 
 
 def _fetch_sidecars(url: str, folder: Path, sources: list[str], cache: Cache) -> None:
+    content = read_manifest_json(folder).fields("sources")
+    all_splits = {source: content.fields(source).fields("splits") for source in sources}
     stated = {
         f"{source}/{split}/{name}": entry
-        for source in sources
-        for split, split_entry in read_manifest_json(folder)["sources"][source]["splits"].items()
-        for name, entry in split_entry["files"].items()
+        for source, splits in all_splits.items()
+        for split in splits
+        for name, entry in stated_files(splits, split).items()
     }
     missing = {
-        place: entry
-        for place, entry in stated.items()
-        if not exists_with_size(folder / place, entry["bytes"])
+        place: entry for place, entry in stated.items() if not _is_intact(inside(folder, place), *entry)
     }
-    num_bytes = sum(entry["bytes"] for entry in missing.values())
+    num_bytes = sum(size for size, _ in missing.values())
     title = f"lengths and indices of {url}"
     # None hides the bar where there is no terminal.
     hidden = None if num_bytes > _BAR_BYTES else True
     with tqdm(total=num_bytes, desc=title, unit="B", unit_scale=True, disable=hidden) as bar:
-        for place, entry in missing.items():
-            check = expect(entry["bytes"], {"sha256": entry["sha256"]})
-            cache.fetch(f"{url}/{place}", folder / place, check, entry["bytes"], bar.update)
+        for place, (size, hashes) in missing.items():
+            cache.fetch(f"{url}/{place}", folder / place, expect(size, hashes), size, bar.update)
+
+
+def _is_intact(file: Path, num_bytes: int, hashes: Mapping[str, str]) -> bool:
+    if not file.exists():
+        return False
+    if (problem := damage_once(file, num_bytes, hashes)) is not None:
+        log.warning("%s is damaged (%s): it is downloaded again", file, problem)
+    return problem is None

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from modernbert_train.common.text import one_line
 from modernbert_train.common.types import Int64
 from modernbert_train.store import external, mds
 from modernbert_train.store.cache import Cache
-from modernbert_train.store.mds import read_shards
+from modernbert_train.store.download import check_scheme, is_url
+from modernbert_train.store.integrity import damage_once
+from modernbert_train.store.mds import count_unhashed, read_shards
+from modernbert_train.store.names import inside
 from modernbert_train.store.split import Split, comes_through_cache
 
 log = logging.getLogger(__name__)
@@ -29,19 +33,27 @@ class BlockReader:
 
     The shards of a remote split are read through the cache. `fetch_ahead` downloads them before they are read.
 
+    A shard in a folder is compared with its size and hashes before it is first read, see integrity.py.
+
     Args:
         splits: all splits that this process reads.
         cache: holds the shards of remote splits (`comes_through_cache`); needed if there are any.
+        num_ids: every id is below; None: not checked here.
 
     Raises:
         ValueError: The index of a split cannot be read.
     """
 
-    def __init__(self, splits: Iterable[Split], cache: Cache | None = None) -> None:
+    def __init__(
+        self, splits: Iterable[Split], cache: Cache | None = None, num_ids: int | None = None
+    ) -> None:
         splits = list(splits)
         self._cache = cache
+        self._num_ids = num_ids
         self._shards = {split.path: read_shards(split.path) for split in splits}
         self._folders = {split.path: self._folder(split) for split in splits}
+        # Files of the shards that this process has read from.
+        self._files: dict[tuple[Path, int], Path] = {}
         self._ahead: _FetchAhead | None = None
         self.reads_remote = any(comes_through_cache(split) for split in splits)
 
@@ -66,14 +78,18 @@ class BlockReader:
             except FileNotFoundError:
                 # Evicted from the cache since `_ensure`.
                 continue
-            except (OSError, ValueError, IndexError) as error:
-                raise ValueError(self._damage(split, block, f"{type(error).__name__}: {error}")) from error
+            except (OSError, ValueError) as error:
+                raise ValueError(self._damage(split, shard, one_line(error), block)) from error
             tokens = int(split.blocks(block, 1)[0, 1])
             if len(ids) != tokens:
-                raise ValueError(self._damage(split, block, f"{len(ids)} tokens instead of {tokens}"))
+                what = f"{len(ids)} tokens instead of {tokens}"
+                raise ValueError(self._damage(split, shard, what, block))
+            if self._num_ids is not None and tokens and (largest := int(ids.max())) >= self._num_ids:
+                what = f"it has id {largest}, the tokenizer has {self._num_ids:,} ids"
+                raise ValueError(self._damage(split, shard, what, block))
             return ids
         if not comes_through_cache(split):
-            raise ValueError(self._damage(split, block, "the file does not exist"))
+            raise ValueError(self._damage(split, shard, "the file does not exist"))
         raise ValueError(
             f"data.cache.limit_bytes is too small: shard {shard} of {split.remote} was evicted {_READS} times before "
             "it could be read; raise the limit"
@@ -106,6 +122,10 @@ class BlockReader:
         """Return the bytes of every shard of a split: int64 [num_shards]."""
         return np.array([shard.max_bytes for shard in self._shards[split.path]], dtype=np.int64)
 
+    def num_unhashed(self, split: Split) -> int:
+        """Return the number of shards of a split that cannot be compared with a hash."""
+        return count_unhashed(self._shards[split.path])
+
     def close(self) -> None:
         """End the background threads once they have downloaded what was asked for. Closing twice does no harm."""
         if self._ahead is not None:
@@ -120,30 +140,44 @@ class BlockReader:
         """Return the folder in which the shards of a split are, or will be once they are downloaded."""
         if not comes_through_cache(split):
             return Path(split.remote or split.path)
+        if split.remote and is_url(split.remote):
+            check_scheme(split.remote)
         assert self._cache is not None
         assert split.remote is not None
         return self._cache.path_of("shards", split.remote, split.digest)
 
     def _ensure(self, split: Split, number: int) -> Path:
-        """Return the file of a shard, which exists now; the cache may evict it at any time."""
+        """Return the file of a shard, which is intact; the cache may evict it at any time."""
         shard = self._shards[split.path][number]
-        file = self._folders[split.path] / shard.raw.basename
+        file = self._files.get((split.path, number))
+        first = file is None
+        file = file or inside(self._folders[split.path], shard.raw.basename)
         if comes_through_cache(split):
             assert self._cache is not None
             assert split.remote is not None
             self._cache.ensure(split.remote, shard, file)
+        elif first:
+            try:
+                problem = damage_once(file, shard.raw.bytes, shard.raw.hashes)
+            except FileNotFoundError:
+                problem = "the file does not exist"
+            except (OSError, ValueError) as error:
+                problem = one_line(error)
+            if problem is not None:
+                raise ValueError(self._damage(split, number, problem))
+        self._files[split.path, number] = file
         return file
 
     @staticmethod
-    def _damage(split: Split, block: int, what: str) -> str:
-        shard = split.shard_of(block)
+    def _damage(split: Split, shard: int, what: str, block: int | None = None) -> str:
+        place = "" if block is None else f" at block {block}"
         if comes_through_cache(split):
             return (
-                f"store: shard {shard} of {split.remote} is corrupt at block {block} ({what}): size and hash match "
+                f"store: shard {shard} of {split.remote} is corrupt{place} ({what}): size and hash match "
                 "index.json, so the store was written wrong; prepare it again"
             )
         return (
-            f"store: shard {shard} of {split.path} cannot be read at block {block} ({what}); "
+            f"store: shard {shard} of {split.path} cannot be read{place} ({what}); "
             f"run `python -m data_prep verify {split.path.parent.parent}`, then restore or prepare the store again"
         )
 

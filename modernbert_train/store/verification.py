@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from modernbert_train.common.files import sha256
+from modernbert_train.common.text import one_line
 from modernbert_train.common.types import Int64, UInt32
 from modernbert_train.store.external import (
     SampleLayout,
@@ -17,13 +17,30 @@ from modernbert_train.store.external import (
     spans_of,
 )
 from modernbert_train.store.files import ShardFiles
-from modernbert_train.store.manifest import TOKENIZER_FILES, Manifest, Split, read_manifest_json
-from modernbert_train.store.mds import INDEX_NAME, Shard, decode_block, digest, read_shards, split_samples
+from modernbert_train.store.integrity import damage, damage_once
+from modernbert_train.store.manifest import (
+    TOKENIZER_FILES,
+    Manifest,
+    Split,
+    read_manifest_json,
+    split_problem,
+    stated_files,
+)
+from modernbert_train.store.mds import Shard, decode_block, digest, read_shards, split_samples
+from modernbert_train.store.names import inside
+from modernbert_train.store.split import comes_through_cache
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info, tokenizer_fingerprint
 
 
 def verify_store(manifest: Manifest) -> list[str]:
-    """Read every byte of a store and return what is wrong with it, one line per problem."""
+    """Read every byte of a store and return what is wrong with it, one line per problem.
+
+    Args:
+        manifest: of the store, whose sidecars need not have been checked.
+
+    Returns:
+        The problems.
+    """
     problems = []
     content = read_manifest_json(manifest.path)
     for file in TOKENIZER_FILES:
@@ -36,11 +53,10 @@ def verify_store(manifest: Manifest) -> list[str]:
         )
     for source, splits in manifest.sources.items():
         for name, split in splits.items():
-            files = content["sources"][source]["splits"][name]["files"]
-            for file, entry in files.items():
-                if sha256(split.path / file) != entry["sha256"]:
-                    problems.append(f"{split.path / file}: damaged (sha256 differs from the manifest's)")
-            problems += _verify_counts(split)
+            stated = stated_files(content.fields("sources").fields(source).fields("splits"), name)
+            if problem := split_problem(split, stated, again=True):
+                problems.append(problem)
+                continue
             problems += [
                 f"{file}: {problem}"
                 for file, problem in _shard_problems(split, manifest)
@@ -49,40 +65,12 @@ def verify_store(manifest: Manifest) -> list[str]:
     return problems
 
 
-def _verify_counts(split: Split) -> list[str]:
-    lengths, blocks = split.lengths(), split.blocks()
-    stated_and_found = {
-        "documents in blocks.npy": (split.num_documents, int(blocks[:, 0].sum())),
-        "tokens in blocks.npy": (split.num_tokens, int(blocks[:, 1].sum())),
-        "tokens in lengths.npy": (split.num_tokens, int(lengths.sum(dtype=np.int64))),
-        "blocks in shards.npy": (split.num_blocks, int(split.shards[:, 0].sum())),
-        "documents in shards.npy": (split.num_documents, int(split.shards[:, 1].sum())),
-        "tokens in shards.npy": (split.num_tokens, int(split.shards[:, 2].sum())),
-    }
-    return [
-        f"{split.path}: {found:,} {what}, the manifest says {stated:,}"
-        for what, (stated, found) in stated_and_found.items()
-        if stated != found
-    ]
-
-
 def _shard_problems(split: Split, manifest: Manifest) -> Iterator[tuple[str, str | None]]:
-    """Yield the file of every shard and what is wrong with it, or None."""
-    index = split.path / INDEX_NAME
-    try:
-        shards = read_shards(split.path)
-    except ValueError as error:
-        yield str(index), f"cannot be read ({error.__cause__})"
-        return
-    # What a sample is, and its column in shards.npy.
-    unit, column = ("blocks", 0) if split.sample_layout is None else ("documents", 1)
-    indexed, stated = [shard.num_samples for shard in shards], split.shards[:, column].tolist()
-    if indexed != stated:
-        yield str(index), f"{unit} per shard {indexed}, shards.npy says {stated}"
-        return
+    """Yield the file of every shard of a split with sound sidecars, and what is wrong with it, or None."""
     files = ShardFiles(split.remote or str(split.path))
     tokenizer = load_tokenizer_info(manifest.path) if split.sample_layout else None
-    for number, shard in enumerate(tqdm(shards, desc="/".join(split.path.parts[-2:]), unit=" shards")):
+    shards = tqdm(read_shards(split.path), desc="/".join(split.path.parts[-2:]), unit=" shards")
+    for number, shard in enumerate(shards):
         first_block, first_document = split.first_of_shards[number].tolist()
         num_blocks, num_documents = split.shards[number, :2].tolist()
         lengths = split.lengths(first_document, num_documents)
@@ -109,14 +97,19 @@ def shard_problem(file: Path, shard: Shard, vocab_size: int, blocks: Int64, leng
     Returns:
         What differs from the index or the sidecars; None if nothing does.
     """
-    if not file.is_file():
+    try:
+        file = inside(file.parent, file.name)
+        if (problem := damage(file, shard.raw.bytes, shard.raw.hashes)) is not None:
+            return f"damaged ({problem})"
+        return _block_problem(file.read_bytes(), shard, vocab_size, blocks, lengths)
+    except FileNotFoundError:
         return "missing"
-    data = file.read_bytes()
-    if len(data) != shard.raw.bytes:
-        return f"{len(data):,} bytes, index.json says {shard.raw.bytes:,} (truncated or damaged)"
-    for algorithm, stated in shard.raw.hashes.items():
-        if digest(algorithm, data) != stated:
-            return f"damaged ({algorithm} differs from index.json's)"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({one_line(error)})"
+
+
+def _block_problem(data: bytes, shard: Shard, vocab_size: int, blocks: Int64, lengths: UInt32) -> str | None:
+    """Return the first thing wrong with the bytes of a shard of blocks, see `shard_problem`."""
     samples = split_samples(data)
     if len(samples) != len(blocks):
         return f"{len(samples)} blocks, blocks.npy says {len(blocks)}"
@@ -129,7 +122,7 @@ def shard_problem(file: Path, shard: Shard, vocab_size: int, blocks: Int64, leng
             return (
                 f"block {block}: {len(block_lengths)} documents, {len(ids)} tokens; not what the sidecars say"
             )
-        if ids.max() >= vocab_size:
+        if ids.max(initial=0) >= vocab_size:
             return f"block {block} has id {ids.max()}, the vocabulary ends at {vocab_size}"
         first += num_documents
     return None
@@ -168,9 +161,39 @@ def shard_header_problem(files: ShardFiles, shard: Shard) -> str | None:
         return "missing"
     if found_bytes != stored.bytes:
         return f"{found_bytes:,} bytes, index.json says {stored.bytes:,} (truncated or damaged)"
-    if stored is raw and shard.num_samples:
+    if stored is raw and shard.num_samples and found_bytes >= 4 * (shard.num_samples + 2):
         first = files.read(raw.basename, 0, 4)
         last = files.read(raw.basename, 4 * (shard.num_samples + 1), 4 * (shard.num_samples + 2))
         if [*first.view("<u4"), *last.view("<u4")] != [shard.num_samples, found_bytes]:
             return "its header is not that of the shard in index.json (damaged, or another shard)"
     return None
+
+
+def check_shards(split: Split, most_bytes: int) -> tuple[list[str], int, int]:
+    """Compare the shards of a split in a folder with the sizes and hashes in index.json.
+
+    Those that have been found intact before are not read again. Of more than `most_bytes`, evenly spread shards are
+    read. Shards that come through the cache are compared when they arrive, so none is read.
+
+    Args:
+        split: with sound sidecars.
+        most_bytes: to read.
+
+    Returns:
+        A line for each damaged shard, the bytes of the shards that were compared, and those of all shards.
+    """
+    shards = read_shards(split.path)
+    num_bytes = sum(shard.raw.bytes for shard in shards)
+    if comes_through_cache(split):
+        return [], 0, num_bytes
+    folder, step = Path(split.remote or split.path), max(1, -(-num_bytes // most_bytes))
+    problems, compared = [], 0
+    for shard in tqdm(shards[::step], desc="/".join(split.path.parts[-2:]), unit=" shards", disable=None):
+        try:
+            problem = damage_once(inside(folder, shard.raw.basename), shard.raw.bytes, shard.raw.hashes)
+        except (OSError, ValueError) as error:
+            problem = one_line(error)
+        if problem is not None:
+            problems.append(f"{folder / shard.raw.basename} is damaged ({problem})")
+        compared += shard.raw.bytes
+    return problems, compared, num_bytes

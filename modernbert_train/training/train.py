@@ -159,7 +159,8 @@ def build_loader(run: Run) -> PlannedLoader:
     check_downloads(data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
     if is_rank_zero():
         texts = texts_of(run.recipe, inputs.manifests)
-        log_sources(run.schedule, phases, data.warn_epochs, texts)
+        unhashed = {name: inputs.reader.num_unhashed(split) for name, split in inputs.train.items()}
+        log_sources(run.schedule, phases, data.warn_epochs, texts, unhashed)
     rows = PlannedRows(
         phases,
         inputs,

@@ -1,7 +1,10 @@
 """Small token stores for tests, written from ids, without text."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from streaming import MDSWriter
@@ -14,6 +17,7 @@ from modernbert_train.store.manifest import (
     load_tokenizer_info,
     write_manifest,
 )
+from modernbert_train.store.mds import ShardFormat, write_shards
 from modernbert_train.store.split import Split, write_sidecars
 from modernbert_train.store.tokenizer import copy_tokenizer
 
@@ -79,6 +83,27 @@ def _write_split(folder: Path, documents: Documents, block_documents: int, shard
     return write_sidecars(folder, lengths, table, np.array([shard["samples"] for shard in writer.shards]))
 
 
+def edit_manifest(store: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of a manifest as its author could: without a hash of its own."""
+    content = json.loads((store / "manifest.json").read_text())
+    content.pop("sha256", None)
+    edit(content)
+    (store / "manifest.json").write_text(json.dumps(content))
+
+
+def restate_files(store: Path) -> None:
+    """Write the sizes and hashes of indices and sidecars into the manifest, as the author of the store could."""
+
+    def edit(content: dict[str, Any]) -> None:
+        for source, body in content["sources"].items():
+            for split, entry in body["splits"].items():
+                for name, stated in entry["files"].items():
+                    data = (store / source / split / name).read_bytes()
+                    stated.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    edit_manifest(store, edit)
+
+
 def make_plan_store(
     folder: Path, tokenizer: TokenizerInfo, lengths: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> Manifest:
@@ -99,13 +124,20 @@ def make_plan_store(
         for name, documents in splits_of_source.items():
             split_folder = folder / source / name
             split_folder.mkdir(parents=True)
-            (split_folder / "index.json").write_text('{"shards": []}')
             of_documents = np.array(documents, dtype=np.uint32)
             starts = np.arange(0, len(of_documents), 128)
             counts = np.diff(np.append(starts, len(of_documents)))
             blocks = np.column_stack([counts, np.add.reduceat(of_documents.astype(np.int64), starts)])
             shards = np.diff(np.append(np.arange(0, len(blocks), 64), len(blocks)))
-            splits[source][name] = write_sidecars(split_folder, of_documents, blocks, shards)
+            split = splits[source][name] = write_sidecars(split_folder, of_documents, blocks, shards)
+            of_blocks = ShardFormat("uint16", 1 << 26)
+            write_shards(
+                split_folder,
+                [
+                    of_blocks.shard(number, num_blocks, 2 * num_tokens, sha1="0" * 40)
+                    for number, (num_blocks, _, num_tokens) in enumerate(split.shards.tolist())
+                ],
+            )
     write_manifest(
         folder, tokenizer, splits, licences={}, left_out={source: {} for source in splits}, command="test"
     )

@@ -21,6 +21,7 @@ from modernbert_train.sweep.command import check_inputs
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.state import RunState, check_run_folders, read_state, read_tokens
 from tests.helpers.spawned import held
+from tests.helpers.stores import edit_manifest
 from tests.helpers.sweeps import make_sweep, pretend_finished
 from tests.helpers.weights import make_info
 
@@ -226,11 +227,11 @@ def test_what_is_refused_before_anything_runs(tmp_path, capsys):
 
 def test_sources_without_held_out_text_are_refused(tmp_path, capsys):
     path = make_sweep(tmp_path, CELLS)
-    file = tmp_path / "store/manifest.json"
-    manifest = json.loads(file.read_text())
-    for source in manifest["sources"].values():
-        source["splits"].pop("valid", None) if "splits" in source else source.pop("valid", None)
-    file.write_text(json.dumps(manifest))
+    for source in ("web", "code"):
+        edit_manifest(
+            tmp_path / "store",
+            lambda manifest, name=source: manifest["sources"][name]["splits"].pop("valid", None),
+        )
     assert main(["sweep", str(path)]) == 2
     assert (
         "cell gated: no source has held-out text; tokenize with --valid-fraction above 0"

@@ -15,6 +15,7 @@ from data_prep.tokenizer import measure_texts
 from modernbert_train.store.lost_text import MAX_LOST_TEXT, WARN_LOST_TEXT
 from modernbert_train.store.manifest import load_manifest
 from modernbert_train.store.tokenizer import TokenizerError, tokenizer_errors
+from tests.helpers.stores import edit_manifest
 from tests.helpers.texts import run_tokenize, write_json_lines
 
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
@@ -112,9 +113,7 @@ def test_it_goes_on_where_it_stopped_if_that_is_allowed(capsys, monkeypatch):
 
 def test_a_store_of_an_earlier_version_was_not_measured(capsys):
     assert tokenize(bpe("[UNK]"), [LATIN]) == 0
-    manifest = json.loads(Path("store/manifest.json").read_text())
-    del manifest["sources"]["web"]["text"]
-    Path("store/manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(Path("store"), lambda manifest: manifest["sources"]["web"].pop("text"))
     assert load_manifest("store").texts == {"web": None}
     assert main(["inspect", "store"]) == 0
     assert "web: text: not measured" in capsys.readouterr().out
