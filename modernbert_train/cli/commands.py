@@ -33,10 +33,15 @@ def run_train(options: argparse.Namespace) -> int:
     recipe = _load_recipe(options)
     if options.tokens_per_second is not None and not options.dry_run:
         raise ValueError("--tokens-per-second is used by --dry-run only; add --dry-run, or leave it out")
+    if options.gpus is not None and not options.dry_run:
+        raise ValueError(
+            "--gpus is used by --dry-run only; to train on several GPUs, start the command with a launcher: "
+            f"composer -n {options.gpus} -m modernbert_train train ..."
+        )
     if options.dry_run:
         from modernbert_train.planning.dry_run import dry_run
 
-        found = dry_run(recipe, options.tokens_per_second)
+        found = dry_run(recipe, options.tokens_per_second, options.gpus)
         print(found.text)
         if not found.problems:
             return 0

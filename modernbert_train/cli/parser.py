@@ -168,7 +168,7 @@ def _add_train(subparsers: Subparsers) -> None:
         "train a recipe; run the same command again to resume",
         """
         modernbert train yamls/quickstart.yaml training.device=cpu seed=18
-        modernbert train yamls/pretrain/modernbert-large.yaml --dry-run
+        modernbert train yamls/pretrain/modernbert-large.yaml --dry-run --gpus 24
         modernbert train yamls/pretrain/modernbert-large.yaml init.from=runs/base init.method=tile_middle
         composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml
         """,
@@ -189,6 +189,13 @@ def _add_train(subparsers: Subparsers) -> None:
         type=_positive,
         metavar="N",
         help="with --dry-run: speed of one GPU, to estimate GPU-hours (default: 30%% of an H100's peak)",
+    )
+
+    command.add_argument(
+        "--gpus",
+        type=_positive_int,
+        metavar="N",
+        help="with --dry-run: show what each of N GPUs does; up to data.num_streams, all train on the same batches",
     )
 
 

@@ -1,6 +1,5 @@
 """Check that the values of a phase fit together, and fit the rest of the recipe."""
 
-import math
 from collections.abc import Iterable, Iterator
 
 from modernbert_train.config.mixture import check_mixture
@@ -17,11 +16,11 @@ from modernbert_train.config.schema import ModelConfig, PhaseConfig, Recipe
 SHORTEST_CONTEXT = 3  # [CLS], one token, [SEP]
 
 
-def check_phase(recipe: Recipe, name: str, world_size: int) -> Iterator[str]:
-    """Yield the problems of one phase on `world_size` ranks."""
+def check_phase(recipe: Recipe, name: str) -> Iterator[str]:
+    """Yield the problems of one phase."""
     phase, field = recipe.phases[name], f"phases.{name}"
     yield from _check_context(phase, recipe.model, field)
-    yield from _check_batch(phase, recipe.data.num_streams, world_size, field)
+    yield from _check_batch(phase, recipe.data.num_streams, field)
     yield from _check_schedule(phase, field)
     if phase.batch_ramp is not None:
         yield from _check_ramp(phase, recipe.data.num_streams, field)
@@ -48,8 +47,8 @@ def _check_context(phase: PhaseConfig, model: ModelConfig, field: str) -> Iterat
         )
 
 
-def _check_batch(phase: PhaseConfig, streams: int, world_size: int, field: str) -> Iterator[str]:
-    """Check that a batch has the same number of whole rows of each stream, and whole micro-batches on each rank."""
+def _check_batch(phase: PhaseConfig, streams: int, field: str) -> Iterator[str]:
+    """Check that a batch has the same number of whole rows of each stream, and that micro-batches have whole rows."""
     row, batch, micro = phase.row_tokens, phase.batch_tokens, phase.micro_batch_tokens
     yield from check_at_least_one(
         f"{field}.", {"row_tokens": row, "batch_tokens": batch, "micro_batch_tokens": micro}
@@ -62,23 +61,13 @@ def _check_batch(phase: PhaseConfig, streams: int, world_size: int, field: str) 
             f"use {nearest_multiples(micro, row)}, or leave it out for one row"
         )
     unit = streams * row
-    uneven = {key: size for key, size in batch_sizes(phase).items() if size % unit or size < 1}
-    for key, size in uneven.items():
+    for key, size in batch_sizes(phase).items():
+        if size >= 1 and size % unit == 0:
+            continue
         ways = [f"{key} {nearest_multiples(size, unit)}", *_other_ways(phase, size, streams)]
         yield (
             f"{field}.{key} is {size}, not a multiple of {unit}, one row of each stream "
             f"(row_tokens {row} x data.num_streams {streams}); use {', or '.join(ways)}"
-        )
-    if uneven or micro % row or streams % world_size:
-        return
-    # The smaller batches of a ramp are padded to whole micro-batches; the full batch of most steps must be whole.
-    rank_tokens = batch // world_size
-    if rank_tokens % micro:
-        yield (
-            f"{field}.micro_batch_tokens is {micro}, which does not divide the {rank_tokens} tokens of a batch on each "
-            f"rank (batch_tokens {batch}, ranks {world_size}); use micro_batch_tokens "
-            f"{_either(row * rows for rows in nearest_divisors(rank_tokens // row, micro // row))}, or batch_tokens "
-            f"{nearest_multiples(batch, math.lcm(micro * world_size, unit))}"
         )
 
 

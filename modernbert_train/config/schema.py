@@ -176,8 +176,8 @@ class DataConfig:
     tokenizer: str
     # Name -> source. Phases mix sources by these names.
     sources: dict[str, SourceConfig]
-    # Streams the data is split into. Every number of ranks that divides it trains on the same batches. auto: the
-    # largest number up to 64 that divides the rows of every batch of every phase.
+    # Streams the data is split into. Every number of ranks up to it trains on the same batches, without padding if it
+    # divides the streams. auto: the largest number up to 64 that divides the rows of every batch of every phase.
     num_streams: int = 64
     # Rows that are packed and shuffled together: per stream or, from small stores, over all streams. At least 64 rows
     # and some blocks of the store are taken, at most an epoch of a small store.
@@ -256,7 +256,8 @@ class InheritedPhaseConfig:
     # Length of a row, into which whole pieces are packed; at least context_tokens. auto: the longest up to 8,192 that
     # cuts the batch into rows that the streams can share, at least 8 of them if possible.
     row_tokens: int = 8_192
-    # Tokens in a forward and backward pass of one rank: affects speed and memory, not the result. auto: row_tokens.
+    # Most tokens in a forward and backward pass of one rank: affects speed and memory, not the result. A rank takes
+    # fewer where that saves padding. auto: row_tokens.
     micro_batch_tokens: int = 8_192
     # RoPE base of the global layers; longer contexts need a larger one.
     global_rope_theta: float = 10_000.0

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 
 from modernbert_train.common.files import url_problem
 from modernbert_train.config.mixture import RESERVED
-from modernbert_train.config.phase_validation import batch_sizes, check_phase
+from modernbert_train.config.phase_validation import check_phase
 from modernbert_train.config.quantities import (
     check_at_least_one,
     check_below_one,
     check_not_negative,
     check_positive,
     check_share,
-    nearest_divisors,
-    nearest_multiples,
     next_multiple,
 )
 from modernbert_train.config.schema import OPTIMIZERS, CacheConfig, InitConfig, ModelConfig, Recipe
@@ -39,7 +37,7 @@ def validate(recipe: Recipe, world_size: int = 1) -> list[str]:
         *_check_data(recipe, world_size),
         *_check_masking(recipe),
         *_check_optimizer(recipe),
-        *(problem for name in recipe.phases for problem in check_phase(recipe, name, world_size)),
+        *(problem for name in recipe.phases for problem in check_phase(recipe, name)),
     ]
 
 
@@ -150,10 +148,11 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
     )
     if data.num_streams < 1:
         return
-    if data.num_streams % world_size:
+    if data.num_streams < world_size:
         yield (
-            f"data.num_streams is {data.num_streams}, not a multiple of the number of ranks ({world_size}), which "
-            f"share the streams equally; use {_ways_to_share(recipe, world_size)}"
+            f"data.num_streams is {data.num_streams}, less than the number of ranks ({world_size}), each of which "
+            f"reads at least one; use at most {data.num_streams} rank{'s' if data.num_streams > 1 else ''}, or in a "
+            f"new run at least {world_size} streams"
         )
     if data.num_canonical_nodes < 1 or data.num_streams % data.num_canonical_nodes:
         yield (
@@ -165,34 +164,6 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
     yield from check_skip(data.skip, list(data.sources))
     if data.num_workers < 0:
         yield f"data.num_workers is {data.num_workers}: must be at least 0 (0: read in the training process)"
-
-
-def _ways_to_share(recipe: Recipe, world_size: int) -> str:
-    """Return what makes each of `world_size` ranks read equally many streams."""
-    streams, phases = recipe.data.num_streams, recipe.phases
-    ranks = nearest_divisors(streams, world_size)
-    ways = [f"{' or '.join(map(str, ranks))} rank{'' if ranks == [1] else 's'}"]
-    rows = {
-        f"phases.{name}.{key}": (size, phase.row_tokens)
-        for name, phase in phases.items()
-        for key, size in batch_sizes(phase).items()
-        if phase.row_tokens > 0
-    }
-    shared = math.gcd(*(size // row for size, row in rows.values()))
-    if shared > 0 and shared % world_size == 0:
-        numbers = [
-            world_size * share
-            for share in nearest_divisors(shared // world_size, max(1, streams // world_size))
-        ]
-        ways.append(f"in a new run data.num_streams {' or '.join(map(str, numbers))}")
-    else:
-        batches = [
-            f"{key} {nearest_multiples(size, world_size * row)}"
-            for key, (size, row) in rows.items()
-            if size % (world_size * row)
-        ]
-        ways.append(f"in a new run data.num_streams {world_size} with {', '.join(batches)}")
-    return ", or ".join(ways)
 
 
 def _check_masking(recipe: Recipe) -> Iterator[str]:

@@ -13,6 +13,8 @@
       |
     loader.py      rows of all streams of a rank, step by step, in worker processes
       |
+    sharing.py     what each rank does of a batch
+      |
     batch.py       rows -> PackedBatch -> micro-batches for the model
 
 inputs.py opens what a recipe names: its tokenizer, its stores and their reader.
@@ -31,7 +33,7 @@ Glossary, from large to small:
     epoch           one reading of all blocks of a source; epochs follow each other without a seam
     canonical node  one of the N equal parts that blocks are dealt to; N is fixed by the recipe, so that the data does
                     not depend on the number of machines, and each machine downloads only its own part
-    stream          one of the C equal parts of every batch; each rank reads C/ranks of them
+    stream          one of the C equal parts of every batch; each rank reads C/ranks of them, some one more
     sequence        an endless sequence of rows; a stream has its own or, from small sources, shares one with the others
     shuffle block   about `data.shuffle_rows` consecutive rows of a sequence, packed and shuffled together
     position        (shuffle block, row) of a stream; C positions are all that a checkpoint holds of the data
@@ -43,5 +45,6 @@ Glossary, from large to small:
     target          a slot with a label: a masked token (mlm), or each token but the last of its piece (clm)
 
     batch           the rows of a step: equally many from every stream
-    micro-batch     the rows of one forward and backward pass of a rank, joined into one sequence
+    micro-batch     the rows of one forward and backward pass of a rank, joined into one sequence;
+                    filled up with rows of padding where ranks have fewer rows than others
 """

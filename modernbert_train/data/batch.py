@@ -83,21 +83,25 @@ def join(batches: Sequence[PackedBatch]) -> PackedBatch:
     return PackedBatch(**tensors, max_seqlen=batches[0]["max_seqlen"])  # type: ignore[typeddict-item]
 
 
-def micro_batches(batch: PackedBatch, rows: int, pad_id: int) -> list[MicroBatch]:
+def micro_batches(
+    batch: PackedBatch, rows: int, pad_id: int, most_rows: int | None = None
+) -> list[MicroBatch]:
     """Cut a batch into micro-batches of exactly `rows` rows.
 
-    The last one is filled up with rows of padding, which have no targets and so add nothing to the loss. A batch-size
-    ramp thus needs no other shapes than the full batch.
+    The batch is filled up with rows of padding, which have no targets and so add nothing to the loss. A batch-size
+    ramp thus needs no other shapes than the full batch, and ranks with fewer rows do as many micro-batches as others.
 
     Args:
         batch: The rows of this rank.
         rows: Rows of a micro-batch.
         pad_id: Token id of [PAD].
+        most_rows: Rows of the rank that has the most; None: this one.
 
     Returns:
         The micro-batches in the order of the rows.
     """
-    missing = -len(batch["input_ids"]) % rows
+    most_rows = len(batch["input_ids"]) if most_rows is None else most_rows
+    missing = -(-most_rows // rows) * rows - len(batch["input_ids"])
     if missing:
         batch = join([batch, _empty_rows(missing, batch, pad_id)])
     segment_end = batch["num_segments"].cumsum(0).tolist()

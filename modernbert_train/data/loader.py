@@ -1,6 +1,7 @@
 """The loader: planned rows, step by step, from worker processes, resumable at any step.
 
-A rank reads C/world_size streams and divides them among its workers in order; each worker yields its rows step by step.
+A rank reads C/world_size streams, or one more (sharing.py), and divides them among its workers in order; each worker
+yields its rows step by step.
 A batch is the rows of all streams in the order of the streams, so it is the same for every number of workers and, over
 all ranks, for every number of ranks. Each item carries the positions after it. A checkpoint therefore gets the
 positions of the batch that the trainer has taken, however far the workers have read ahead.
@@ -25,11 +26,7 @@ from modernbert_train.data.batch import PackedBatch, collate
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.plan import PhaseRows, StreamPositions, fingerprint_at
 from modernbert_train.data.reader import SequenceReader
-
-
-def streams_of_rank(num_streams: int, rank: int, world_size: int) -> list[int]:
-    """Return the streams that a rank reads."""
-    return np.array_split(np.arange(num_streams), world_size)[rank].tolist()
+from modernbert_train.data.sharing import most_streams, streams_of_rank
 
 
 class _Item(TypedDict):
@@ -56,6 +53,7 @@ class PlannedRows(IterableDataset[_Item]):
     ) -> None:
         (num_streams,) = {phase.plan.num_streams for phase in phases}
         self._streams = streams_of_rank(num_streams, rank, world_size)
+        self._most_streams = most_streams(num_streams, world_size)
         self._phases = list(phases)
         self._inputs = inputs
         self.total_steps = sum(phase.num_steps for phase in phases)
@@ -65,6 +63,15 @@ class PlannedRows(IterableDataset[_Item]):
         self.positions: StreamPositions = {}
         # Source -> content tokens that the trainer has taken so far; the sum over the ranks is that of the run.
         self.source_tokens: Counter[str] = Counter()
+
+    @property
+    def num_streams(self) -> int:
+        """Number of streams that this rank reads."""
+        return len(self._streams)
+
+    def most_rows(self, rows: int) -> int:
+        """Return the rows of the ranks with the most streams in a step of which this rank has `rows`."""
+        return rows // len(self._streams) * self._most_streams
 
     def is_skipped(self, step: int) -> bool:
         """Check whether a step has no batch; its rows are passed over."""

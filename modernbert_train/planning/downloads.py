@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from modernbert_train.config import DataConfig, format_bytes
 from modernbert_train.data.inputs import Inputs
-from modernbert_train.data.loader import streams_of_rank
 from modernbert_train.data.order import GROUP_SHARDS
 from modernbert_train.data.plan import PhaseRows, Plan
+from modernbert_train.data.sharing import streams_of_rank
 from modernbert_train.store.split import comes_through_cache
 
 log = logging.getLogger(__name__)

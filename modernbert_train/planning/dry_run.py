@@ -17,11 +17,13 @@ from modernbert_train.config import (
     Recipe,
     format_bytes,
     format_tokens,
+    validate,
 )
 from modernbert_train.config.architecture import describe_model
 from modernbert_train.config.cache import open_cache
 from modernbert_train.config.schema import OPTIMIZERS
 from modernbert_train.data.inputs import open_inputs, plan_rows
+from modernbert_train.data.sharing import BatchShare, most_streams, share_batch
 from modernbert_train.objectives import build_objective
 from modernbert_train.planning.cost import (
     checkpoint_bytes,
@@ -70,6 +72,7 @@ def describe(
     tokens_per_s: float | None = None,
     texts: Mapping[str, TextCounts | None] | None = None,
     cpu_speed: "CpuSpeed | None" = None,
+    num_ranks: int | None = None,
 ) -> str:
     """Describe a run in figures.
 
@@ -80,6 +83,7 @@ def describe(
         tokens_per_s: speed of a GPU, for the hours; None: estimated, unless the recipe is for a CPU.
         texts: what the tokenizer made of the text of each source, if the stores could be opened.
         cpu_speed: speed of this machine, if it would train on its CPU.
+        num_ranks: number of ranks, for what each of them does; None: not shown.
 
     Returns:
         Lines that fit the terminal, of at most 80 columns.
@@ -90,11 +94,11 @@ def describe(
         "",
         *(
             line
-            for label, text in _summary(recipe, schedule, tokens_per_s, cpu_speed).items()
+            for label, text in _summary(recipe, schedule, tokens_per_s, cpu_speed, num_ranks).items()
             for line in _entry(label, text)
         ),
         "",
-        *_tables(recipe, schedule, data, tokens_per_s),
+        *_tables(recipe, schedule, data, tokens_per_s, num_ranks),
         *(_sources(recipe, schedule, data) if data else ()),
         *draw(schedule, has_thetas=recipe.model.positions == "rope"),
         *_texts(texts or {}),
@@ -108,7 +112,11 @@ def describe(
 
 
 def _summary(
-    recipe: Recipe, schedule: RunSchedule, tokens_per_s: float | None, cpu_speed: "CpuSpeed | None"
+    recipe: Recipe,
+    schedule: RunSchedule,
+    tokens_per_s: float | None,
+    cpu_speed: "CpuSpeed | None",
+    num_ranks: int | None,
 ) -> dict[str, str]:
     model, data, optimizer, training = recipe.model, recipe.data, recipe.optimizer, recipe.training
     clip, optimizer_name = optimizer.gradient_clip_norm, OPTIMIZERS[optimizer.name].display_name
@@ -122,6 +130,7 @@ def _summary(
         + ("gradients not clipped" if clip is None else f"gradients clipped at norm {clip:g}"),
         "data": f"tokenizer {data.tokenizer}, {_count(data.num_streams, 'stream')}, shuffle blocks of "
         f"{_count(data.shuffle_rows, 'row')}, {_count(data.num_workers, 'worker')} per rank",
+        **({} if num_ranks is None else {"ranks": _ranks(data.num_streams, num_ranks)}),
         **_skipped(recipe, schedule),
         "masking": f"{recipe.masking.mask_fraction:.0%} [MASK], {recipe.masking.random_fraction:.0%} random, "
         f"{max(0, 1 - recipe.masking.mask_fraction - recipe.masking.random_fraction):.0%} kept",
@@ -137,6 +146,14 @@ def _summary(
         **({} if cpu_speed is None else {"time here": cpu_speed.describe(schedule)}),
         "run folder": f"{recipe.run_folder}, seed {recipe.seed}",
     }
+
+
+def _ranks(num_streams: int, num_ranks: int) -> str:
+    most, fewest = most_streams(num_streams, num_ranks), num_streams // num_ranks
+    if most == fewest:
+        return f"{num_ranks:,}, each with {_count(most, 'stream')}"
+    with_more = num_streams % num_ranks
+    return f"{with_more:,} with {_count(most, 'stream')}, {num_ranks - with_more:,} with {fewest:,}"
 
 
 def _on_gpus(recipe: Recipe, tokens_per_s: float | None) -> bool:
@@ -193,7 +210,11 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tables(
-    recipe: Recipe, schedule: RunSchedule, data: list[PhaseStats] | None, tokens_per_s: float | None
+    recipe: Recipe,
+    schedule: RunSchedule,
+    data: list[PhaseStats] | None,
+    tokens_per_s: float | None,
+    num_ranks: int | None,
 ) -> Iterator[str]:
     """Yield a column of figures for each phase, a few phases side by side."""
     columns = [
@@ -204,6 +225,7 @@ def _tables(
             else None,
             list(recipe.data.sources),
             data[phase.index] if data else None,
+            None if num_ranks is None else share_batch(phase.config, recipe.data.num_streams, num_ranks),
         )
         for phase in schedule.phases
     ]
@@ -223,7 +245,11 @@ def _tables(
 
 
 def _figures(
-    phase: PhaseSchedule, speed: float | None, sources: list[str], data: PhaseStats | None
+    phase: PhaseSchedule,
+    speed: float | None,
+    sources: list[str],
+    data: PhaseStats | None,
+    share: BatchShare | None,
 ) -> list[tuple[str, str]]:
     """Return labels and figures of one phase; `-` marks a setting that it does not use. `speed` None: no GPU."""
     config = phase.config
@@ -249,6 +275,7 @@ def _figures(
         ("micro-batch tokens", f"{config.micro_batch_tokens:,}"),
         ("batch tokens", f"{full * config.row_tokens:,}"),
         ("batch rows", f"{full:,}" if first == full else f"{first:,} → {full:,}"),
+        *(() if share is None else _share_figures(share)),
         ("  ramp tokens", _tokens(ramp_rows * config.row_tokens)),
         ("learning rate", f"{config.learning_rate:g}"),
         ("  warmup tokens", _tokens(config.warmup_tokens)),
@@ -262,6 +289,14 @@ def _figures(
     if data is not None:  # the sources have a table of their own
         return [*figures, ("fill of the rows", f"{data.fill:.3%}")]
     return figures + [(f"share {source}", _share(config.mixture, source)) for source in sources]
+
+
+def _share_figures(share: BatchShare) -> Iterator[tuple[str, str]]:
+    """Yield labels and figures of what each rank does of a full batch."""
+    fewer = "" if share.fewest_rows == share.most_rows else f"{share.fewest_rows:,} or "
+    yield "  rows of a rank", f"{fewer}{share.most_rows:,}"
+    yield "  micro-batches", f"{share.num_micro_batches:,} x {share.micro_batch_rows:,} rows"
+    yield "  padding rows", f"{share.padding:.1%}"
 
 
 def _share(mixture: MixtureConfig, source: str) -> str:
@@ -331,17 +366,21 @@ def _decay(config: PhaseConfig) -> str:
     return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
 
 
-def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> DryRun:
+def dry_run(recipe: Recipe, tokens_per_s: float | None = None, num_ranks: int | None = None) -> DryRun:
     """Describe what is known of a run before its first step, and find what keeps it from starting.
 
     Args:
         recipe: the recipe of the run.
         tokens_per_s: speed of a GPU, for the hours; None: estimated.
+        num_ranks: number of ranks, for what each of them does; None: not shown.
 
     Returns:
         The text, which begins with the problems if there are any, and the problems.
     """
     problems = _device_problems(recipe)
+    if num_ranks is not None and (too_many := validate(recipe, num_ranks)):
+        problems += too_many
+        num_ranks = None
     schedule = build_schedule(recipe)
     data = texts = None
     try:
@@ -358,7 +397,7 @@ def dry_run(recipe: Recipe, tokens_per_s: float | None = None) -> DryRun:
         problems += [line for line in str(error).splitlines() if line not in problems]
     # A speed given is one of a GPU; and a run that cannot start takes no time.
     cpu_speed = None if problems or tokens_per_s is not None else _cpu_speed(recipe, schedule)
-    run = describe(recipe, schedule, data, tokens_per_s, texts, cpu_speed)
+    run = describe(recipe, schedule, data, tokens_per_s, texts, cpu_speed, num_ranks)
     return DryRun("\n\n".join(filter(None, [_not_ready(problems), run, start])), problems)
 
 

@@ -143,7 +143,7 @@ def _data(choice: Choice, text: Text) -> Iterator[str]:
         )
         yield f"    {source.name}: {{store: {json.dumps(source.store)}{inside}}}  # {_contents(source)}"
     device = "GPUs" if choice.num_gpus else "processes"
-    yield f"  num_streams: {choice.num_streams}  # every number of {device} that divides it trains on the same batches"
+    yield f"  num_streams: {choice.num_streams}  # every number of {device} up to it trains on the same batches"
     if choice.num_canonical_nodes > 1:
         yield f"  num_canonical_nodes: {choice.num_canonical_nodes}  # a machine downloads only its share of the shards"
     if choice.num_gpus == 0:

@@ -63,7 +63,9 @@ def data_spec(loader: PlannedLoader, pad_id: int) -> DataSpec:
     """Describe the batches of the loader to Composer: a row is a sample, targets generate the loss."""
     return DataSpec(
         dataloader=loader,
-        split_batch=lambda batch, rows: micro_batches(batch, rows, pad_id),
+        split_batch=lambda batch, rows: micro_batches(
+            batch, rows, pad_id, loader.dataset.most_rows(num_rows(batch))
+        ),
         get_num_samples_in_batch=num_rows,
         get_num_tokens_in_batch=num_tokens,
     )

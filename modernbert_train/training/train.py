@@ -161,6 +161,9 @@ def build_loader(run: Run) -> PlannedLoader:
         texts = texts_of(run.recipe, inputs.manifests)
         unhashed = {name: inputs.reader.num_unhashed(split) for name, split in inputs.train.items()}
         log_sources(run.schedule, phases, data.warn_epochs, texts, unhashed)
+        for phase in run.schedule.phases:
+            if (share := run.share(phase.config)).padding:
+                log.info("%s: each batch is %s", phase.name, share.describe())
     rows = PlannedRows(
         phases,
         inputs,
@@ -168,8 +171,7 @@ def build_loader(run: Run) -> PlannedLoader:
         world_size=dist.get_world_size(),
         skipped_steps=run.schedule.skipped,
     )
-    streams = data.num_streams // dist.get_world_size()
-    loader = PlannedLoader(rows, num_workers=min(data.num_workers, streams))
+    loader = PlannedLoader(rows, num_workers=min(data.num_workers, rows.num_streams))
     shield_workers(loader)
     return loader
 
@@ -209,7 +211,7 @@ def build_trainer(
         loggers=loggers(recipe, run.folder),
         device=DeviceGPU(allow_tf32=run.precision == "bf16") if run.device == "gpu" else run.device,
         precision="fp32",  # of weights and gradients; the model's forward pass has its own autocast
-        device_train_microbatch_size=first_phase.micro_batch_tokens // first_phase.row_tokens,
+        device_train_microbatch_size=run.share(first_phase).micro_batch_rows,
         accumulate_train_batch_on_tokens=True,
         seed=recipe.seed,
         run_name=recipe.name,

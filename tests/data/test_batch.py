@@ -59,6 +59,19 @@ def test_the_last_micro_batch_is_filled_with_rows_of_padding():
                if isinstance(a, torch.Tensor) and len(a) in (6, 20))  # fmt: skip
 
 
+def test_a_rank_with_fewer_rows_does_as_many_micro_batches():
+    batch = make_batch(3)
+    own = micro_batches(batch, rows=2, pad_id=PAD)
+    filled = micro_batches(batch, rows=2, pad_id=PAD, most_rows=7)
+    assert len(filled) == 4
+    for mine, same in zip(own, filled, strict=False):
+        assert all(np.array_equal(mine[name], same[name]) for name in mine)
+    for padding in filled[2:]:
+        assert padding["input_ids"].tolist() == [PAD] * 20
+        assert padding["labels"].tolist() == [-100] * 6
+        assert (padding["num_targets"], padding["num_tokens"], padding["num_rows"]) == (0, 0, 2)
+
+
 def test_every_token_belongs_to_a_segment_no_longer_than_the_context():
     for rows in (1, 2, 3):
         for micro in micro_batches(make_batch(3), rows, PAD):

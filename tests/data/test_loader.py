@@ -104,7 +104,8 @@ def test_the_run_goes_over_the_ends_of_passes_and_slices(world):
 
 
 @pytest.mark.parametrize(
-    ("world_size", "num_workers"), [(1, 1), (1, 4), (2, 0), (2, 4), (3, 1), (3, 4), (4, 0), (4, 1)]
+    ("world_size", "num_workers"),
+    [(1, 1), (1, 4), (2, 0), (2, 4), (3, 1), (4, 0), (4, 1), (5, 0), (7, 2)],
 )
 def test_ranks_and_workers_do_not_matter(world, undisturbed, world_size, num_workers):
     ranks = [
@@ -125,7 +126,9 @@ def test_stopping_anywhere_does_not_matter(world, undisturbed, stop):
     assert before + checksums(second) == undisturbed
 
 
-@pytest.mark.parametrize(("before", "after"), [((3, 0), (2, 1)), ((1, 4), (4, 0)), ((4, 1), (1, 0))])
+@pytest.mark.parametrize(
+    ("before", "after"), [((3, 0), (2, 1)), ((1, 4), (5, 0)), ((7, 0), (2, 1)), ((4, 1), (1, 0))]
+)
 def test_another_number_of_ranks_and_workers_goes_on_where_the_first_stopped(
     world, undisturbed, before, after
 ):

@@ -136,6 +136,10 @@ def test_few_gpu_hours():
     [
         (["--tokens-per-second", "9"], "--tokens-per-second is used by --dry-run only; add --dry-run"),
         (
+            ["--gpus", "3"],
+            "--gpus is used by --dry-run only; to train on several GPUs, start the command with a",
+        ),
+        (
             ["--dry-run", "--tokens-per-second", "0"],
             "--tokens-per-second: 0 is not allowed: must be a number",
         ),

@@ -94,6 +94,31 @@ def test_the_figures_of_a_run():
     assert not any("epochs" in line for line in lines)
 
 
+def test_what_each_of_some_ranks_gets():
+    ramp = BatchRampConfig(start_tokens=8 * 32, tokens=2_000)
+    first = a_phase(batch_ramp=ramp, batch_tokens=16 * 32, micro_batch_tokens=96)
+    second = a_phase(batch_tokens=8 * 32, micro_batch_tokens=32)
+    recipe = a_recipe(first, second, data=replace(a_recipe().data, num_streams=8))
+
+    def of(num_ranks):
+        lines = describe(recipe, build_schedule(recipe), num_ranks=num_ranks).splitlines()
+        text = next((line[13:] for line in lines if line.startswith("ranks ")), None)
+        return text, {line[:20].strip(): line[20:].split() for line in lines if line[:20].strip()}
+
+    text, cells = of(3)
+    assert text == "2 with 3 streams, 1 with 2"
+    assert cells["rows of a rank"] == ["4", "or", "6", "2", "or", "3"]
+    assert cells["micro-batches"] == ["2", "x", "3", "rows", "3", "x", "1", "rows"]
+    assert cells["padding rows"] == ["11.1%", "11.1%"]  # 2 of 18, and 1 of 9
+    text, cells = of(8)
+    assert text == "8, each with 1 stream"
+    assert cells["micro-batches"] == ["1", "x", "2", "rows", "1", "x", "1", "rows"]
+    assert cells["padding rows"] == ["0.0%", "0.0%"]
+    text, cells = of(None)
+    assert text is None
+    assert "padding rows" not in cells
+
+
 def model_text(model):
     lines = lines_of(a_recipe(model=model))
     return " ".join(" ".join(lines[2 : next(i for i, line in enumerate(lines) if "start" in line)]).split())

@@ -29,6 +29,7 @@ class Schedule(Metric):
     not_scalars = frozenset({"objective"})
 
     def __init__(self, run: Run, model: ModernBertForMaskedLM) -> None:
+        self._run = run
         self._schedule = run.schedule
         self._model = model
         self._optimizer = run.recipe.optimizer
@@ -47,7 +48,7 @@ class Schedule(Metric):
             self._phase = phase.name
         for optimizer in state.optimizers:
             set_learning_rate(optimizer, self._schedule.learning_rate(step), phase.config.learning_rate)
-        state.device_train_microbatch_size = phase.config.micro_batch_tokens // phase.config.row_tokens
+        state.device_train_microbatch_size = self._run.share(phase.config).micro_batch_rows
         thetas = phase.config.global_rope_theta, phase.config.local_rope_theta
         if thetas != self._thetas:
             self._model.set_rope_theta(*thetas)
