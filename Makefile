@@ -9,13 +9,14 @@ LARGE := (Downloading|Using cached) [^ ]+ \([0-9]{2,}\.[0-9] MB\)|Installing col
 # With pipefail, a pipe fails if pip does.
 SHELL := bash
 
-.PHONY: help setup quickstart test test-slow test-gpu lint types contracts check audit lock clean
+.PHONY: help setup quickstart test test-slow test-gpu lint types contracts check audit lock clean test-faults
 
 help:
 	@echo "make quickstart   train a small ModernBERT on text from this machine (minutes; no GPU, no download of data)"
 	@echo "make check        lint, types, contracts and tests: what CI runs"
 	@echo "make test         the tests"
 	@echo "make test-slow    the tests that take more than a minute"
+	@echo "make test-faults  faults at random moments of a run, 1 to 4 ranks; a table of how each ended (half an hour)"
 	@echo "make test-gpu     the tests that need a GPU"
 	@echo "make lint         ruff: style and formatting"
 	@echo "make types        mypy"
@@ -61,6 +62,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-faults: setup
+	$(BIN)/python -m pytest -m 'faults or not slow' $(ARGS) tests/faults
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -7,6 +7,7 @@ from modernbert_train.store import integrity
 # One thread everywhere: fastest for tiny tensors on few cores, and bit for bit repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line sets it, before torch is imported
 os.environ.pop("COLUMNS", None)  # text is as wide as it is without a terminal
 
 

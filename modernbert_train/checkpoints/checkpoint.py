@@ -27,6 +27,7 @@ import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
 from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, describe_missing, list_checkpoints
+from modernbert_train.common.errors import writing
 from modernbert_train.common.files import flush, sha256, write_atomically
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
 
@@ -53,8 +54,11 @@ def checkpoint_path(run: str | Path, step: int) -> Path:
 
 
 def unfinished_path(path: Path) -> Path:
-    """Return the temporary path of a checkpoint that is being written, and create its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Return the temporary path of a checkpoint that is being written, and create its folder in the run folder.
+
+    The run folder exists: one that was renamed is not made anew.
+    """
+    path.parent.mkdir(exist_ok=True)
     return path.with_name(f"{_UNFINISHED}{path.name}")
 
 
@@ -215,7 +219,10 @@ def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], info: 
     """Write weights (Transformers' names) as a checkpoint without optimizer state, for `init.from`."""
     content = {"state": {"model": {_MODEL_PREFIX + name: value for name, value in state_dict.items()}}}
     path = checkpoint_path(folder, info.step)
-    torch.save(content, unfinished_path(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Opened here: of a file that torch opens itself, it does not say why it cannot be written.
+    with writing(path), unfinished_path(path).open("wb") as file:
+        torch.save(content, file)
     finish_checkpoint(path, dataclasses.replace(info, weights_only=True))
     return path
 

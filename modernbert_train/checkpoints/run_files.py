@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modernbert_train.common.errors import writing
 from modernbert_train.common.files import write_atomically
 
 # Resolved: every setting, with includes and overrides applied.
@@ -107,7 +108,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append a JSON line and wait until it is on the disk."""
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())

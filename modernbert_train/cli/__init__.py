@@ -6,8 +6,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from modernbert_train.cli.errors import failed, is_ours
 from modernbert_train.cli.parser import parse
+from modernbert_train.common.errors import explain, report
 from modernbert_train.common.redaction import RedactingFormatter, print_exception
 
 
@@ -18,16 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after `modernbert`; None: those of this process.
 
     Returns:
-        The exit code: 0 success, 1 a check failed, 2 user error, 130 stopped by Ctrl-C, 137 another
+        The exit code: 0 success, 1 a check or the machine failed, 2 user error, 130 stopped by Ctrl-C, 137 another
         rank was killed, 138 preempted after saving (requeue).
 
     Raises:
-        ValueError: A library raised it, or a defect of this program did.
+        Exception: A defect of this program or of a library, whose traceback is needed.
     """
     options = parse(arguments)
-    # Must be set before torch is imported. Threads that spin while they wait make a small model many times slower as
-    # soon as another program needs the core.
+    # Both must be set before torch is imported. Threads that spin while they wait make a small model many times slower
+    # as soon as another program needs the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Its warnings of a lost connection, with a backtrace, would follow the error that names the cause.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.excepthook = print_exception
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter("%(message)s"))
@@ -41,12 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     try:
         return options.run(options)
-    except ValueError as error:
-        # Any other ValueError is a defect, here or in a library, whose traceback is needed.
-        if not is_ours(error):
-            raise
-        return failed(error, status=2)
-    except FloatingPointError as error:  # the loss is NaN or infinite
-        return failed(error, status=1)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise
+        report(explained.text)
+        return explained.exit_code

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modernbert_train.cli.errors import failed, is_peer, lost_process
 from modernbert_train.cli.paths import no_recipe, recipe_of
+from modernbert_train.common.errors import report
 from modernbert_train.common.files import check_new_folder
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def run_train(options: argparse.Namespace) -> int:
         if not found.problems:
             return 0
         count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
-        return failed(ValueError(f"not ready to train: {count}, listed before the plan"), status=2)
-    from modernbert_train.common.processes import KILLED_EXIT_CODE, failed_exit_code
+        report(f"not ready to train: {count}, listed before the plan")
+        return 2
     from modernbert_train.training.callbacks.preemption import Preempted
     from modernbert_train.training.train import train
 
@@ -56,12 +56,6 @@ def run_train(options: argparse.Namespace) -> int:
     except Preempted as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
         return stopped.exit_code
-    except RuntimeError as error:
-        if (lost := lost_process(error)) is None:
-            raise
-        # A rank that failed by itself has left its exit code; one that was killed, or whose machine is gone, could not.
-        status = (failed_exit_code() or KILLED_EXIT_CODE) if is_peer(error) else 1
-        return failed(RuntimeError(lost), status)
     return 0
 
 
@@ -188,7 +182,8 @@ def _write_checked(done: str, write: Callable[[], Path]) -> int:
     try:
         print(f"{done}: {write()}")
     except FailedCheck as error:
-        return failed(error, status=1)
+        report(str(error))
+        return 1
     return 0
 
 

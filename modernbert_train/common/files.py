@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modernbert_train.common.errors import writing
+
 
 def url_problem(name: str, folder: str | Path) -> str | None:
     """Return what is wrong with a folder to write that is named by a URL; None for a path."""
@@ -43,7 +45,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file so that a reader, or a restart, sees the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # a link with this name would be written through
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with writing(path):
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     flush(temporary)
     temporary.replace(path)
 
@@ -52,7 +55,8 @@ def flush(path: Path) -> None:
     """Wait until a file or folder is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with writing(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

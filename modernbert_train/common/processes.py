@@ -6,12 +6,15 @@ code in a file, and the others end with the same. torchrun exits with 1; docker/
 """
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 # 128 + SIGUSR1. Kubeflow's restartPolicy ExitCode restarts a pod for codes from 128 only. A shell reports the same code
 # for a process that SIGUSR1 has killed before it installed its handler, which needs a restart as well. Python, torch
@@ -23,6 +26,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers, which start the job
 
 # Environment variable: the file with the exit code, where docker/launch.sh reads it.
 EXIT_CODE_FILE = "MODERNBERT_EXIT_CODE_FILE"
+
+# How long a process that has failed may take to end: functions that libraries call at exit wait for threads, processes
+# and other ranks.
+EXIT_SECONDS = 15.0
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -64,6 +71,27 @@ def end_with_first_rank() -> None:
     """Make SIGTERM, by which launchers end the other ranks, end this process with the code of the first to fail."""
     if is_rank():
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(failed_exit_code() or 128 + number))
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with the code of the rank that failed first; after a failure within `EXIT_SECONDS`, whatever is in the way.
+
+    Raises:
+        SystemExit: always.
+    """
+    code = first_exit_code(code)
+    if code:
+        timer = threading.Timer(EXIT_SECONDS, end_at_once, [code])
+        timer.daemon = True
+        timer.start()
+    raise SystemExit(code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process and its children, without the functions that libraries call at exit."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
 
 
 def _exit_code_file() -> Path:

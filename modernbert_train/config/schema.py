@@ -184,6 +184,9 @@ class DataConfig:
     shuffle_rows: int = 2_048
     # Loader processes per rank; no more are started than it has streams. 0: read in the training process.
     num_workers: int = 4
+    # Seconds without data after which a run ends, and names the worker that it waits for; a warning comes after a tenth
+    # of them. Less than training.rank_timeout_seconds, since a rank that waits for data lets the others wait.
+    stall_seconds: float = 900.0
     # Groups of streams with shards of their own, so that each machine downloads only its share; divides num_streams.
     num_canonical_nodes: int = 1
     # Epochs over a source in the whole run above which a warning is logged; .inf: never. Up to 4 epochs are nearly
@@ -389,6 +392,9 @@ class TrainingConfig:
     # Half-life, in tokens, of an exponential moving average of the weights, stored in checkpoints; 0 disables it.
     # Evaluation and export use the trained weights; `modernbert average --ema` extracts the average.
     ema_half_life_tokens: int = 0
+    # Seconds that ranks wait for each other: for a rank that does not start, is stopped, or is on a machine that is
+    # gone; also for a file that is written. A first compilation or a checkpoint may take many minutes.
+    rank_timeout_seconds: float = 1_800.0
     # Steps between log lines.
     log_every_steps: int = 10
     # Whether to show a progress bar in a terminal; false: log lines only.

@@ -141,7 +141,7 @@ def _check_cache(cache: CacheConfig) -> Iterator[str]:
 
 
 def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
-    data = recipe.data
+    data, timeout = recipe.data, recipe.training.rank_timeout_seconds
     yield from _check_cache(data.cache)
     yield from check_at_least_one(
         "data.", {"shuffle_rows": data.shuffle_rows, "num_streams": data.num_streams}
@@ -161,6 +161,13 @@ def _check_data(recipe: Recipe, world_size: int) -> Iterator[str]:
         )
     if not data.warn_epochs > 0:
         yield f"data.warn_epochs is {data.warn_epochs}: must be above 0 (.inf: never warn)"
+    limits = {"data.stall_seconds": data.stall_seconds, "training.rank_timeout_seconds": timeout}
+    yield from check_positive("", limits)
+    if data.stall_seconds >= timeout:
+        yield (
+            f"data.stall_seconds is {data.stall_seconds:g}: must be less than training.rank_timeout_seconds "
+            f"({timeout:g}), since ranks wait for one that waits for data; lower it, or raise the other"
+        )
     yield from check_skip(data.skip, list(data.sources))
     if data.num_workers < 0:
         yield f"data.num_workers is {data.num_workers}: must be at least 0 (0: read in the training process)"

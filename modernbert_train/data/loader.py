@@ -9,6 +9,7 @@ positions of the batch that the trainer has taken, however far the workers have 
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import Counter
@@ -19,9 +20,10 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, _utils, get_worker_info
 
 from modernbert_train.common.processes import end_with_parent
+from modernbert_train.common.waiting import waiting
 from modernbert_train.data.batch import PackedBatch, collate
 from modernbert_train.data.inputs import Inputs
 from modernbert_train.data.plan import PhaseRows, StreamPositions, fingerprint_at
@@ -77,7 +79,7 @@ class PlannedRows(IterableDataset[_Item]):
         """Check whether a step has no batch; its rows are passed over."""
         return any(step in part for part in self._skipped_steps)
 
-    def __iter__(self) -> Iterator[_Item | ValueError]:
+    def __iter__(self) -> Iterator[_Item | Exception]:
         """Yield the items of this worker; an error is yielded too, because DataLoader would only pass its text on."""
         worker = get_worker_info()
         if worker is None:
@@ -86,7 +88,7 @@ class PlannedRows(IterableDataset[_Item]):
         try:
             for item in self._items(worker.id, worker.num_workers):
                 yield {**item, "batch": _to_arrays(item["batch"])}
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield error
 
     def _items(self, number: int, count: int) -> Iterator[_Item]:
@@ -171,7 +173,7 @@ class PlannedLoader(DataLoader):
 
     dataset: PlannedRows
 
-    def __init__(self, dataset: PlannedRows, *, num_workers: int) -> None:
+    def __init__(self, dataset: PlannedRows, *, num_workers: int, stall_seconds: float = math.inf) -> None:
         super().__init__(
             dataset,
             batch_size=None,
@@ -179,17 +181,20 @@ class PlannedLoader(DataLoader):
             collate_fn=_unchanged,
             worker_init_fn=_end_with_trainer,
         )
+        # How long a batch may take (data.stall_seconds).
+        self._stall_seconds = stall_seconds
+        self._items: Any = None
         # Time that the trainer has spent waiting for batches.
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        items = super().__iter__()
+        self._items = super().__iter__()
         try:
             for step in range(self.dataset.step, self.dataset.total_steps):
                 if self.dataset.is_skipped(step):
                     continue
                 started = time.perf_counter()
-                parts: list[_Item] = [_readable(next(items)) for _ in range(max(1, self.num_workers))]
+                parts = [self._next_item(worker) for worker in range(max(1, self.num_workers))]
                 self.dataset.step = step + 1
                 self.dataset.positions = {
                     stream: at for part in parts for stream, at in part["positions"].items()
@@ -202,20 +207,41 @@ class PlannedLoader(DataLoader):
                 self.wait_seconds += time.perf_counter() - started
                 yield batch
         finally:
-            # Not left to garbage collection: the traceback of an error keeps the iterator alive until the trainer
-            # exits, and the exit waits for the workers, which ignore signals.
-            if self.num_workers:
-                items._shutdown_workers()
+            self.close()
+
+    def close(self) -> None:
+        """End the workers. Closing twice does no harm.
+
+        Not left to garbage collection: the traceback of an error keeps the iterator alive until the trainer exits, and
+        the exit waits for the workers, which ignore signals and may be stopped, or waiting for storage.
+        """
+        items, self._items = self._items, None
+        if not self.num_workers or items is None or items._shutdown:
+            return
+        if items._worker_pids_set:  # otherwise torch takes their end for a failure
+            _utils.signal_handling._remove_worker_pids(id(items))
+            items._worker_pids_set = False
+        for worker in items._workers:
+            worker.kill()
+        items._shutdown_workers()
+
+    def _next_item(self, worker: int) -> _Item:
+        """Return the next item of a worker; torch asks the workers in turn."""
+
+        def describe() -> str:
+            if not self.num_workers:
+                return "data, which it reads itself"
+            return f"data from its worker {worker} (process {self._items._workers[worker].pid})"
+
+        with waiting(describe, self._stall_seconds, "data.stall_seconds"):
+            item = next(self._items)
+        if isinstance(item, Exception):
+            raise item
+        return item
 
 
-def _unchanged(item: _Item | ValueError) -> _Item | ValueError:
+def _unchanged(item: _Item | Exception) -> _Item | Exception:
     """Return an item as it is: the default collation would turn the arrays of a worker back into tensors."""
-    return item
-
-
-def _readable(item: _Item | ValueError) -> _Item:
-    if isinstance(item, ValueError):
-        raise item
     return item
 
 

@@ -13,12 +13,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
+from modernbert_train.common.errors import TransientError, chain
 from modernbert_train.common.redaction import CREDENTIALS, check_no_secret, redact
 from modernbert_train.common.text import one_line
 from modernbert_train.store.integrity import damage
@@ -120,7 +121,8 @@ def retry(url: str, request: Callable[[int], Result], policy: RetryPolicy) -> Re
 
     Raises:
         PermanentDownloadError: Another attempt would not help.
-        ValueError: Every attempt failed; the message holds the last reason, and how often and how long it was tried.
+        ValueError: Every attempt failed: the last reason, and how often and how long it was tried. A `TransientError`
+            if the file has not arrived.
     """
     started, damaged = time.monotonic(), 0
     for attempt in range(1, policy.attempts + 1):
@@ -146,7 +148,8 @@ def retry(url: str, request: Callable[[int], Result], policy: RetryPolicy) -> Re
         else "check the server and the network, then run the same command again to continue"
     )
     what = "is not reachable" if unreachable else "cannot be read"
-    raise ValueError(
+    kind = ValueError if damaged == DAMAGED_ATTEMPTS else TransientError
+    raise kind(
         f"store: {url} {what}, given up after {attempt} attempts in {seconds:.0f} s ({reason}); {remedy}"
     )
 
@@ -293,24 +296,18 @@ def _is_unreachable(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    return next((status for link in _chain(error) if (status := _http_status(link))), None)
+    return next((status for link in chain(error) if (status := _http_status(link))), None)
 
 
 def _is_any(error: BaseException, names: set[str]) -> bool:
     """Check whether an error, or one that led to it, has one of these names."""
-    return any(type(link).__name__ in names for link in _chain(error))
+    return any(type(link).__name__ in names for link in chain(error))
 
 
 def _disk_full(error: Exception) -> OSError | None:
     return next(
-        (link for link in _chain(error) if isinstance(link, OSError) and link.errno in _DISK_FULL), None
+        (link for link in chain(error) if isinstance(link, OSError) and link.errno in _DISK_FULL), None
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _http_status(error: BaseException) -> int | None:

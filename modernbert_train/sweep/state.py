@@ -72,6 +72,6 @@ def changed_settings(run: Run) -> dict[str, tuple[object, object]]:
 
 def _settings(recipe: Recipe) -> dict[str, object]:
     """Return dotted key -> value of the settings that the result of a run depends on."""
-    data = dataclasses.replace(recipe.data, num_workers=0)
+    data = dataclasses.replace(recipe.data, num_workers=0, stall_seconds=1.0)
     recipe = dataclasses.replace(essential(recipe), training=TrainingConfig(), data=data)
     return comparison.recipe_settings(recipe)

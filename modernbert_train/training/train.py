@@ -44,8 +44,9 @@ from modernbert_train.training.callbacks.throughput import PeakMemory, Throughpu
 from modernbert_train.training.composer_model import MaskedLanguageModel, data_spec
 from modernbert_train.training.distributed.preflight import agree, check_run_folder
 from modernbert_train.training.distributed.ranks import is_rank_zero, on_rank_zero
-from modernbert_train.training.distributed.rendezvous import TIMEOUT_SECONDS, join
+from modernbert_train.training.distributed.rendezvous import LATER_SECONDS, join
 from modernbert_train.training.distributed.run_lock import only_run_in
+from modernbert_train.training.distributed.watch import Watch
 from modernbert_train.training.loggers import check_wandb, log_wandb_upload, loggers
 from modernbert_train.training.run import Run
 
@@ -67,7 +68,10 @@ def train(recipe: Recipe) -> Path:
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         device = resolve_device(recipe)
-        join(device)
+        timeout_seconds = recipe.training.rank_timeout_seconds
+        store = join(device, timeout_seconds)
+        watch = Watch(store, dist.get_global_rank(), dist.get_world_size(), timeout_seconds)
+        stack.enter_context(watch)
         on_rank_zero(lambda: check_wandb(recipe.wandb))
         _share_cores(device)
         inputs = agree(recipe, device)
@@ -83,6 +87,7 @@ def train(recipe: Recipe) -> Path:
         if checkpoint is None:
             initialize(model, run)
         loader = build_loader(run)
+        stack.callback(loader.close)
         trainer = build_trainer(run, model, loader, signals, checkpoint)
         # Last, so that a start that fails leaves the folder as it was.
         _prepare_folder(run, fresh=checkpoint is None)
@@ -171,7 +176,9 @@ def build_loader(run: Run) -> PlannedLoader:
         world_size=dist.get_world_size(),
         skipped_steps=run.schedule.skipped,
     )
-    loader = PlannedLoader(rows, num_workers=min(data.num_workers, rows.num_streams))
+    loader = PlannedLoader(
+        rows, num_workers=min(data.num_workers, rows.num_streams), stall_seconds=data.stall_seconds
+    )
     shield_workers(loader)
     return loader
 
@@ -218,7 +225,7 @@ def build_trainer(
         progress_bar=False,  # MetricsLogger has one that counts tokens
         load_path=None if checkpoint is None else str(checkpoint),
         spin_dataloaders=False,
-        dist_timeout=TIMEOUT_SECONDS,
+        dist_timeout=recipe.training.rank_timeout_seconds + LATER_SECONDS,
         auto_log_hparams=False,
     )
 

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modernbert_train.cli.errors import is_ours
+from modernbert_train.common.errors import is_ours
 from modernbert_train.config import dump_recipe, load_recipe
 from modernbert_train.config.fields import _all_paths
 from modernbert_train.config.schema import Recipe

@@ -16,7 +16,7 @@ from modernbert_train import cli
 from modernbert_train.checkpoints.hf.transformers_model import HiddenStates
 from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.source import build_encoder, open_weights
-from modernbert_train.cli.errors import is_ours
+from modernbert_train.common.errors import is_ours
 from modernbert_train.convert import export_checkpoint, import_folder
 from modernbert_train.convert.parity import compare_logits, probe_batches
 from modernbert_train.evaluation.scorers import transformers_scorer

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -234,6 +235,19 @@ def test_a_worker_that_is_killed_takes_the_others_with_it(world):
         list(batches)
     assert not second.is_alive()  # while the error, and with it the iterator, is still held
     assert error.value.__traceback__ is not None
+
+
+def test_a_stopped_worker_is_ended(world):
+    before = set(multiprocessing.active_children())
+    loader = make_loader(world, num_workers=2)
+    next(iter(loader))
+    workers = set(multiprocessing.active_children()) - before
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    loader.close()
+    assert time.monotonic() - started < 5
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_evaluation_masks_are_fixed_and_shared_out(world):

@@ -21,8 +21,8 @@ from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import Any
 
-from modernbert_train.cli import main
-from modernbert_train.common.processes import EXIT_CODE_FILE, end_with_first_rank, first_exit_code
+from modernbert_train.__main__ import run
+from modernbert_train.common.processes import EXIT_CODE_FILE
 from modernbert_train.training.distributed.run_lock import only_run_in
 
 # Ranks are forks of a server process that has imported everything once, not forks of pytest's process.
@@ -89,7 +89,7 @@ def _call(
 
 def _prepare(environment: dict[str, str]) -> None:
     """Make a child a process of its own launch, with these variables."""
-    for name in _rank_variables(0, 1, ""):  # Composer sets them in the process of the tests
+    for name in rank_variables(0, 1, ""):  # Composer sets them in the process of the tests
         os.environ.pop(name, None)
     # Other launches have the same parent, by which ranks find the exit code of their launch otherwise.
     os.environ[EXIT_CODE_FILE] = str(Path(tempfile.mkdtemp(prefix="launch-", dir=".")).absolute() / "code")
@@ -108,9 +108,9 @@ def launch(num_processes: int, *arguments: str | Path, seconds: float = 240) -> 
     exit_code_file = Path(tempfile.mkdtemp(dir=".")).absolute() / "code"
     ranks = [
         start(
-            _run_command,
+            run,
             [str(word) for word in arguments],
-            **_rank_variables(rank, num_processes, port),
+            **rank_variables(rank, num_processes, port),
             **{EXIT_CODE_FILE: str(exit_code_file)},
         )
         for rank in range(num_processes)
@@ -128,13 +128,7 @@ def launch(num_processes: int, *arguments: str | Path, seconds: float = 240) -> 
     return CompletedProcess(list(arguments), status, "".join(process.stdout for process in done))
 
 
-def _run_command(arguments: list[str]) -> int:
-    """Run the command line as `python -m modernbert_train` does."""
-    end_with_first_rank()
-    return first_exit_code(main(arguments))
-
-
-def _rank_variables(rank: int, world_size: int, port: str) -> dict[str, str]:
+def rank_variables(rank: int, world_size: int, port: str) -> dict[str, str]:
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -159,7 +153,7 @@ def on_ranks(
     port = str(free_port())
     children = []
     for rank, its_arguments in enumerate(arguments):
-        variables = _rank_variables(rank, len(arguments), port) | (environment[rank] if environment else {})
+        variables = rank_variables(rank, len(arguments), port) | (environment[rank] if environment else {})
         receiver, sender = _CONTEXT.Pipe(duplex=False)
         process = _CONTEXT.Process(target=_run, args=(function, its_arguments, variables, sender))
         process.start()

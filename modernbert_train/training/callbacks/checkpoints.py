@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ from composer.utils.checkpoint import save_checkpoint
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, finish_checkpoint, prune, unfinished_path
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.rewind import describe_way_back
-from modernbert_train.checkpoints.run_files import POSITIONS_FILE, append_line, drop_after
+from modernbert_train.checkpoints.run_files import LOCK_FILE, POSITIONS_FILE, append_line, drop_after
 from modernbert_train.checkpoints.source import nonfinite
+from modernbert_train.common.errors import writing
+from modernbert_train.common.waiting import waiting
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.loader import PlannedLoader
 from modernbert_train.schedule import RunSchedule
 from modernbert_train.training.callbacks.base import step_of
 from modernbert_train.training.distributed.ranks import on_rank_zero
+from modernbert_train.training.distributed.rendezvous import LATER_SECONDS
 from modernbert_train.training.run import Run
 
 
@@ -54,13 +59,20 @@ class SaveCheckpoints(Callback):
                 f"weights are not finite after step {step}, so they were not saved; start again with a lower "
                 f"learning_rate or optimizer.gradient_clip_norm. {describe_way_back(self._run.folder)}"
             )
-        # Collective: every rank contributes its position in the data; rank 0 writes.
-        save_checkpoint(state, str(unfinished_path(path)))
-        rows = self._rows.state_dict(num_samples=0, from_beginning=False)
-        on_rank_zero(lambda: self._finish(path, step, rows))
+        # Longer than other ranks may be silent, which this rank would wait for here.
+        timeout = self._run.recipe.training.rank_timeout_seconds + LATER_SECONDS
+        with waiting(lambda: f"{path} to be written", timeout, "training.rank_timeout_seconds"):
+            # Collective: every rank contributes its position in the data; rank 0 writes.
+            with writing(path):
+                save_checkpoint(state, str(unfinished_path(path)))
+            rows = self._rows.state_dict(num_samples=0, from_beginning=False)
+            on_rank_zero(lambda: self._finish(path, step, rows))
         self._saved_step = step
 
     def _finish(self, path: Path, step: int, rows: dict[str, Any]) -> None:
+        # Composer makes the folders of a file, so a run whose folder was renamed would go on in a new one.
+        if not (self._run.folder / LOCK_FILE).exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._run.folder))
         positions = [position for _, position in sorted(rows["positions"].items())]
         line = {"step": step, "fingerprint": rows["fingerprint"], "positions": positions}
         # Before the checkpoint, so that every checkpoint has its line.

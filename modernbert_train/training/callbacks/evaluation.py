@@ -9,6 +9,7 @@ import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 
+from modernbert_train.common.waiting import waiting
 from modernbert_train.data.batch import MicroBatch
 from modernbert_train.data.reader import evaluation_batches
 from modernbert_train.model import ModernBertForMaskedLM
@@ -33,6 +34,7 @@ class Evaluate(Callback):
         self._model = model
         self._inputs = run.inputs
         self._config = run.recipe.evaluation
+        self._stall_seconds = run.recipe.data.stall_seconds
         self._precision = run.precision
         self._phase: int | None = None  # index of the phase of `_batches`
         self._batches: dict[str, list[MicroBatch]] = {}  # source -> batches
@@ -73,7 +75,8 @@ class Evaluate(Callback):
     def _phase_batches(self, phase: PhaseSchedule) -> dict[str, list[MicroBatch]]:
         """Return the batches of a phase, which are read once: reading them again would give the same."""
         if self._phase != phase.index:
-            self._batches = {source: list(self._read(source, phase)) for source in self._inputs.valid}
+            with waiting(lambda: "held-out text", self._stall_seconds, "data.stall_seconds"):
+                self._batches = {source: list(self._read(source, phase)) for source in self._inputs.valid}
             self._phase = phase.index
         return self._batches
 

@@ -20,6 +20,8 @@ import torch.distributed
 from composer.utils import dist
 
 from modernbert_train.checkpoints.provenance import code_hash, git_commit, make_run_folder, package_versions
+from modernbert_train.common.errors import FAILED, WRONG, Explained, TransientError, explain
+from modernbert_train.common.waiting import waiting
 from modernbert_train.config import Recipe, validate
 from modernbert_train.config.comparison import recipe_settings
 from modernbert_train.data.inputs import Inputs, open_inputs
@@ -48,7 +50,7 @@ class RankReport:
     host: str
     launch: Facts
     data: Facts
-    error: str | None
+    error: Explained | None
 
 
 def agree(recipe: Recipe, device: str) -> Inputs:
@@ -65,20 +67,21 @@ def agree(recipe: Recipe, device: str) -> Inputs:
     """
     inputs, data, error = None, Facts(), None
     try:
-        inputs = _open_inputs(recipe)
+        with waiting(lambda: "tokenizer and stores to open", recipe.data.stall_seconds, "data.stall_seconds"):
+            inputs = _open_inputs(recipe)
         data = data_facts(recipe, inputs)
-    except ValueError as failure:
-        error = str(failure)
+    except (ValueError, OSError) as failure:
+        error = explain(failure) or Explained(str(failure), WRONG)
     mine = RankReport(socket.gethostname(), launch_facts(recipe, device), data, error)
     reports = [mine] * dist.get_world_size()
     torch.distributed.all_gather_object(reports, mine)
     hosts = [report.host for report in reports]
     problems = disagreements(hosts, [report.launch for report in reports])
-    problems += _failures(hosts, [report.error for report in reports]) or disagreements(
-        hosts, [report.data for report in reports]
-    )
+    errors = [report.error for report in reports]
+    problems += _failures(hosts, errors) or disagreements(hosts, [report.data for report in reports])
     if problems:
-        raise ValueError("\n".join(problems))
+        is_transient = any(error is not None and error.exit_code == FAILED for error in errors)
+        raise (TransientError if is_transient else ValueError)("\n".join(problems))
     assert inputs is not None
     return inputs
 
@@ -118,12 +121,12 @@ def data_facts(recipe: Recipe, inputs: Inputs) -> Facts:
     return facts
 
 
-def _failures(hosts: Sequence[str], errors: Sequence[str | None]) -> list[str]:
+def _failures(hosts: Sequence[str], errors: Sequence[Explained | None]) -> list[str]:
     """Return one message for each error; it names the ranks unless all have the same."""
     ranks_by_error: dict[str, list[int]] = {}
     for rank, error in enumerate(errors):
         if error is not None:
-            ranks_by_error.setdefault(error, []).append(rank)
+            ranks_by_error.setdefault(error.text, []).append(rank)
     return [
         error if len(ranks) == len(hosts) else f"{_where(ranks, hosts)}: {error}"
         for error, ranks in ranks_by_error.items()

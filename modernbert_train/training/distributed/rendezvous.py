@@ -17,14 +17,22 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from modernbert_train.training.distributed.ranks import numbers
 
-TIMEOUT_SECONDS = 1_800.0  # Composer's 300 s end a run whose first compilation or checkpoint is slow
+# By how much torch's own time limit for the ranks is longer than that of the watch, which says who is missing.
+LATER_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 # Seconds that a failing rank stays alive: rank 0 holds the store from which the others read the reason.
 _LINGER_SECONDS = 3.0
 
 
-def join(device: str) -> None:
+def join(device: str, timeout_seconds: float) -> Store | None:
     """Make this process one of the ranks. Collective.
+
+    Args:
+        device: Composer's name, "gpu" or "cpu".
+        timeout_seconds: How long ranks wait for one another.
+
+    Returns:
+        A store for messages between the ranks; None for a single rank.
 
     Raises:
         ValueError: the launchers disagree on ranks or world size, or a rank is missing.
@@ -33,20 +41,26 @@ def join(device: str) -> None:
         # Composer needs the node rank under this name; torchrun sets GROUP_RANK.
         os.environ.setdefault("NODE_RANK", os.environ["GROUP_RANK"])
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    store = _open_store(timeout_seconds) if world_size > 1 else None
     # torchrun's agents have had a rendezvous of their own.
-    if world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        rank = int(os.environ["RANK"])
-        # Kept until torch has its own store at this address; on rank 0 the two share the port.
-        store = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=rank == 0,
-            timeout=timedelta(seconds=TIMEOUT_SECONDS),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-        await_ranks(PrefixStore("rendezvous", store), rank, world_size, TIMEOUT_SECONDS)
-    dist.initialize_dist(device, timeout=TIMEOUT_SECONDS)
+    if store is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        await_ranks(PrefixStore("rendezvous", store), int(os.environ["RANK"]), world_size, timeout_seconds)
+    dist.initialize_dist(device, timeout=timeout_seconds + LATER_SECONDS)
+    return store
+
+
+def _open_store(timeout_seconds: float) -> Store:
+    """Open a store at the address that torch will use as well; on rank 0 the two share the port."""
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        # torchrun's agent may hold the store, also over a restart of its ranks.
+        is_master=os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        timeout=timedelta(seconds=timeout_seconds),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    return PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def await_ranks(store: Store, rank: int, world_size: int, seconds: float) -> None:

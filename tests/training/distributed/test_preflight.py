@@ -131,7 +131,7 @@ def test_the_same_everywhere(node):
 
 def look_at(folder):
     os.chdir(folder)
-    join("cpu")
+    join("cpu", 60)
     check_run_folder(Path("run"), wait_seconds=0.1)
 
 
@@ -146,7 +146,7 @@ def test_a_run_folder_that_one_node_alone_sees(tmp_path):
 
 
 def test_launchers_with_different_world_sizes():
-    answers = on_ranks(join, [("cpu",)] * 2, [{}, {"WORLD_SIZE": "4"}])
+    answers = on_ranks(join, [("cpu", 60)] * 2, [{}, {"WORLD_SIZE": "4"}])
     assert answers[0] == answers[1]
     assert re.match(
         r"world size is 2 on rank 0 \(.*\) and 4 on rank 1 \(.*\); start every node with", answers[0]
@@ -154,7 +154,7 @@ def test_launchers_with_different_world_sizes():
 
 
 def test_two_nodes_with_the_same_rank():
-    answers = on_ranks(join, [("cpu",)] * 3, [{}, {}, {"RANK": "1"}])
+    answers = on_ranks(join, [("cpu", 60)] * 3, [{}, {}, {"RANK": "1"}])
     assert len(set(answers)) == 1
     assert re.match(
         r"rank 1 was started on .* and on .*; give every node a --node_rank of its own", answers[0]
