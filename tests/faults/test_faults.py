@@ -352,7 +352,7 @@ def undisturbed(inputs: Path, tmp_path_factory) -> Callable[[int], Path]:
 @pytest.fixture
 def scene(inputs: Path, tmp_path: Path, kind: Callable[[Scene], None], seed: int) -> Iterator[Scene]:
     choose = random.Random(f"{kind.__name__} {seed}")
-    world_size = choose.choice((2, 4) if kind in WITH_RANKS else (1, 2, 4))
+    world_size = choose.choice((2, 2, 4) if kind in WITH_RANKS else (1, 1, 2, 4))
     num_workers = choose.randint(1 if kind in WITH_WORKERS else 0, 2)
     folder = tmp_path / "scene"
     shutil.copytree(inputs, folder)
