@@ -1,6 +1,7 @@
 """Damage is found before a file is first used, and once only."""
 
 import json
+import io
 import os
 import re
 import shutil
@@ -160,10 +161,9 @@ def test_a_store_without_hashes(store, capsys):
 
 
 def npy(array):
-    path = os.path.join(os.getcwd(), "array.npy")
-    np.save(path, array)
-    with open(path, "rb") as file:
-        return file.read()
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 HEADER = npy(np.zeros((5, 2), np.int64))
