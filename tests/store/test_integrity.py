@@ -1,7 +1,7 @@
 """Damage is found before a file is first used, and once only."""
 
-import json
 import io
+import json
 import os
 import re
 import shutil
