@@ -6,8 +6,8 @@ the model). The `.pt` is written under a temporary name and renamed only after i
 complete. A `.pt` without a matching JSON file was therefore damaged later, and a temporary file is an interrupted save,
 which is ignored.
 
-A `.pt` file is a pickle, which can run code when it is loaded. Files that a user names are therefore loaded with
-torch's restricted unpickler, which accepts tensors and the few other types that Composer stores.
+A `.pt` file is a pickle, which can run code when it is loaded. All of them, also those that a run resumes from, are
+therefore loaded with torch's restricted unpickler, which accepts tensors and the two other types that Composer stores.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
 from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, describe_missing, list_checkpoints
 from modernbert_train.common.errors import writing
 from modernbert_train.common.files import flush, sha256, write_atomically
-from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT
+from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT, weight_shapes
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +38,27 @@ log = logging.getLogger(__name__)
 _MODEL_PREFIX = "model."
 # Prefix of a file that is being written; an interrupted save leaves one behind.
 _UNFINISHED = ".saving-"
-# What Composer stores besides tensors and plain containers: the state of NumPy's generator, times, versions.
-_ALLOWED_TYPES = [
-    np.array(0).__reduce__()[0],
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.uint32)),
-    datetime.timedelta,
-    torch.torch_version.TorchVersion,
-]
+
+
+class _Ignored:
+    """Stands for NumPy's types in older checkpoints: the state of its random generator, which no run ever needed."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# What Composer stores besides tensors and plain containers.
+_ALLOWED_TYPES = [datetime.timedelta, torch.torch_version.TorchVersion]
+_NUMPY_TYPES = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+)
+_ALLOWED = [*_ALLOWED_TYPES, *((_Ignored, name) for name in _NUMPY_TYPES)]
 
 
 def checkpoint_path(run: str | Path, step: int) -> Path:
@@ -59,6 +72,15 @@ def unfinished_path(path: Path) -> Path:
     The run folder exists: one that was renamed is not made anew.
     """
     path.parent.mkdir(exist_ok=True)
+    return _unfinished(path)
+
+
+def was_interrupted(run: str | Path, step: int) -> bool:
+    """Check whether the save after `step` steps was begun and never finished."""
+    return _unfinished(checkpoint_path(run, step)).exists()
+
+
+def _unfinished(path: Path) -> Path:
     return path.with_name(f"{_UNFINISHED}{path.name}")
 
 
@@ -112,13 +134,13 @@ def find_latest(run: str | Path) -> Path | None:
     if checkpoints:
         raise ValueError(
             f"{Path(run) / CHECKPOINT_FOLDER}: none of its {len(checkpoints)} checkpoint(s) can be read (see the lines "
-            "above); restore one from a copy, or start again with another run_folder"
+            "above); restore one from a copy, or start again with another run_folder or with --restart-from-scratch"
         )
     return None
 
 
 def prune(run: str | Path, keep: int, newest_step: int) -> None:
-    """Delete old checkpoints, and the files of interrupted saves.
+    """Delete old checkpoints, and what interrupted saves and deletions left.
 
     The ends of phases (`CheckpointInfo.keep`) stay, and so do checkpoints after `newest_step`: an interrupted run left
     them, and they were skipped for a reason.
@@ -128,8 +150,7 @@ def prune(run: str | Path, keep: int, newest_step: int) -> None:
         keep: Number of checkpoints up to `newest_step` that stay.
         newest_step: Step of the checkpoint that was just saved.
     """
-    for path in (Path(run) / CHECKPOINT_FOLDER).glob(f"{_UNFINISHED}*"):
-        path.unlink()
+    remove_leftovers(run)
     newest = checkpoint_path(run, newest_step)
     for path in [path for path in list_checkpoints(run) if path.name <= newest.name][:-keep]:
         try:
@@ -140,6 +161,16 @@ def prune(run: str | Path, keep: int, newest_step: int) -> None:
         if not info.keep:
             path.unlink()
             info_file(path).unlink()
+
+
+def remove_leftovers(run: str | Path) -> None:
+    """Delete the files of interrupted saves, and JSON files whose `.pt` is gone."""
+    folder = Path(run) / CHECKPOINT_FOLDER
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        path.unlink()
+    for path in folder.glob("step-*.json"):
+        if not path.with_suffix(".pt").exists():
+            path.unlink()
 
 
 def resolve(source: str | Path) -> Path:
@@ -160,10 +191,13 @@ def resolve(source: str | Path) -> Path:
     return latest
 
 
-def load_tensors(file: Path) -> Any:
+def load_tensors(file: Path, mapped: bool = True) -> Any:
     """Load a file that `torch.save` wrote to the CPU, without running code that it may contain.
 
-    The tensors are memory-mapped where possible: what is not used is not read, and the file must stay in place.
+    Args:
+        file: The file.
+        mapped: Whether to memory-map the tensors where possible: what is not used is not read, and the file must stay
+            in place.
 
     Returns:
         The object that was saved.
@@ -172,9 +206,10 @@ def load_tensors(file: Path) -> Any:
         ValueError: The file holds anything but tensors and the types that Composer stores, or is not such a file.
     """
     try:
-        with torch.serialization.safe_globals(_ALLOWED_TYPES):
+        with torch.serialization.safe_globals(_ALLOWED):
             # torch maps zip files only, which it has written since version 1.6.
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            mapped = mapped and zipfile.is_zipfile(file)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle raises almost any of them
         called = re.search(r"GLOBAL (\S+)", str(error))
         problem = f"refers to {called[1]}, which could run code" if called else "cannot be read as tensors"
@@ -190,11 +225,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         Transformers' name of a weight -> its value.
 
     Raises:
-        ValueError: See `load_tensors`.
+        ValueError: See `read_state`.
     """
-    model = load_tensors(path)["state"]["model"]
     # Copied, so that the weights outlive the mapped file.
-    return {name.removeprefix(_MODEL_PREFIX): value for name, value in copy.deepcopy(model).items()}
+    return copy.deepcopy(weights_in(read_state(path), path))
 
 
 def read_average(path: Path) -> dict[str, torch.Tensor]:
@@ -206,13 +240,90 @@ def read_average(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: There is none; see also `load_tensors`.
     """
-    average = load_tensors(path)["state"].get("callbacks", {}).get("WeightAverage")
-    if average is None:
+    callbacks = read_state(path).get("callbacks")
+    average = callbacks.get("WeightAverage") if isinstance(callbacks, dict) else None
+    weights = average.get("weights") if isinstance(average, dict) else None
+    if not weights:
         raise ValueError(
             f"{path}: holds no moving average; a run keeps one if training.ema_half_life_tokens is above 0"
         )
-    weights = copy.deepcopy(average["weights"])
-    return {**weights, TIED_WEIGHT: weights[EMBEDDING]}
+    weights = copy.deepcopy(_tensors(weights, path))
+    return {**weights, TIED_WEIGHT: weights[EMBEDDING]} if EMBEDDING in weights else weights
+
+
+def read_state(path: Path, mapped: bool = True) -> dict[str, Any]:
+    """Read what Composer saved of a run.
+
+    Args:
+        path: A verified checkpoint file.
+        mapped: See `load_tensors`.
+
+    Returns:
+        Name of a part, such as "model" or "optimizers" -> its state.
+
+    Raises:
+        ValueError: The file cannot be read without running code, or is no checkpoint.
+    """
+    content = load_tensors(path, mapped)
+    state = content.get("state") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or "model" not in state:
+        raise ValueError(
+            f"{path}: holds no state of a model, as a checkpoint does; use a file that training wrote"
+        )
+    return state
+
+
+def weights_in(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """Return the weights in the state that `read_state` returns, under Transformers' names.
+
+    Raises:
+        ValueError: They are not tensors by their names.
+    """
+    tensors = _tensors(state["model"], path)
+    return {name.removeprefix(_MODEL_PREFIX): value for name, value in tensors.items()}
+
+
+def _tensors(content: object, path: Path) -> dict[str, torch.Tensor]:
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
+        raise ValueError(f"{path}: holds something else in place of weights; use a file that training wrote")
+    return content
+
+
+def check_weights(path: Path, weights: Mapping[str, torch.Tensor], model: ModelConfig, whose: str) -> None:
+    """Check that weights are those of a model: all of them, no others, each of its shape, in floating point.
+
+    Args:
+        path: Of the checkpoint.
+        weights: Transformers' name of a weight -> its value.
+        model: The model.
+        whose: What has the model, for the message: the recipe, or the checkpoint's JSON file.
+
+    Raises:
+        ValueError: They are not.
+    """
+    expected = weight_shapes(model)
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    problems = [
+        f"{name} is {_shape(found.get(name))} in it, {_shape(expected.get(name))} by {whose}"
+        for name in dict.fromkeys([*expected, *found])
+        if found.get(name) != expected.get(name)
+    ]
+    problems += [
+        f"{name} has numbers of type {str(weight.dtype).removeprefix('torch.')}"
+        for name, weight in weights.items()
+        if not weight.is_floating_point()
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}; restore the original file"
+        )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))
 
 
 def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], info: CheckpointInfo) -> Path:

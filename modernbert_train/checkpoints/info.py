@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from modernbert_train.config import ModelConfig
+from modernbert_train.config import ModelConfig, check_model
 from modernbert_train.config.fields import type_text
+from modernbert_train.config.quantities import check_at_least_one, check_not_negative, check_positive
 from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.objectives import OBJECTIVES
 
@@ -39,6 +41,8 @@ class CheckpointInfo:
     weights_only: bool = False
     # The sources and method of averaged weights.
     merged: str | None = None
+    # Id of the run that saved it; None in older files, and for imported or averaged weights.
+    run: str | None = None
     # Size and hash of the `.pt` file; `finish_checkpoint` fills them in.
     bytes: int = 0
     sha256: str = ""
@@ -75,7 +79,7 @@ def read_info(checkpoint: Path) -> CheckpointInfo:
             f"{checkpoint}: {file.name} is missing, so the checkpoint cannot be verified; restore both files from "
             "a copy, or use another checkpoint"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not readable as JSON ({error}); {_REMEDY}") from None
     content = _section(content, f"{file}:")
     model = _section(content.get("model", {}), f"{file}: model")
@@ -84,9 +88,20 @@ def read_info(checkpoint: Path) -> CheckpointInfo:
             f"{file}: this version does not know {', '.join(f'model.{name}' for name in sorted(unknown))}; use the "
             "version of modernbert_train that wrote the checkpoint, or a later one"
         )
-    return _build(
+    info = _build(
         CheckpointInfo, content | {"model": _build(ModelConfig, model, f"{file}: model.")}, f"{file}: "
     )
+    for problem in (*check_model(info.model), *_range_problems(info)):
+        raise ValueError(f"{file}: {problem}; {_REMEDY}")
+    return info
+
+
+def _range_problems(info: CheckpointInfo) -> Iterator[str]:
+    for name in ("step", "tokens", "phase_step"):
+        yield from check_not_negative(name, getattr(info, name))
+    yield from check_at_least_one("", {"context_tokens": info.context_tokens})
+    thetas = {"global_rope_theta": info.global_rope_theta, "local_rope_theta": info.local_rope_theta}
+    yield from check_positive("", thetas)
 
 
 def _section(content: object, where: str) -> dict[str, Any]:

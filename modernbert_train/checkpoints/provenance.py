@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -20,17 +21,13 @@ from typing import Any
 
 import yaml
 
-from modernbert_train.checkpoints.run_files import METRICS_FILE, PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE
+from modernbert_train.checkpoints.run_files import PROVENANCE_FILE, RECIPE_FILE, WANDB_ID_FILE, set_aside
 from modernbert_train.common.files import write_atomically
 from modernbert_train.common.redaction import redact
+from modernbert_train.common.text import one_line
 from modernbert_train.config import ModelConfig, OptimizerConfig, Recipe, dump_recipe
-from modernbert_train.config.comparison import (
-    architecture_settings,
-    changed_settings,
-    flatten,
-    recipe_settings,
-)
-from modernbert_train.store.tokenizer import TokenizerInfo, copy_tokenizer, load_tokenizer_info
+from modernbert_train.config.comparison import changed_settings, flatten, recipe_settings
+from modernbert_train.store.tokenizer import TokenizerInfo, copy_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +47,7 @@ def prepare_run_folder(
     run: Path,
     recipe: Recipe,
     tokenizer: TokenizerInfo,
+    run_id: str,
     world_size: int,
     fresh: bool,
     skipped: Mapping[str, list[str]] | None = None,
@@ -63,28 +61,22 @@ def prepare_run_folder(
         run: The run folder.
         recipe: The recipe.
         tokenizer: The tokenizer of its data.
+        run_id: The id of the run, which its checkpoints have too.
         world_size: Number of ranks.
-        fresh: Whether the run starts without a checkpoint. Metrics of an earlier run, whose checkpoints are gone, are
-            then renamed, with a warning.
+        fresh: Whether the run starts without a checkpoint.
         skipped: All skipped steps and documents.
         device: Name of the GPU of rank 0, or "cpu".
     """
     make_run_folder(run)
-    if fresh and (run / METRICS_FILE).exists():
-        log.warning(
-            "%s was started before but has no checkpoint, so it starts again; its metrics were renamed to %s.old",
-            run,
-            METRICS_FILE,
-        )
-        (run / METRICS_FILE).replace(run / f"{METRICS_FILE}.old")
     write_atomically(run / RECIPE_FILE, dump_recipe(recipe))
-    launches = _previous_launches(run)
+    launches = list(_read_provenance(run).get("launches", ()))
     launch = provenance(world_size, device)
     if launches and not fresh:
         for change in changes_since(launches[-1], launch):
             log.warning("%s", change)
     launches.append(launch | ({"skipped": dict(skipped)} if skipped else {}))
-    write_atomically(run / PROVENANCE_FILE, json.dumps({"launches": launches}, indent=1) + "\n")
+    content = {"run": run_id, "launches": launches}
+    write_atomically(run / PROVENANCE_FILE, json.dumps(content, indent=1) + "\n")
     copy_tokenizer(tokenizer.path, run)
 
 
@@ -139,7 +131,9 @@ def changes_since(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
         "number of ranks": "world_size",
     }
     pairs = {name: (before[key], now[key]) for name, key in facts.items() if key in before}
-    installed, then = now["packages"], before.get("packages", now["packages"])
+    installed, then = now["packages"], before.get("packages")
+    if not isinstance(then, dict):
+        then = installed
     pairs |= {
         f"package {name}": (then.get(name), installed.get(name)) for name in sorted({*installed, *then})
     }
@@ -162,8 +156,12 @@ def wandb_id(run: Path) -> str:
     """Return the W&B id of this run folder, the same for all restarts; create it if needed."""
     run.mkdir(parents=True, exist_ok=True)
     file = run / WANDB_ID_FILE
-    if not file.exists():
-        write_atomically(file, uuid.uuid4().hex[:12])
+    if file.exists():
+        found = file.read_bytes()
+        if re.fullmatch(rb"[\w-]{1,64}", found):
+            return found.decode()
+        set_aside(file, "it holds no id of a W&B run")
+    write_atomically(file, uuid.uuid4().hex[:12])
     return file.read_text(encoding="utf-8")
 
 
@@ -186,33 +184,51 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _previous_launches(run: Path) -> list[dict[str, Any]]:
+def run_of(run: Path) -> str | None:
+    """Return the id of the run that a run folder belongs to; None if no start of it is recorded."""
+    found = _read_provenance(run).get("run")
+    return found if isinstance(found, str) else None
+
+
+def _read_provenance(run: Path) -> dict[str, Any]:
+    """Return the content of provenance.json, empty without the file; a damaged one is set aside."""
+    file = run / PROVENANCE_FILE
+    if not file.exists():
+        return {}
     try:
-        return json.loads((run / PROVENANCE_FILE).read_text(encoding="utf-8"))["launches"]
-    except (OSError, ValueError, KeyError):
-        return []
+        content = json.loads(file.read_text(encoding="utf-8"))
+        launches = content["launches"]
+        if not isinstance(launches, list) or not all(isinstance(launch, dict) for launch in launches):
+            raise ValueError("launches is no list of objects")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        set_aside(file, f"it cannot be read ({one_line(error)})")
+        return {}
+    return dict(content)
 
 
-def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None:
-    """Compare the recipe with the one that the run was last started with.
+def check_unchanged(run: Path, recipe: Recipe) -> None:
+    """Log what changed in the recipe since the run was last started, which its checkpoints allow.
 
-    Changes that checkpoints allow, such as a longer phase or another interval, are logged.
+    Args:
+        run: The run folder.
+        recipe: The recipe.
 
     Raises:
-        ValueError: Architecture, tokenizer or optimizer differ, so the checkpoints would not fit, or the run was
-            started for another phase.
+        ValueError: The run was started for another phase.
     """
-    if not (run / RECIPE_FILE).exists():
+    file = run / RECIPE_FILE
+    if not file.exists():
         return
-    if load_tokenizer_info(run).fingerprint != tokenizer.fingerprint:
-        raise ValueError(
-            f"data.tokenizer is {recipe.data.tokenizer}: the checkpoints in {run} have another tokenizer; "
-            "restore it and the stores made with it, or choose another run_folder"
-        )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        set_aside(file, f"it cannot be read ({one_line(error):.200})")
+        return
     # Recipes of older versions lack fields that were added since; their defaults match the earlier behaviour.
     older = flatten({"model": dataclasses.asdict(ModelConfig()), "optimizer": {"name": OptimizerConfig.name}})
-    before = older | flatten(yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8")))
-    now = recipe_settings(recipe)
+    before, now = older | flatten(content), recipe_settings(recipe)
     changed = dict(sorted(changed_settings(before, now).items()))
     if "phase" in changed:
         extents = [
@@ -221,18 +237,6 @@ def check_unchanged(run: Path, recipe: Recipe, tokenizer: TokenizerInfo) -> None
         ]
         raise ValueError(
             f"run_folder is {run}, which holds a run {extents[0]}, not {extents[1]}; choose another run_folder"
-        )
-    fields = architecture_settings(recipe.model)
-    fatal = [f"{key} was {then}, is {value}" for key, (then, value) in changed.items() if key in fields]
-    if "optimizer.name" in changed:
-        raise ValueError(
-            f"optimizer.name was {before['optimizer.name']}, is {recipe.optimizer.name}: the checkpoints in {run} hold "
-            "the old optimizer's state; restore the value, or start a new run from its weights with init.from"
-        )
-    if fatal:
-        raise ValueError(
-            f"{', '.join(fatal)}: the checkpoints in {run} have another architecture; "
-            "restore the value, or choose another run_folder"
         )
     for key, (then, value) in changed.items():
         log.warning("recipe changed since the last start: %s was %s, is %s", key, then, value)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from modernbert_train.checkpoints.checkpoint import checkpoint_path, verify
+from modernbert_train.checkpoints.checkpoint import checkpoint_path, remove_leftovers, verify
 from modernbert_train.checkpoints.info import info_file
 from modernbert_train.checkpoints.run_files import (
+    CHECKPOINT_FOLDER,
+    EVALUATION_FILE,
     METRICS_FILE,
     POSITIONS_FILE,
+    PROVENANCE_FILE,
     WANDB_ID_FILE,
     list_checkpoints,
     move_after,
 )
+
+log = logging.getLogger(__name__)
 
 
 def rewind(run: Path, step: int) -> str:
@@ -57,6 +63,23 @@ def rewind(run: Path, step: int) -> str:
         return f"{run} is at step {step} already"
     moved = f"{len(later)} later checkpoint{'' if len(later) == 1 else 's'} and {num_lines} lines of metrics"
     return f"{run} resumes after step {step}; {moved} were moved to {aside}"
+
+
+def start_over(run: Path) -> None:
+    """Move what is left of a run that has begun, and has no good checkpoint, to a new folder in the run folder."""
+    if not any((run / name).exists() for name in (METRICS_FILE, POSITIONS_FILE)) and not list_checkpoints(
+        run
+    ):
+        return
+    remove_leftovers(run)
+    aside = _new_folder(run / "before-restart")
+    moved = (METRICS_FILE, POSITIONS_FILE, PROVENANCE_FILE, EVALUATION_FILE, WANDB_ID_FILE, CHECKPOINT_FOLDER)
+    for name in moved:
+        if (run / name).exists():
+            (run / name).rename(aside / name)
+    log.warning(
+        "%s has no good checkpoint and starts from its first step; its records were moved to %s", run, aside
+    )
 
 
 def describe_way_back(run: Path) -> str:

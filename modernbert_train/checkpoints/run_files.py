@@ -4,7 +4,9 @@ Imports neither torch nor NumPy, so that a report of a run starts at once.
 """
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 from modernbert_train.common.errors import writing
 from modernbert_train.common.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 # Resolved: every setting, with includes and overrides applied.
 RECIPE_FILE = "recipe.yaml"
@@ -28,6 +32,8 @@ CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = "run.lock"
 
 _TAIL_BYTES = 65_536
+# Fields of a line of metrics.jsonl that are text.
+_TEXTS = ("time", "phase", "objective")
 
 
 def describe_missing(path: str | Path) -> str:
@@ -40,7 +46,18 @@ def describe_missing(path: str | Path) -> str:
 
 def list_checkpoints(run: str | Path) -> list[Path]:
     """Return the `.pt` files of a run folder, oldest first, without verifying them."""
-    return sorted((Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt"))
+    files = (Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt")
+    return sorted(file for file in files if re.fullmatch(r"step-\d{8,}", file.stem, re.ASCII))
+
+
+def set_aside(file: Path, problem: str) -> None:
+    """Rename a file that is only a record and is damaged, and say so: a run goes on without it."""
+    number, new = 1, file.with_name(f"{file.name}.damaged")
+    while new.exists():
+        number += 1
+        new = file.with_name(f"{file.name}.damaged-{number}")
+    file.rename(new)
+    log.warning("%s: %s; it was renamed to %s, and the run goes on without it", file, problem, new.name)
 
 
 @dataclass(frozen=True)
@@ -59,19 +76,21 @@ def read_metrics(file: Path) -> RunMetrics:
         Lines of training steps and of evaluations.
 
     Raises:
-        ValueError: The file does not exist, or a line is not JSON. An unfinished last line is skipped: the run is
+        ValueError: The file does not exist, or a line is damaged. An unfinished last line is skipped: the run is
             writing it, or was interrupted.
     """
     if not file.is_file():
         raise ValueError(f"{file} does not exist; name the folder of a run that has started training")
+    *texts, _ = file.read_bytes().split(b"\n")
     lines = []
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not text.endswith("\n") or not text.strip():
-            continue
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: not valid JSON ({error}); remove the line") from error
+    for number, text in enumerate(texts, start=1):
+        if text.strip():
+            line = _record(text)
+            if line is None or not _is_metrics(line):
+                raise ValueError(
+                    f"{file}, line {number}: not a line that a run writes: {text[:60]!r}; remove the line"
+                )
+            lines.append(line)
     training = {line["step"]: line for line in lines if "loss" in line}
     evaluations = {line["step"]: line | {"eval": scores} for line in lines if (scores := _scores(line))}
     return RunMetrics(
@@ -83,6 +102,40 @@ def _scores(line: dict[str, Any]) -> dict[str, Any]:
     return {source: score for source, score in line.get("eval", {}).items() if score is not None}
 
 
+def _is_metrics(line: dict[str, Any]) -> bool:
+    """Check the types of a line: text, numbers, null, and one or, for an evaluation, two levels of objects of these."""
+    scores = line.get("eval", {})
+    return (
+        isinstance(scores, dict)
+        and all(is_scores(score) for score in scores.values())
+        and all(
+            _is_number(value)
+            or (isinstance(value, dict) and all(map(_is_number, value.values())))
+            or (isinstance(value, str) and key in _TEXTS)
+            for key, value in line.items()
+            if key != "eval"
+        )
+    )
+
+
+def is_scores(score: object) -> bool:
+    """Check whether a value from JSON is the scores of a source, or null."""
+    return score is None or (isinstance(score, dict) and all(map(_is_number, score.values())))
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _record(text: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a line, None if it holds none with a whole number `step`."""
+    try:
+        record = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None
+
+
 def read_last_line(file: Path) -> dict[str, Any]:
     """Return the last complete line of a file of JSON lines, which another process may be writing; {} if none."""
     if not file.is_file():
@@ -90,20 +143,16 @@ def read_last_line(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - _TAIL_BYTES))
         *_, last, _ = [b"{}", *opened.read().split(b"\n")]
-    try:
-        return json.loads(last)
-    except ValueError:
-        return {}
+    return _record(last) or {}
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield text and content of every complete line; an interrupted run may have left a truncated one."""
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        yield line, record
+    """Yield text and content of every good line; an interrupted run may have left a truncated one, or no file."""
+    if not path.is_file():
+        return
+    for text in path.read_bytes().split(b"\n"):
+        if (record := _record(text)) is not None:
+            yield text.decode(), record
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -115,10 +164,18 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Remove the lines that an interrupted run wrote after `step`, the checkpoint from which it now resumes."""
-    if path.exists():
-        kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= step]
-        write_atomically(path, "".join(kept))
+    """Remove the lines that an interrupted run wrote after `step`, the checkpoint from which it now resumes.
+
+    A file with damaged lines is set aside; its good lines stay. The last line may be unfinished.
+    """
+    if not path.exists():
+        return
+    kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= step]
+    *complete, _ = path.read_bytes().split(b"\n")
+    damaged = [number for number, text in enumerate(complete, 1) if text.strip() and _record(text) is None]
+    if damaged:
+        set_aside(path, f"line {damaged[0]} is damaged, of {len(damaged)}; the others were kept")
+    write_atomically(path, "".join(kept))
 
 
 def move_after(path: Path, step: int, folder: Path) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from modernbert_train.checkpoints import checkpoint
 from modernbert_train.checkpoints.hf import folder as hf_folder
-from modernbert_train.checkpoints.info import CheckpointInfo, read_info
+from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
 from modernbert_train.config import ModelConfig
 from modernbert_train.model import ModernBertForMaskedLM
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
@@ -85,6 +85,8 @@ class WeightSource:
         return self._checked(checkpoint.read_average(self.path))
 
     def _checked(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.path.is_file():
+            checkpoint.check_weights(self.path, weights, self.model, info_file(self.path).name)
         if broken := nonfinite(weights.items()):
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise FailedCheck(

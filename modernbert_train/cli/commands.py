@@ -38,6 +38,8 @@ def run_train(options: argparse.Namespace) -> int:
             "--gpus is used by --dry-run only; to train on several GPUs, start the command with a launcher: "
             f"composer -n {options.gpus} -m modernbert_train train ..."
         )
+    if options.restart_from_scratch and options.dry_run:
+        raise ValueError("--restart-from-scratch has no effect on --dry-run; leave one of them out")
     if options.dry_run:
         from modernbert_train.planning.dry_run import dry_run
 
@@ -52,7 +54,7 @@ def run_train(options: argparse.Namespace) -> int:
     from modernbert_train.training.train import train
 
     try:
-        train(recipe)
+        train(recipe, options.restart_from_scratch)
     except Preempted as stopped:
         logging.getLogger(__name__).warning("%s", stopped)
         return stopped.exit_code

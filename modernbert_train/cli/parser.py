@@ -185,6 +185,11 @@ def _add_train(subparsers: Subparsers) -> None:
         "--dry-run", action="store_true", help="check the recipe and its data and show what would be trained"
     )
     command.add_argument(
+        "--restart-from-scratch",
+        action="store_true",
+        help="begin at the first step if the run has lost its checkpoints, instead of stopping; old records are kept",
+    )
+    command.add_argument(
         "--tokens-per-second",
         type=_positive,
         metavar="N",

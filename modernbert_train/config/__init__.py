@@ -22,7 +22,7 @@ from modernbert_train.config.schema import (
     TrainingConfig,
     WandbConfig,
 )
-from modernbert_train.config.validation import validate
+from modernbert_train.config.validation import check_model, validate
 
 __all__ = [
     "BatchRampConfig",
@@ -40,6 +40,7 @@ __all__ = [
     "SourceConfig",
     "TrainingConfig",
     "WandbConfig",
+    "check_model",
     "dump_recipe",
     "format_bytes",
     "format_tokens",

@@ -24,6 +24,8 @@ EMBEDDING = "model.embeddings.tok_embeddings.weight"
 POSITION_EMBEDDING = "model.embeddings.position_embeddings.weight"
 TIED_WEIGHT = "decoder.weight"  # the state dict's second name for the embedding
 DECODER_BIAS = "decoder.bias"
+# Far above every model; a number beyond it would keep the program busy before any weight is compared.
+MAX_LAYERS = 1_000
 
 
 def is_gated(model: ModelConfig) -> bool:

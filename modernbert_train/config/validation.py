@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from modernbert_train.common.files import url_problem
+from modernbert_train.config.architecture import MAX_LAYERS
 from modernbert_train.config.mixture import RESERVED
 from modernbert_train.config.phase_validation import check_phase
 from modernbert_train.config.quantities import (
@@ -33,7 +34,7 @@ def validate(recipe: Recipe, world_size: int = 1) -> list[str]:
     return [
         *_check_run(recipe),
         *_check_init(recipe.init),
-        *_check_model(recipe.model),
+        *check_model(recipe.model),
         *_check_data(recipe, world_size),
         *_check_masking(recipe),
         *_check_optimizer(recipe),
@@ -81,7 +82,8 @@ def _check_init(init: InitConfig) -> Iterator[str]:
         yield f"init.transplant is true, but init.from is not set, so there are no embeddings to transfer; {remedy}"
 
 
-def _check_model(model: ModelConfig) -> Iterator[str]:
+def check_model(model: ModelConfig) -> Iterator[str]:
+    """Yield the problems of a model."""
     sizes = {
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,
@@ -93,6 +95,8 @@ def _check_model(model: ModelConfig) -> Iterator[str]:
         "max_position_embeddings": model.max_position_embeddings,
     }
     yield from check_at_least_one("model.", sizes)
+    if model.num_hidden_layers > MAX_LAYERS:
+        yield f"model.num_hidden_layers is {model.num_hidden_layers}: must be at most {MAX_LAYERS:,}"
     reals = {
         "global_rope_theta": model.global_rope_theta,
         "local_rope_theta": model.local_rope_theta,

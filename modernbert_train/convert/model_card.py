@@ -1,9 +1,12 @@
 """The README.md of an exported model: what it is, what it was trained on, how to load it."""
 
 import json
+import logging
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -11,10 +14,13 @@ from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.run_files import EVALUATION_FILE, METRICS_FILE, RECIPE_FILE, read_metrics
 from modernbert_train.common.redaction import redact
-from modernbert_train.common.text import markdown_table
+from modernbert_train.common.text import markdown_table, one_line
 from modernbert_train.config.architecture import describe_switches, mlp_name, num_parameters
 from modernbert_train.config.mixture import describe_mixture
 from modernbert_train.objectives import OBJECTIVES, MaskedLM
+
+_T = TypeVar("_T")
+log = logging.getLogger(__name__)
 
 HEADER = """\
 ---
@@ -36,29 +42,47 @@ def model_card(name: str, info: CheckpointInfo, run: Path) -> str:
         info: The facts about the checkpoint.
         run: Its folder; recipe.yaml, evaluation.json and metrics.jsonl are used where they exist.
     """
-    recipe = _read_recipe(run / RECIPE_FILE)
-    scores = _scores_of(run / EVALUATION_FILE, info) or latest_evaluation(run / METRICS_FILE, info)
+    title, training, whole = _read(run / RECIPE_FILE, partial(_of_recipe, info=info)) or (name, None, None)
+    evaluation = _read(run / EVALUATION_FILE, lambda file: _evaluation(_scores_of(file, info), info))
+    if not evaluation:
+        metrics = run / METRICS_FILE
+        evaluation = _read(metrics, lambda file: _evaluation(latest_evaluation(file, info), info))
     family = "BERT" if hf_class(info.model) == "BertForMaskedLM" else "ModernBERT"
-    sections = [HEADER.format(model_type=family.lower()), f"# {name if recipe is None else recipe['name']}\n"]
-    sections += [_summary(info, family), _usage(info.context_tokens)]
-    sections.append(_architecture(info))
-    if recipe is not None:
-        sections.append(_training(info, recipe))
-    if scores is not None:
-        sections.append(_evaluation(scores, info))
-    if recipe is not None:
-        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
-        sections.append(
-            "## Recipe\n\nThe recipe, as it was trained, without paths and addresses:\n\n"
-            f"```yaml\n{text.strip()}\n```\n"
-        )
+    sections = [
+        HEADER.format(model_type=family.lower()),
+        f"# {title}\n",
+        _summary(info, family),
+        _usage(info.context_tokens),
+        _architecture(info),
+        *(section for section in (training, evaluation, whole) if section),
+    ]
     return redact("\n".join(sections))
+
+
+def _read(file: Path, read: Callable[[Path], _T]) -> _T | None:
+    """Return what `read` makes of a record of the run; None if there is none, or, with a warning, if it is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        return read(file)
+    except Exception as error:  # whatever may be wrong with a file that was changed by hand
+        log.warning("%s is damaged, so the model card lacks what it says (%s)", file, one_line(error))
+        return None
+
+
+def _of_recipe(file: Path, info: CheckpointInfo) -> tuple[str, str, str]:
+    """Return what recipe.yaml adds: the name of the run, and the sections about the training and the recipe."""
+    recipe = _read_recipe(file)
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
+    whole = (
+        "## Recipe\n\nThe recipe, as it was trained, without paths and addresses:\n\n"
+        f"```yaml\n{text.strip()}\n```\n"
+    )
+    return str(recipe["name"]), _training(info, recipe), whole
 
 
 def _scores_of(evaluation: Path, info: CheckpointInfo) -> dict[str, Any] | None:
     """Return what `modernbert evaluate` wrote, which has the unigram baseline; None if it is of other weights."""
-    if not evaluation.is_file():
-        return None
     scores: dict[str, Any] = json.loads(evaluation.read_text(encoding="utf-8"))
     return scores if scores["sha256"] == info.sha256 else None
 
@@ -158,7 +182,9 @@ def _training(info: CheckpointInfo, recipe: Any) -> str:
     return f"## Training\n\n{markdown_table(columns, rows)}\n{origin}\nSources of text: {sources}.\n"
 
 
-def _evaluation(scores: dict[str, Any], info: CheckpointInfo) -> str:
+def _evaluation(scores: dict[str, Any] | None, info: CheckpointInfo) -> str:
+    if scores is None:
+        return ""
     objective = OBJECTIVES[info.objective]
     # A source without any target has no scores.
     measured = {source: s for source, s in scores["eval"].items() if s["loss"] is not None}
@@ -180,13 +206,7 @@ def _evaluation(scores: dict[str, Any], info: CheckpointInfo) -> str:
 
 
 def _read_recipe(file: Path) -> Any:
-    """Return the content of recipe.yaml that may be published: sources by their names, and no path or address.
-
-    Returns:
-        The recipe; None if there is none.
-    """
-    if not file.is_file():
-        return None
+    """Return the content of recipe.yaml that may be published: sources by their names, and no path or address."""
     recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     for field in ("run_folder", "wandb"):
         recipe.pop(field, None)

@@ -26,6 +26,13 @@ from modernbert_train.optim.muon import NUM_PARTS, MuonAndAdamW
 # Default of Jordan's post.
 MUON_MOMENTUM = 0.95
 
+# By name in a recipe.
+OPTIMIZER_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "stableadamw": StableAdamW,
+    "adamw": torch.optim.AdamW,
+    "muon": MuonAndAdamW,
+}
+
 # Key of a parameter group of torch's optimizers: the share of a weight that a step at the peak rate removes.
 _PEAK_DECAY = "peak_decay"
 

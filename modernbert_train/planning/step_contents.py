@@ -232,15 +232,23 @@ def _nearest_positions(
     phase = schedule.phase_of(step)
     nearest, positions = phase.first_step, StreamPositions()
     path = run / POSITIONS_FILE
-    for _, line in read_lines(path) if path.is_file() else ():
+    for _, line in read_lines(path):
         if not nearest < line["step"] <= step:
             continue
-        if line["fingerprint"] == fingerprint_at(phases, line["step"], inputs.masking):
-            nearest = line["step"]
-            positions = {stream: (index, row) for stream, (index, row) in enumerate(line["positions"])}
+        found = _positions(line)
+        if found and line.get("fingerprint") == fingerprint_at(phases, line["step"], inputs.masking):
+            nearest, positions = line["step"], found
     where = f"step {nearest} ({path})" if positions else f"the start of the phase {phase.name}"
     log.info("counting rows from %s on", where)
     return nearest, positions
+
+
+def _positions(line: dict[str, Any]) -> StreamPositions:
+    """Return the position of each stream in a line of positions.jsonl, nothing if the line is damaged."""
+    try:
+        return {stream: (int(index), int(row)) for stream, (index, row) in enumerate(line["positions"])}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _decode(inputs: Inputs, pieces: list[Piece]) -> list[str]:

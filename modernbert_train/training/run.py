@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.utils import dist
@@ -10,6 +11,7 @@ from composer.utils import dist
 from modernbert_train.config import PhaseConfig, Recipe
 from modernbert_train.config.schema import Precision
 from modernbert_train.data.inputs import Inputs
+from modernbert_train.data.plan import PhaseRows
 from modernbert_train.data.sharing import BatchShare, share_batch
 from modernbert_train.schedule import RunSchedule
 
@@ -21,9 +23,13 @@ class Run:
     recipe: Recipe
     schedule: RunSchedule
     inputs: Inputs
+    # What each phase reads.
+    phases: list[PhaseRows]
     device: str  # Composer's name, "gpu" or "cpu"
     precision: Precision  # "auto" resolved
     folder: Path
+    # Of a run that goes on, that of its checkpoints. Rank 0 alone uses it, and ranks of a new run have others.
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def is_logged(self, step: int) -> bool:
         """Check whether step number `step`, counted from 1, is logged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,9 @@ from composer import Callback, Trainer
 from composer.devices import DeviceGPU
 from composer.utils import dist
 
-from modernbert_train.checkpoints.checkpoint import find_latest
-from modernbert_train.checkpoints.info import CheckpointInfo, read_info
 from modernbert_train.checkpoints.initial import log_start, set_initial_weights
-from modernbert_train.checkpoints.provenance import check_unchanged, prepare_run_folder
+from modernbert_train.checkpoints.provenance import prepare_run_folder
+from modernbert_train.checkpoints.rewind import start_over
 from modernbert_train.config import Recipe
 from modernbert_train.data.inputs import Inputs, describe_skipped, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
@@ -24,9 +24,9 @@ from modernbert_train.optim.optimizer import build_optimizer
 from modernbert_train.planning.device import resolve_device, resolve_precision
 from modernbert_train.planning.downloads import check_downloads
 from modernbert_train.planning.source_stats import log_sources, texts_of
-from modernbert_train.schedule import RunSchedule, build_schedule
+from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.batches import BatchContents
-from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints, checkpoint_info
+from modernbert_train.training.callbacks.checkpoints import SaveCheckpoints
 from modernbert_train.training.callbacks.ddp_warmup import WarmUpDDP
 from modernbert_train.training.callbacks.ema import WeightAverage
 from modernbert_train.training.callbacks.evaluation import Evaluate
@@ -39,6 +39,7 @@ from modernbert_train.training.callbacks.preemption import (
     end_with_launcher,
     shield_workers,
 )
+from modernbert_train.training.callbacks.restart import LoadCheckpoint
 from modernbert_train.training.callbacks.schedule import Schedule, SkipSteps
 from modernbert_train.training.callbacks.throughput import PeakMemory, Throughput
 from modernbert_train.training.composer_model import MaskedLanguageModel, data_spec
@@ -48,13 +49,18 @@ from modernbert_train.training.distributed.rendezvous import LATER_SECONDS, join
 from modernbert_train.training.distributed.run_lock import only_run_in
 from modernbert_train.training.distributed.watch import Watch
 from modernbert_train.training.loggers import check_wandb, log_wandb_upload, loggers
+from modernbert_train.training.restart import find_checkpoint
 from modernbert_train.training.run import Run
 
 log = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, restart_from_scratch: bool = False) -> Path:
     """Train a recipe, from the newest good checkpoint in its run folder if there is one. Collective.
+
+    Args:
+        recipe: the recipe.
+        restart_from_scratch: whether to begin anew where the checkpoints of a run that has begun are lost or damaged.
 
     Returns:
         The run folder.
@@ -79,15 +85,19 @@ def train(recipe: Recipe) -> Path:
         run = plan_run(recipe, inputs, device)
         stack.enter_context(only_run_in(run.folder))
         check_run_folder(run.folder)
-        checkpoint, info = find_checkpoint(run) or (None, None)
+        checkpoint, info = find_checkpoint(run, restart_from_scratch) or (None, None)
         if info is not None and info.step >= run.schedule.total_steps:
             log.info("%s is finished: %d steps, %s tokens", run.folder, info.step, f"{info.tokens:,}")
             return run.folder
+        if info is not None and info.run is not None:
+            run = replace(run, id=info.run)
         model = build_model(run)
         if checkpoint is None:
             initialize(model, run)
         loader = build_loader(run)
         stack.callback(loader.close)
+        if checkpoint is None:
+            on_rank_zero(lambda: start_over(run.folder))
         trainer = build_trainer(run, model, loader, signals, checkpoint)
         # Last, so that a start that fails leaves the folder as it was.
         _prepare_folder(run, fresh=checkpoint is None)
@@ -105,22 +115,9 @@ def train(recipe: Recipe) -> Path:
 
 def plan_run(recipe: Recipe, inputs: Inputs, device: str) -> Run:
     """Return the run of a recipe on `device`."""
-    precision = resolve_precision(recipe, device)
-    return Run(recipe, build_schedule(recipe), inputs, device, precision, Path(recipe.run_folder))
-
-
-def find_checkpoint(run: Run) -> tuple[Path, CheckpointInfo] | None:
-    """Return the newest good checkpoint of the run, None if there is none. Collective.
-
-    Raises:
-        ValueError: it does not fit the recipe, or holds weights only.
-    """
-    checkpoint = on_rank_zero(lambda: _newest_checkpoint(run.folder))
-    if checkpoint is not None:
-        log.info("resuming from %s", checkpoint[0])
-        on_rank_zero(lambda: check_unchanged(run.folder, run.recipe, run.inputs.tokenizer))
-        check_clock(run.schedule, *checkpoint)
-    return checkpoint
+    precision, schedule = resolve_precision(recipe, device), build_schedule(recipe)
+    phases = plan_rows(recipe, schedule, inputs)
+    return Run(recipe, schedule, inputs, phases, device, precision, Path(recipe.run_folder))
 
 
 def initialize(model: ModernBertForMaskedLM, run: Run) -> None:
@@ -135,7 +132,7 @@ def _prepare_folder(run: Run, fresh: bool) -> None:
     device = torch.cuda.get_device_name() if run.device == "gpu" else "cpu"
     on_rank_zero(
         lambda: prepare_run_folder(
-            run.folder, run.recipe, run.inputs.tokenizer, world_size, fresh, skipped, device
+            run.folder, run.recipe, run.inputs.tokenizer, run.id, world_size, fresh, skipped, device
         )
     )
 
@@ -159,8 +156,7 @@ def build_model(run: Run) -> ModernBertForMaskedLM:
 
 def build_loader(run: Run) -> PlannedLoader:
     """Build the loader of this rank's batches over the whole run."""
-    data, inputs = run.recipe.data, run.inputs
-    phases = plan_rows(run.recipe, run.schedule, inputs)
+    data, inputs, phases = run.recipe.data, run.inputs, run.phases
     check_downloads(data, phases, inputs, dist.get_world_size(), dist.get_local_world_size())
     if is_rank_zero():
         texts = texts_of(run.recipe, inputs.manifests)
@@ -214,7 +210,10 @@ def build_trainer(
         train_dataloader=data_spec(loader, pad_id),
         max_duration=f"{run.schedule.total_steps}ba",
         optimizers=build_optimizer(module, recipe.optimizer, first_phase.learning_rate),
-        callbacks=build_callbacks(run, model, loader, signals),
+        callbacks=[
+            *build_callbacks(run, model, loader, signals),
+            *([] if checkpoint is None else [LoadCheckpoint(checkpoint)]),
+        ],
         loggers=loggers(recipe, run.folder),
         device=DeviceGPU(allow_tf32=run.precision == "bf16") if run.device == "gpu" else run.device,
         precision="fp32",  # of weights and gradients; the model's forward pass has its own autocast
@@ -223,7 +222,6 @@ def build_trainer(
         seed=recipe.seed,
         run_name=recipe.name,
         progress_bar=False,  # MetricsLogger has one that counts tokens
-        load_path=None if checkpoint is None else str(checkpoint),
         spin_dataloaders=False,
         dist_timeout=recipe.training.rank_timeout_seconds + LATER_SECONDS,
         auto_log_hparams=False,
@@ -252,44 +250,3 @@ def build_callbacks(
         save,
         StopWhenAsked(run, signals, save),
     ]
-
-
-def _newest_checkpoint(folder: Path) -> tuple[Path, CheckpointInfo] | None:
-    latest = find_latest(folder)
-    if latest is None:
-        return None
-    info = read_info(latest)
-    if info.weights_only:
-        raise ValueError(
-            f"run_folder is {folder}, in which {latest.name} holds weights without optimizer state, as `import` and "
-            "`average` write them, so no run can resume from it; name another run_folder, and start from these weights "
-            f"with init.from={folder}"
-        )
-    return latest, info
-
-
-def check_clock(schedule: RunSchedule, path: Path, info: CheckpointInfo) -> None:
-    """Check that the recipe puts the checkpoint's step where the run made it: past phases must not change.
-
-    Raises:
-        ValueError: The recipe now has other tokens, or another phase, at this step.
-    """
-    if info.step > schedule.total_steps:
-        return
-    by_recipe = checkpoint_info(schedule, info.step, info.model, info.tokenizer_fingerprint)
-    if by_recipe.tokens != info.tokens:
-        mismatch = (
-            f"{info.step} steps are {by_recipe.tokens:,} tokens by the recipe, but {path} was made after "
-            f"{info.tokens:,}"
-        )
-    elif (by_recipe.phase, by_recipe.phase_step) != (info.phase, info.phase_step):
-        mismatch = (
-            f"step {info.step} is number {by_recipe.phase_step} of {by_recipe.phase} by the recipe, but {path} was "
-            f"made after number {info.phase_step} of {info.phase}"
-        )
-    else:
-        return
-    raise ValueError(
-        f"phases: {mismatch}: names, tokens, batch_tokens, batch_ramp or row_tokens of phases that have begun were "
-        "changed; restore them, or start a new run from its weights with init.from"
-    )

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import os
 import shutil
 
@@ -9,13 +10,20 @@ import torch
 from modernbert_train.checkpoints import checkpoint
 from modernbert_train.checkpoints.checkpoint import find_latest, prune, save_weights, verify
 from modernbert_train.checkpoints.run_files import list_checkpoints
+from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import weight_shapes
 from tests.helpers.weights import load_weights, make_info
 
-WEIGHTS = {"decoder.bias": torch.arange(4.0)}
+TINY = ModelConfig(
+    vocab_size=4, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=2
+)
+WEIGHTS = {
+    name: torch.arange(float(math.prod(shape))).view(shape) for name, shape in weight_shapes(TINY).items()
+}
 
 
-def save(run, step, **fields):
-    return save_weights(run, WEIGHTS, make_info(step=step, **fields))
+def save(run, step, weights=WEIGHTS, **fields):
+    return save_weights(run, weights, make_info(step=step, model=TINY, **fields))
 
 
 def test_saved_weights_are_loaded(tmp_path):
@@ -109,6 +117,52 @@ def test_missing_checkpoints_are_named(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
         load_weights(tmp_path / name)
+
+
+def test_prune_removes_what_interrupted_deletions_left(tmp_path):
+    paths = [save(tmp_path, step) for step in (1, 2, 3)]
+    paths[0].unlink()  # killed before its JSON file was deleted
+    (tmp_path / "checkpoints/step-backup.pt").touch()
+    prune(tmp_path, keep=5, newest_step=3)
+    left = sorted(path.name for path in tmp_path.glob("checkpoints/*"))
+    assert left == [
+        *(f"step-0000000{step}.{kind}" for step in (2, 3) for kind in ("json", "pt")),
+        "step-backup.pt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"decoder.bias": torch.zeros(5)},
+            r"decoder\.bias is \[5\] in it, \[4\] by step-00000003\.json; restore",
+        ),
+        ({"model.x": torch.zeros(5)}, r"model\.x is \[5\] in it, missing by step-00000003\.json"),
+        ({"decoder.bias": torch.zeros(4).int()}, r"decoder\.bias has numbers of type int32"),
+        ({"decoder.bias": [1]}, "holds something else in place of weights"),
+        ({1: torch.zeros(4)}, "holds something else in place of weights"),
+        ({"decoder.bias": torch.full((4,), math.nan)}, "holds NaN or infinity"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_json_file(tmp_path, change, message):
+    path = checkpoint.checkpoint_path(tmp_path, 3)
+    model = {
+        f"model.{name}" if isinstance(name, str) else name: value
+        for name, value in (WEIGHTS | change).items()
+    }
+    torch.save({"state": {"model": model}}, checkpoint.unfinished_path(path))
+    checkpoint.finish_checkpoint(path, make_info(step=3, model=TINY))
+    with pytest.raises(ValueError, match=message):
+        load_weights(tmp_path)
+
+
+def test_missing_weights_are_named(tmp_path):
+    save(tmp_path, 3, {name: value for name, value in WEIGHTS.items() if "norm" not in name})
+    with pytest.raises(
+        ValueError, match=r"embeddings\.norm\.weight is missing in it, \[4\] by .*; and 1 more; restore"
+    ):
+        load_weights(tmp_path)
 
 
 def test_checkpoint_info_is_plain_json_with_a_checksum(tmp_path):

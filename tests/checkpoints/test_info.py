@@ -30,10 +30,10 @@ def test_written_info_is_read(checkpoint):
 
 
 def test_files_of_older_versions_lack_newer_fields(checkpoint):
-    change(checkpoint, objective=None, keep=None, merged=None, model={"hidden_size": 64, "norm_eps": 1})
+    change(checkpoint, objective=None, keep=None, merged=None, model={"hidden_size": 768, "norm_eps": 1})
     info = read_info(checkpoint)
     assert (info.objective, info.keep, info.merged) == ("mlm", False, None)
-    assert info.model == ModelConfig(hidden_size=64, norm_eps=1)
+    assert info.model == ModelConfig(hidden_size=768, norm_eps=1)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from modernbert_train.cli import main
 from modernbert_train.config import ModelConfig, load_recipe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.checkpoints import checkpoint_info
-from modernbert_train.training.train import check_clock, train
+from modernbert_train.training.restart import check_clock
+from modernbert_train.training.train import train
 
 
 @pytest.fixture(scope="module")

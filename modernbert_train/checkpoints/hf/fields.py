@@ -9,6 +9,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from modernbert_train.config import ModelConfig
+from modernbert_train.config.architecture import MAX_LAYERS
 from modernbert_train.store.manifest import TokenizerInfo
 
 # Fields with the same name and meaning in all of them and in our config.
@@ -24,7 +25,7 @@ DROPOUTS = ("embedding_dropout", "attn_out_dropout", "mlp_out_dropout")
 # The limits are far above every model; a number beyond them would keep the program busy before any weight is compared.
 _WHOLE_NUMBERS = {
     **dict.fromkeys(SIZE_FIELDS, 2**31 - 1),
-    "num_hidden_layers": 1_000,
+    "num_hidden_layers": MAX_LAYERS,
     "max_position_embeddings": 2**31 - 1,
     "local_attention": 2**31 - 1,
     "global_attn_every_n_layers": 2**31 - 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class SaveCheckpoints(Callback):
         with waiting(lambda: f"{path} to be written", timeout, "training.rank_timeout_seconds"):
             # Collective: every rank contributes its position in the data; rank 0 writes.
             with writing(path):
-                save_checkpoint(state, str(unfinished_path(path)))
+                save_checkpoint(state, str(unfinished_path(path)), ignore_keys=_drop_random_state)
             rows = self._rows.state_dict(num_samples=0, from_beginning=False)
             on_rank_zero(lambda: self._finish(path, step, rows))
         self._saved_step = step
@@ -79,8 +80,13 @@ class SaveCheckpoints(Callback):
         append_line(self._run.folder / POSITIONS_FILE, line)
         fingerprint = self._run.inputs.tokenizer.fingerprint
         info = checkpoint_info(self._run.schedule, step, self._run.recipe.model, fingerprint)
-        finish_checkpoint(path, info)
+        finish_checkpoint(path, replace(info, run=self._run.id))
         prune(self._run.folder, self._run.recipe.training.keep_checkpoints, step)
+
+
+def _drop_random_state(content: dict[str, Any]) -> None:
+    """Leave out the state of the random generators: `Schedule` seeds them before each step."""
+    del content["rng"]
 
 
 def checkpoint_info(
