@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.objectives import OBJECTIVES
 
 _T = TypeVar("_T")
+# Of all other fields of the JSON file.
+_HASH = "json_sha256"
 _REMEDY = "restore it from a copy, or use another checkpoint"
 
 
@@ -54,7 +57,12 @@ class CheckpointInfo:
 
     def to_json(self) -> str:
         """Return the text of the JSON file."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        content = dataclasses.asdict(self)
+        return json.dumps(content | {_HASH: _hash(content)}, indent=1) + "\n"
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def info_file(checkpoint: Path) -> Path:
@@ -82,6 +90,10 @@ def read_info(checkpoint: Path) -> CheckpointInfo:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not readable as JSON ({error}); {_REMEDY}") from None
     content = _section(content, f"{file}:")
+    expected = content.pop(_HASH, None)
+    # Versions that did not write the id of the run wrote no hash either.
+    if (expected is not None or "run" in content) and expected != _hash(content):
+        raise ValueError(f"{file}: damaged: its content is not what was written; {_REMEDY}")
     model = _section(content.get("model", {}), f"{file}: model")
     if unknown := model.keys() - get_type_hints(ModelConfig):
         raise ValueError(

@@ -18,7 +18,7 @@ def checkpoint(tmp_path):
 def change(checkpoint, **fields):
     """Write other values into the JSON file; None takes a field out."""
     file = info_file(checkpoint)
-    content = json.loads(file.read_text()) | fields
+    content = json.loads(file.read_text()) | {"json_sha256": None, "run": None} | fields
     file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 

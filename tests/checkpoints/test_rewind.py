@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from modernbert_train.checkpoints.checkpoint import find_latest, save_weights
-from modernbert_train.checkpoints.info import info_file
+from modernbert_train.checkpoints.info import info_file, read_info
 from modernbert_train.checkpoints.rewind import describe_way_back
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
@@ -16,8 +17,7 @@ def run(tmp_path):
     run = tmp_path / "run"
     for step in (4, 8, 12):
         path = save_weights(run, {}, make_info(step=step))
-        file = info_file(path)
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"weights_only": False}))
+        info_file(path).write_text(replace(read_info(path), weights_only=False).to_json())
     lines = [json.dumps({"step": step, "loss": 5.0}) + "\n" for step in range(1, 14)]
     (run / "metrics.jsonl").write_text("".join(lines))
     (run / "positions.jsonl").write_text("".join(lines[3::4]))

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,8 +56,7 @@ def train(tiny, run, capsys):
 
 def change_info(path, **fields):
     """Change the JSON file of a checkpoint."""
-    file = info_file(path)
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    info_file(path).write_text(replace(read_info(path), **fields).to_json())
 
 
 def change_state(path, change):
