@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -209,6 +210,14 @@ def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path):
     assert not (tmp_path / "run").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "run").exists(), "the test would not notice"
+
+
+def test_the_state_of_numpys_generator_in_older_checkpoints_is_passed_over(tmp_path):
+    rng = [{"numpy": ("MT19937", np.arange(624, dtype=np.uint32), 624), "torch": torch.zeros(3)}]
+    torch.save({"state": {"model": WEIGHTS}, "rng": rng}, tmp_path / "x.pt")
+    content = checkpoint.load_tensors(tmp_path / "x.pt")
+    assert not isinstance(content["rng"][0]["numpy"][1], np.ndarray)
+    assert torch.equal(content["state"]["model"]["decoder.bias"], WEIGHTS["decoder.bias"])
 
 
 def test_a_file_that_is_not_of_torch(tmp_path):

@@ -176,6 +176,25 @@ def test_missing_fields_have_the_defaults_of_transformers(tmp_path: Path) -> Non
     assert max(differences(import_folder(folder, tmp_path / "out"), model)) < 1e-5
 
 
+def test_code_of_others_is_neither_run_nor_published(tmp_path: Path) -> None:
+    model = hub.published_model("modernbert")
+    folder = hub.write_published(tmp_path / "hub", model)
+    names = {
+        "AutoConfig": "evil.Config",
+        "AutoModelForMaskedLM": "evil.Model",
+        "AutoTokenizer": ["evil.Tokenizer", None],
+    }
+    hub.write_config(folder, model, auto_map=names)
+    tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config | {"auto_map": names}))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    exported = export_checkpoint(import_folder(folder, tmp_path / "imported"), tmp_path / "exported")
+    assert not (tmp_path / "ran").exists()
+    for file in (*exported.iterdir(), *(tmp_path / "imported").iterdir()):
+        assert file.name != "evil.py"
+        assert file.is_dir() or "imported" in file.parts or b"evil" not in file.read_bytes()
+
+
 # What is done to a folder of a BERT, and what the error then says.
 def write(name: str, content: bytes) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).write_bytes(content)
