@@ -9,78 +9,18 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.common.processes import INTERRUPTED_EXIT_CODE, KILLED_EXIT_CODE, REQUEUE_EXIT_CODE
+from tests.faults.scenes import END_SECONDS, RANK_SECONDS, Scene
 from tests.helpers import faults
-from tests.helpers.faults import Launch, until
+from tests.helpers.faults import until
 from tests.helpers.kill import assert_same_run
-from tests.helpers.launching import read_steps, wait_for_steps
-from tests.helpers.recipes import make_tiny
-
-STALL_SECONDS, RANK_SECONDS = 5, 10
-# What a run may take to end: its limits, the launcher's patience with a stopped rank, and the pace of two busy cores.
-END_SECONDS = 60
-DISK_MEGABYTES = 24
-SETTINGS = (
-    f"data.stall_seconds={STALL_SECONDS}",
-    f"training.rank_timeout_seconds={RANK_SECONDS}",
-    "training.save_every_tokens=4K",
-)
-
-
-class Scene:
-    """A run that a fault befalls, and what has come of it."""
-
-    def __init__(self, folder: Path, run: Path, world_size: int, num_workers: int, seed: int) -> None:
-        self.folder, self.run, self.disk = folder, run, run.parent
-        self.recipe, self.store = folder / "tiny.yaml", folder / "store"
-        self.world_size, self.num_workers = world_size, num_workers
-        self.random = random.Random(seed)
-        # Number of steps after which the fault happens.
-        self.moment = self.random.randint(2, 14)
-        self.launches: list[Launch] = []
-        self.seconds = 0.0
-        self.outcome = ""
-
-    def launch(self, *arguments: str) -> Launch:
-        run = ("train", str(self.recipe), f"run_folder={self.run}", f"data.num_workers={self.num_workers}")
-        logs = self.folder / f"launch{len(self.launches)}"
-        self.launches.append(Launch(logs, self.world_size, *run, *SETTINGS, *arguments))
-        return self.launches[-1]
-
-    def until_the_moment(self) -> Launch:
-        launch = self.launch()
-        wait_for_steps(self.run, self.moment, launch.started)
-        return launch
-
-    def killed(self) -> None:
-        """Run until the moment, and kill all processes."""
-        self.until_the_moment().kill()
-
-    def ends(self, launch: Launch, code: int, *causes: str, silent: tuple[int, ...] = ()) -> None:
-        """Check that a run ends in time, and that the last line of every rank but the silent ones names a cause."""
-        started = time.monotonic()
-        ended_with = launch.finish(END_SECONDS)
-        self.seconds = time.monotonic() - started
-        self.outcome = f"ended with {ended_with}, cause last"
-        for rank, line in enumerate(launch.last_lines()):
-            if rank not in silent:
-                assert any(cause in line for cause in causes), f"rank {rank}: {line}\n{launch.log()}"
-        assert ended_with == code, launch.log()
-
-    def goes_on(self) -> None:
-        """Check that the same command brings the run to its end."""
-        launch, started = self.launch(), time.monotonic()
-        assert launch.finish(240) == 0, launch.log()
-        if not self.outcome:
-            self.seconds = time.monotonic() - started
-            self.outcome = "recovered"
+from tests.helpers.launching import read_steps
 
 
 def signalled(scene: Scene, number: int, code: int) -> None:
@@ -327,48 +267,12 @@ QUICK = ((worker_stopped, 0), (read_fails, 0))
 SEEDS = range(int(os.environ.get("FAULT_SEEDS", "3")))
 
 
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("inputs")).parent
-
-
-@pytest.fixture(scope="session")
-def undisturbed(inputs: Path, tmp_path_factory) -> Callable[[int], Path]:
-    """Returns the undisturbed run on a number of ranks."""
-    runs: dict[int, Path] = {}
-
-    def run_of(world_size: int) -> Path:
-        if world_size not in runs:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            scene = Scene(inputs, folder / "run", world_size, num_workers=0, seed=0)
-            scene.folder = folder
-            scene.goes_on()
-            runs[world_size] = scene.run
-        return runs[world_size]
-
-    return run_of
-
-
 @pytest.fixture
-def scene(inputs: Path, tmp_path: Path, kind: Callable[[Scene], None], seed: int) -> Iterator[Scene]:
+def scene(make_scene: Callable[..., Scene], kind: Callable[[Scene], None], seed: int) -> Scene:
     choose = random.Random(f"{kind.__name__} {seed}")
     world_size = choose.choice((2, 2, 4) if kind in WITH_RANKS else (1, 1, 2, 4))
     num_workers = choose.randint(1 if kind in WITH_WORKERS else 0, 2)
-    folder = tmp_path / "scene"
-    shutil.copytree(inputs, folder)
-    text = (folder / "tiny.yaml").read_text()
-    (folder / "tiny.yaml").write_text(text.replace(str(inputs), str(folder)))
-    with ExitStack() as stack:
-        run = folder / "run"
-        if kind in ON_A_SMALL_DISK:
-            try:
-                stack.enter_context(faults.small_disk(folder / "disk", DISK_MEGABYTES))
-            except OSError as error:
-                pytest.skip(str(error))
-            run = folder / "disk" / "run"
-        made = Scene(folder, run, world_size, num_workers, choose.randrange(2**32))
-        stack.callback(lambda: [launch.kill() for launch in made.launches])
-        yield made
+    return make_scene(world_size, num_workers, choose.randrange(2**32), small_disk=kind in ON_A_SMALL_DISK)
 
 
 def cases() -> list:
