@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from modernbert_train.cli.errors import is_ours
+import pytest
+
+from modernbert_train.common.errors import is_ours
 
 LONGEST_LINE = 1_500
 # What breaks readers: other types, extreme numbers, empty and nested containers.
@@ -60,14 +62,24 @@ def mutate_bytes(data: bytes, choose: random.Random) -> bytes:
     return bytes(found)
 
 
-def outcomes(count: int, attempt: Callable[[random.Random], object]) -> Counter[str]:
-    """Make `count` attempts, each with a seed of its own; an attempt succeeds, or gives an error of one line for users.
+def parts(num_fast: int, num_slow: int) -> list[Any]:
+    """Return parameters of a test: the seeds of a few inputs, and, marked as slow, those of many in parts."""
+    slow = [range(first, first + 1_000) for first in range(num_fast, num_fast + num_slow, 1_000)]
+    ids = [f"{num_fast} inputs", *(f"1,000 inputs from {part.start}" for part in slow)]
+    marks = [(), *[pytest.mark.slow] * len(slow)]
+    return [
+        pytest.param(p, marks=m, id=i) for p, m, i in zip([range(num_fast), *slow], marks, ids, strict=True)
+    ]
+
+
+def outcomes(seeds: range, attempt: Callable[[random.Random], object]) -> Counter[str]:
+    """Make an attempt for each seed; it succeeds, or gives an error of one line for users.
 
     Returns:
         How many attempts were "read" and "refused".
     """
     found: Counter[str] = Counter()
-    for seed in range(count):
+    for seed in seeds:
         error = _error(attempt, seed)
         if error is not None:
             text = str(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from composer import Callback, Logger, State
 
 from modernbert_train.checkpoints.checkpoint import read_state
+from modernbert_train.common.errors import explain
 from modernbert_train.common.text import one_line
 
 
@@ -29,6 +30,8 @@ class LoadCheckpoint(Callback):
                 warnings.simplefilter("ignore")
                 state.load_state_dict(content, logger, strict=True)
         except Exception as error:  # whatever may be wrong with a file that others wrote
+            if explain(error) is not None:  # no memory, another rank
+                raise
             raise ValueError(
                 f"{self._path}: no run can resume from it ({one_line(error):.300}); restore the original file"
             ) from error
