@@ -13,6 +13,8 @@ program=composer
 case ${1-} in composer | torchrun) program=$1 && shift ;; esac
 MODERNBERT_EXIT_CODE_FILE=$(mktemp -u) # modernbert_train/common/processes.py: the first rank that fails writes it
 export MODERNBERT_EXIT_CODE_FILE
+# torchrun with --nnodes MIN:MAX: with a shared store, torch 2.14 waits without end when a node joins.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 trap '' USR1 # the launcher inherits the ignored signal; the ranks install their own handlers
 "$program" "$@" &
@@ -32,7 +34,7 @@ while kill -0 "$launcher" 2>/dev/null; do
 done
 status=0
 wait "$launcher" || status=$?
-if [ -s "$MODERNBERT_EXIT_CODE_FILE" ]; then
+if [ "$status" -ne 0 ] && [ -s "$MODERNBERT_EXIT_CODE_FILE" ]; then
   read -r status <"$MODERNBERT_EXIT_CODE_FILE" || true
   rm -f "$MODERNBERT_EXIT_CODE_FILE"
 elif [ "$status" -gt 192 ]; then

@@ -70,6 +70,10 @@ def failed_exit_code() -> int | None:
 def end_with_first_rank() -> None:
     """Make SIGTERM, by which launchers end the other ranks, end this process with the code of the first to fail."""
     if is_rank():
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["LOCAL_RANK"] == "0":
+            # torchrun starts ranks again when a node joins: what their predecessors have left is not their code.
+            with suppress(OSError):
+                _exit_code_file().unlink()
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(failed_exit_code() or 128 + number))
 
 

@@ -1,11 +1,13 @@
 """Several nodes and preemption: the same run under every launcher, and after every stop."""
 
+import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import count
+from contextlib import ExitStack, closing
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,11 @@ import pytest
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.common.processes import INTERRUPTED_EXIT_CODE, REQUEUE_EXIT_CODE
+from modernbert_train.config import Recipe, load_recipe
+from modernbert_train.data.batch import checksum
+from modernbert_train.data.inputs import open_inputs, plan_rows
+from modernbert_train.data.loader import PlannedLoader, PlannedRows
+from modernbert_train.schedule import build_schedule
 from tests.acceptance.test_launch import OVERRIDES, assert_same_steps
 from tests.helpers.launching import (
     COMPOSER,
@@ -184,6 +191,56 @@ def test_two_nodes_of_two_ranks_by_torchrun_are_stopped(tiny, one, nodes, tmp_pa
     (process,) = torchrun_on(nodes[:1], 2, *arguments)
     assert ended([process]) == [0]
     assert_same_steps(tmp_path / "run", one)
+
+
+@pytest.mark.slow
+def test_nodes_come_and_go(tiny, tmp_path):
+    """A node starts alone, another joins and is killed, and one goes on alone: all on the batches of the plan."""
+    run = tmp_path / "run"
+    options = ["phases.extension=null", "phases.pretrain.batch_ramp=null", "phases.pretrain.tokens=800K"]
+    options += ["training.save_every_tokens=20K", f"run_folder={run}"]
+    elastic = ["--nnodes=1:2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    elastic += ["--rdzv-conf=last_call_timeout=3", "--max-restarts=0", *TRAIN, tiny, *options]
+
+    def node() -> subprocess.Popen[str]:
+        _STARTED.append(start([LAUNCH, "torchrun", *elastic]))
+        return _STARTED[-1]
+
+    first = node()
+    wait_for_steps(run, 2, first)
+    second = node()
+    while [launch["world_size"] for launch in launches(run)] != [1, 2]:
+        assert (first.poll(), second.poll()) == (None, None)
+        time.sleep(0.1)
+    wait_for_steps(run, len(read_steps(run)) + 2, first)
+    os.killpg(second.pid, signal.SIGKILL)
+    finish(second)
+    assert finish(first).returncode in (137, REQUEUE_EXIT_CODE)
+    third = node()
+    while len(launches(run)) < 3:
+        assert third.poll() is None
+        time.sleep(0.1)
+    wait_for_steps(run, len(read_steps(run)) + 2, third)
+    third.terminate()
+    assert finish(third).returncode == REQUEUE_EXIT_CODE
+    assert [launch["world_size"] for launch in launches(run)] == [1, 2, 1]
+    steps = read_steps(run)
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+    expected = checksums_of(load_recipe(tiny, options), len(steps))
+    assert [step["batch_crc32"] for step in steps] == expected
+
+
+def launches(run: Path) -> list[dict[str, object]]:
+    return json.loads((run / "provenance.json").read_text())["launches"]
+
+
+def checksums_of(recipe: Recipe, num_steps: int) -> list[int]:
+    """Return the checksums of the first batches of a run, read in this process."""
+    inputs = open_inputs(recipe)
+    with closing(inputs.reader):
+        phases = plan_rows(recipe, build_schedule(recipe), inputs)
+        loader = PlannedLoader(PlannedRows(phases, inputs, rank=0, world_size=1), num_workers=0)
+        return [checksum(batch) % 2**32 for batch in islice(loader, num_steps)]
 
 
 def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):

@@ -137,12 +137,13 @@ def test_the_slurm_template_requeues_a_preempted_job(tmp_path):
     """srun and scontrol are replaced by scripts that record their arguments."""
     (tmp_path / "bin").mkdir()
     for name, body in {
-        "srun": 'for word in "$@"; do echo "$word"; done >"$LOG/srun"; exit "$SRUN_ENDS_WITH"',
+        "srun": 'for word in "$@"; do echo "$word"; done >"$LOG/srun"; echo "$world_size" >"$LOG/ranks"; '
+        'exit "$SRUN_ENDS_WITH"',
         "scontrol": 'if [ "$1" = show ]; then echo n1; echo n2; else echo "$@" >"$LOG/scontrol"; fi',
     }.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    for status in (0, 1, 2, REQUEUE_EXIT_CODE):
+    for status, num_nodes in ((0, 2), (1, 2), (2, 2), (REQUEUE_EXIT_CODE, 1)):
         (tmp_path / "scontrol").unlink(missing_ok=True)
         environment = {
             "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
@@ -151,11 +152,14 @@ def test_the_slurm_template_requeues_a_preempted_job(tmp_path):
             "SLURM_SUBMIT_DIR": str(tmp_path),
             "SLURM_JOB_ID": "77",
             "SLURM_JOB_NODELIST": "n[1-2]",
-            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_JOB_NUM_NODES": str(num_nodes),
+            "SLURM_GPUS_ON_NODE": "4",
         }
         done = subprocess.run(["bash", DOCKER / "slurm.sbatch", "my recipe.yaml", "seed=3"], env=environment)
         assert done.returncode == status
         assert (tmp_path / "scontrol").exists() == (status == REQUEUE_EXIT_CODE)
+        assert int((tmp_path / "ranks").read_text()) == 4 * num_nodes, "with the nodes that it has got"
+    assert re.search(r"^#SBATCH --nodes=1-2$", SCRIPTS[1].read_text(), re.MULTILINE)
     assert (tmp_path / "scontrol").read_text() == "requeue 77\n"
     assert (tmp_path / "srun").read_text().splitlines()[-3:] == ["launch", "my recipe.yaml", "seed=3"]
 
@@ -183,14 +187,12 @@ def test_the_manifest_has_known_fields_only(job):
     assert REQUEUE_EXIT_CODE >= 128  # restartPolicy ExitCode restarts for codes of 128 and above
 
 
-def test_world_size_of_the_manifest(job):
+def test_number_of_nodes_of_the_manifest(job):
     replicas = job["spec"]["pytorchReplicaSpecs"].values()
     (container,) = next(iter(replicas))["template"]["spec"]["containers"]
     arguments = container["args"]
-    ranks_per_pod = int(arguments[arguments.index("-n") + 1])
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == ranks_per_pod
-    world_size = int(arguments[arguments.index("--world_size") + 1])
-    assert world_size == ranks_per_pod * sum(replica["replicas"] for replica in replicas)
+    assert f"--nproc-per-node={container['resources']['limits']['nvidia.com/gpu']}" in arguments
+    assert f"--nnodes=1:{sum(replica['replicas'] for replica in replicas)}" in arguments
     assert (ROOT / arguments[arguments.index("train") + 1]).is_file()
     assert container["command"] == ["/opt/modernbert-train/docker/launch.sh"]
 
@@ -226,8 +228,9 @@ def test_what_the_train_job_starts_and_when_it_starts_again():
     assert set(trainer) <= TRAINER_FIELDS["trainer"]
     assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == trainer["numProcPerNode"]
     assert trainer["command"] == ["/opt/modernbert-train/docker/launch.sh"]
-    assert trainer["args"][:4] == ["torchrun", "-m", "modernbert_train", "train"]
-    assert (ROOT / trainer["args"][4]).is_file()
+    arguments = trainer["args"]
+    assert arguments[:2] == ["torchrun", f"--nnodes=1:{trainer['numNodes']}"]
+    assert (ROOT / arguments[arguments.index("train") + 1]).is_file()
     of_job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
     # A pod failure policy needs pods that are not restarted in place; the JobSet starts all pods again.
     assert (of_job["template"]["spec"]["restartPolicy"], of_job["backoffLimit"]) == ("Never", 0)

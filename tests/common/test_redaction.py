@@ -8,6 +8,7 @@ import pytest
 from data_prep.cli import main as data_prep
 from modernbert_train.cli import main
 from modernbert_train.common.redaction import RedactingFormatter, print_exception, redact, secret_in
+from modernbert_train.config import load_recipe
 from tests.helpers.little_recipe import YAML, write
 from tests.helpers.stores import make_tokenizer
 
@@ -140,6 +141,18 @@ def test_a_recipe_with_a_secret_is_refused_and_nothing_written(
     assert printed.out == ""
     assert SECRET not in printed.err + caplog.text
     assert sorted(tmp_path.rglob("*")) == sorted([*before, sweep])
+
+
+def test_the_recipe_of_an_older_run_is_taken_with_another_address(tmp_path):
+    recipe = write(tmp_path, YAML.replace("{store: store}", f"{{store: 's3://AKIA1:{SECRET}@bucket/web'}}"))
+    with pytest.raises(
+        ValueError, match=r"little.yaml: data.sources.web.store is s3://\*\*\*@bucket/web, which holds"
+    ):
+        load_recipe(recipe)
+    assert (
+        load_recipe(recipe, ["data.sources.web.store=s3://bucket/web"]).data.sources["web"].store
+        == "s3://bucket/web"
+    )
 
 
 def test_the_remedy(tmp_path, capsys):
