@@ -27,7 +27,7 @@ import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
 from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, describe_missing, list_checkpoints
-from modernbert_train.common.errors import writing
+from modernbert_train.common.errors import naming
 from modernbert_train.common.files import flush, sha256, write_atomically
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT, weight_shapes
@@ -332,7 +332,7 @@ def save_weights(folder: str | Path, state_dict: dict[str, torch.Tensor], info: 
     path = checkpoint_path(folder, info.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Opened here: of a file that torch opens itself, it does not say why it cannot be written.
-    with writing(path), unfinished_path(path).open("wb") as file:
+    with naming(path), unfinished_path(path).open("wb") as file:
         torch.save(content, file)
     finish_checkpoint(path, dataclasses.replace(info, weights_only=True))
     return path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modernbert_train.common.errors import writing
+from modernbert_train.common.errors import naming
 from modernbert_train.common.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append a JSON line and wait until it is on the disk."""
-    with writing(path), path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -24,7 +24,7 @@ FAILED, WRONG = 1, 2  # exit codes: it may go well next time; it cannot before t
 
 _AGAIN = "then run the same command again"
 _FULL = f"free some space, or name a folder on a larger disk, {_AGAIN}"
-_NOT_ALLOWED = f"make it writable for this user, or name another folder, {_AGAIN}"
+_NOT_ALLOWED = f"give this user access to it, or name another folder, {_AGAIN}"
 _GONE = f"it, or a folder above it, was moved or deleted while it was in use; put it back, {_AGAIN}"
 _STORAGE = f"check the storage and the network, {_AGAIN}"
 _REMEDIES = {
@@ -43,6 +43,8 @@ _REMEDIES = {
     errno.ENFILE: f"close other programs, {_AGAIN}",
     errno.ENOMEM: f"request more memory, {_AGAIN}",
 }
+# Errors that say nothing about the content of a file.
+_OF_THE_MACHINE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # What torch's writer of zip files says whatever has stopped it; an OSError in the chain has the reason.
 _TORCH_CANNOT_WRITE = ("inline_container.cc", "PytorchStreamWriter")
 
@@ -90,6 +92,11 @@ def explain(error: BaseException) -> Explained | None:
     return _lost_process(error) if isinstance(error, RuntimeError) else None
 
 
+def is_of_the_machine(error: BaseException) -> bool:
+    """Check whether the machine or its storage has failed, not the content of a file."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+
+
 def is_ours(error: BaseException) -> bool:
     """Check whether an error was raised by this package, whose ValueErrors are addressed to users."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -116,8 +123,8 @@ def error_lines(text: str) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name the file in an error of writing it: an error of a file that is open already does not.
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of reading or writing it: an error of a file that is open already does not.
 
     Args:
         path: of the file.
@@ -126,7 +133,7 @@ def writing(path: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        OSError: It cannot be written, also where torch says so by a RuntimeError.
+        OSError: It cannot be read or written, also where torch says so by a RuntimeError.
         RuntimeError: Any other.
     """
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modernbert_train.common.errors import writing
+from modernbert_train.common.errors import naming
 
 
 def url_problem(name: str, folder: str | Path) -> str | None:
@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file so that a reader, or a restart, sees the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # a link with this name would be written through
-    with writing(path):
+    with naming(path):
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     flush(temporary)
     temporary.replace(path)
@@ -55,7 +55,7 @@ def flush(path: Path) -> None:
     """Wait until a file or folder is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with writing(path):
+        with naming(path):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -62,7 +62,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PermanentDownloadError(ValueError):
-    """A failure that another attempt would not change: no credentials, no such file, a full disk."""
+    """A failure that another attempt would not change: no credentials, no such file."""
+
+
+class NoRoomError(PermanentDownloadError, TransientError):
+    """The disk of the cache is full, which the next start may not meet."""
 
 
 class MissingFileError(PermanentDownloadError):
@@ -196,7 +200,7 @@ class Downloads:
             except Exception as error:  # a client may have wrapped it
                 if (full := _disk_full(error)) is None:
                     raise
-                raise PermanentDownloadError(
+                raise NoRoomError(
                     f"data.cache.folder: no room for {file} ({full.strerror}); free some space, name a folder on a "
                     "larger disk, or set data.cache.limit_bytes to what this disk holds"
                 ) from error

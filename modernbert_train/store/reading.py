@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modernbert_train.common.errors import is_of_the_machine, naming
 from modernbert_train.common.text import one_line
 from modernbert_train.common.types import Int64
 from modernbert_train.store import external, mds
@@ -69,16 +70,20 @@ class BlockReader:
 
         Raises:
             ValueError: The shard cannot be downloaded or is damaged.
+            OSError: The storage has failed.
         """
         shard = split.shard_of(block)
         for _ in range(_READS):
             file = self._ensure(split, shard)
             try:
-                ids = self._ids(split, shard, block, file)
+                with naming(file):
+                    ids = self._ids(split, shard, block, file)
             except FileNotFoundError:
                 # Evicted from the cache since `_ensure`.
                 continue
             except (OSError, ValueError) as error:
+                if is_of_the_machine(error):
+                    raise
                 raise ValueError(self._damage(split, shard, one_line(error), block)) from error
             tokens = int(split.blocks(block, 1)[0, 1])
             if len(ids) != tokens:
@@ -158,10 +163,13 @@ class BlockReader:
             self._cache.ensure(split.remote, shard, file)
         elif first:
             try:
-                problem = damage_once(file, shard.raw.bytes, shard.raw.hashes)
+                with naming(file):
+                    problem = damage_once(file, shard.raw.bytes, shard.raw.hashes)
             except FileNotFoundError:
                 problem = "the file does not exist"
             except (OSError, ValueError) as error:
+                if is_of_the_machine(error):
+                    raise
                 problem = one_line(error)
             if problem is not None:
                 raise ValueError(self._damage(split, number, problem))

@@ -14,7 +14,7 @@ from modernbert_train.common.errors import (
     OtherRankFailed,
     TransientError,
     explain,
-    writing,
+    naming,
 )
 from modernbert_train.common.files import write_atomically
 from modernbert_train.config.quantities import parse_tokens
@@ -30,12 +30,12 @@ def raised(function, *arguments) -> BaseException:
 
 
 def write_to_a_full_disk() -> None:
-    with writing(Path("metrics.jsonl")), open("/dev/full", "w") as file:
+    with naming(Path("metrics.jsonl")), open("/dev/full", "w") as file:
         file.write("line")
 
 
 def save_to_a_full_disk() -> None:
-    with writing(Path("step.pt")), open("/dev/full", "wb") as file:
+    with naming(Path("step.pt")), open("/dev/full", "wb") as file:
         torch.save(torch.zeros(100_000), file)
 
 
@@ -75,7 +75,7 @@ def raise_(error: BaseException) -> None:
         (OSError(errno.EFBIG, "File too large", "a.pt"), "a.pt: File too large; raise the largest size", 1),
         (
             PermissionError(errno.EACCES, "Permission denied", "run"),
-            "run: Permission denied; make it writable",
+            "run: Permission denied; give this user access",
             1,
         ),
         (OSError("a library's text\nin two lines"), "a library's text in two lines", 1),

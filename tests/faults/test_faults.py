@@ -137,7 +137,7 @@ def checkpoints_read_only(scene: Scene) -> None:
     scene.moment = max(scene.moment, 6)  # after the first checkpoint
     launch = scene.until_the_moment()
     with faults.read_only(scene.run / "checkpoints"):
-        scene.ends(launch, 1, "Read-only file system; make it writable")
+        scene.ends(launch, 1, "Read-only file system; give this user access")
 
 
 def file_size_limit(scene: Scene) -> None:

@@ -1,5 +1,6 @@
 """Damage is found before a file is first used, and once only."""
 
+import errno
 import io
 import json
 import os
@@ -132,6 +133,20 @@ def drop_hashes(store):
         shard["raw_data"]["hashes"] = {}
     index.write_text(json.dumps(content))
     restate_files(store)
+
+
+def test_storage_that_fails_is_no_damage(store, monkeypatch):
+    """A store that cannot be read at the moment is not to be prepared again."""
+    split = load_manifest(store).sources["web"]["train"]
+    with closing(BlockReader([split])) as reader:
+        reader.read(split, 0)
+
+        def fail(*_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "pread", fail)
+        with pytest.raises(OSError, match=r"Input/output error: '.*shard\.00000\.mds'$"):
+            reader.read(split, 0)
 
 
 def test_a_store_without_hashes(store, capsys):

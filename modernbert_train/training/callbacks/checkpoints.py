@@ -17,7 +17,7 @@ from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.rewind import describe_way_back
 from modernbert_train.checkpoints.run_files import LOCK_FILE, POSITIONS_FILE, append_line, drop_after
 from modernbert_train.checkpoints.source import nonfinite
-from modernbert_train.common.errors import writing
+from modernbert_train.common.errors import naming
 from modernbert_train.common.waiting import waiting
 from modernbert_train.config import ModelConfig
 from modernbert_train.data.loader import PlannedLoader
@@ -64,7 +64,7 @@ class SaveCheckpoints(Callback):
         timeout = self._run.recipe.training.rank_timeout_seconds + LATER_SECONDS
         with waiting(lambda: f"{path} to be written", timeout, "training.rank_timeout_seconds"):
             # Collective: every rank contributes its position in the data; rank 0 writes.
-            with writing(path):
+            with naming(path):
                 save_checkpoint(state, str(unfinished_path(path)), ignore_keys=_drop_random_state)
             rows = self._rows.state_dict(num_samples=0, from_beginning=False)
             on_rank_zero(lambda: self._finish(path, step, rows))

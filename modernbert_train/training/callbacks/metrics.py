@@ -11,7 +11,7 @@ from composer import Callback, Logger, State
 from tqdm.auto import tqdm
 
 from modernbert_train.checkpoints.run_files import METRICS_FILE, drop_after
-from modernbert_train.common.errors import writing
+from modernbert_train.common.errors import naming
 from modernbert_train.objectives import phase_title
 from modernbert_train.training.callbacks.base import Metric, step_of
 from modernbert_train.training.callbacks.evaluation import Evaluate
@@ -104,7 +104,7 @@ class MetricsLogger(Callback):
 
     def _write(self, record: dict[str, Any]) -> None:
         if is_rank_zero():
-            with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            with naming(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def _show(self, record: dict[str, Any]) -> None:

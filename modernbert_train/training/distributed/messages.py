@@ -85,22 +85,32 @@ class Messages:
 
     def fail(self, failure: Failure) -> None:
         """Tell all ranks why this one fails, and wait until they have heard it."""
-        self._do(lambda: self._tell(failure), _HEARD_SECONDS)
+        self._end_with(lambda: self._tell(failure))
 
     def look_for_failure(self) -> Failure | None:
         """Return why a rank has failed; a rank says so before it closes its connections."""
-        self._do(self._read_failure, _HEARD_SECONDS)
+        self._do(self._read_failure)
         return self.failure
 
     def close(self, *, well: bool = True) -> None:
         """Stop to talk, at the end of a good run or because another rank has failed."""
-        self._do(self._end_well if well else self._hear, _HEARD_SECONDS)
+        self._end_with(self._end_well if well else self._hear)
 
-    def _do(self, action: Callable[[], None], seconds: float) -> None:
+    def _end_with(self, action: Callable[[], None]) -> None:
+        """Have the thread do something and end: if it is in a call of torch while Python ends, the process aborts."""
+
+        def act_and_end() -> None:
+            self._is_closed = True
+            action()
+
+        self._do(act_and_end)
+        self._thread.join(_POLL_SECONDS)
+
+    def _do(self, action: Callable[[], None]) -> None:
         """Have the thread do something, and wait for it."""
-        done, deadline = threading.Event(), time.monotonic() + seconds
+        done, deadline = threading.Event(), time.monotonic() + _HEARD_SECONDS
         self._actions.put((action, done))
-        while not self.is_lost and not self._is_closed and time.monotonic() < deadline:
+        while self._thread.is_alive() and time.monotonic() < deadline:
             if done.wait(0.1):
                 return
 
@@ -153,15 +163,12 @@ class Messages:
             if self._store.add(_NUM_HEARD, 0) >= self._world_size:
                 break
             time.sleep(0.05)
-        self._is_closed = True
 
     def _hear(self) -> None:
         self._store.add(_NUM_HEARD, 1)
-        self._is_closed = True
 
     def _end_well(self) -> None:
         self._store.set(_sign_of(self._rank), _OVER)
-        self._is_closed = True
 
 
 def _sign_of(rank: int) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from modernbert_train.checkpoints.provenance import make_run_folder
 from modernbert_train.checkpoints.run_files import LOCK_FILE
-from modernbert_train.common.errors import writing
+from modernbert_train.common.errors import naming
 from modernbert_train.common.files import is_same_file
 from modernbert_train.training.distributed.ranks import on_rank_zero
 
@@ -76,7 +76,7 @@ def _acquire(run: Path) -> int:
             ) from None
         if _lock(descriptor, run):
             if is_same_file(descriptor, file):
-                with writing(file):
+                with naming(file):
                     _write_holder(descriptor)
                 return descriptor
             os.close(descriptor)  # the previous holder removed the file after this process had opened it

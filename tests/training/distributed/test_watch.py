@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
+from modernbert_train.common import processes
 from modernbert_train.common.errors import OtherRankFailed
 from modernbert_train.common.waiting import current_wait, waiting
 from modernbert_train.training.distributed.messages import Failure, Messages
@@ -34,7 +35,9 @@ def ranks(stores):
     pair = [Messages(store, rank, 2, poll_seconds=0.05) for rank, store in enumerate(stores)]
     for rank in pair:
         rank.start()
-    return pair
+    yield pair
+    for rank in reversed(pair):
+        rank.close()
 
 
 def within(seconds, is_true):
@@ -67,7 +70,9 @@ def test_a_wait_in_time_changes_nothing():
 
 
 def test_all_ranks_hear_of_a_failure(ranks):
-    heard = threading.Thread(target=lambda: within(5, lambda: ranks[0].failure) or ranks[0].close(well=False))
+    heard = threading.Thread(
+        target=lambda: within(5, lambda: ranks[0].failure) or ranks[0].close(well=False), daemon=True
+    )
     heard.start()
     started = time.monotonic()
     ranks[1].fail(Failure("rank 1 (host): no room", 1))
@@ -115,6 +120,16 @@ def test_an_error_that_follows_from_another_names_the_first(stores):
         threading.Thread(target=other.fail, args=[Failure("rank 1 (host): no room", 1)]).start()
         within(5, lambda: other.failure or stores[0].check(["failure"]))
         raise RuntimeError("[../gloo] Connection closed by peer")
+
+
+def fail_with_a_thread_that_never_ends() -> None:
+    processes.EXIT_SECONDS = 0.5
+    threading.Thread(target=threading.Event().wait).start()  # Python waits for it at exit
+    processes.leave(7)
+
+
+def test_a_failed_process_leaves_whatever_is_in_the_way():
+    assert start(fail_with_a_thread_that_never_ends).finish(60).returncode == 7
 
 
 def in_a_stopped_process() -> None:
