@@ -218,5 +218,5 @@ def _read_recipe(file: Path) -> Any:
 
 
 def _without_paths(text: str | None) -> str | None:
-    """Return a text with only the last part of every path."""
-    return text and re.sub(r"[^\s,]*[/\\]([^\s,/\\])", r"\1", text)
+    """Return a text with only the last part of every path, and without secrets: their URLs are recognized before."""
+    return text and re.sub(r"[^\s,]*[/\\]([^\s,/\\])", r"\1", redact(text))

@@ -422,6 +422,17 @@ def test_model_card(tmp_path: Path, run: Path) -> None:
         assert private not in card
 
 
+def test_the_origin_in_a_model_card_has_no_secret(tmp_path: Path, run: Path) -> None:
+    for origin, shown in {
+        "https://me:secret@acme.com/a/base": "base",
+        "s3://key:secret@bucket": "***@bucket",
+    }.items():
+        (run / "recipe.yaml").write_text(RECIPE.replace("imported/base", json.dumps(origin)))
+        card = (export_checkpoint(run, tmp_path / shown[-4:]) / "README.md").read_text()
+        assert f"The weights started from `{shown}`." in card
+        assert not any(private in card for private in ("secret", "acme", "key"))
+
+
 def test_model_card_of_another_objective(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "denoising", MaskedLM)
     scores = {"web": {"loss": 2.0, "accuracy": 0.5}, "empty": {"loss": None, "accuracy": None}}
