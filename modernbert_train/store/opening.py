@@ -76,12 +76,13 @@ def _shards_url(url: str, folder: Path, split: Split, place: str) -> str:
     if is_url(split.remote):
         return split.remote
     try:
-        return f"{url}/{Path(split.remote).relative_to(os.path.normpath(folder.absolute()))}"
+        place_in_store = Path(split.remote).relative_to(os.path.normpath(folder.absolute()))
     except ValueError as error:
         raise ValueError(
             f"store: {url}/{MANIFEST_NAME} says that the shards of {place} are in a folder outside of the store, which "
             "only the machine has where it was indexed; index the URL of the shards, and upload that index"
         ) from error
+    return "/".join((url, *place_in_store.parts))
 
 
 def open_tokenizer(path: str, cache: Cache | None) -> Path:

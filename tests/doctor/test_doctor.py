@@ -200,11 +200,18 @@ def test_collectives(monkeypatch):
 
 
 def test_stores(tiny):
-    assert levels(requirements.stores(tiny)) == ["ok"] * 3
-    shard = Path(tiny.data.sources["web"].store) / "web/train/shard.00000.mds"
-    shard.write_bytes(shard.read_bytes()[:100])
     findings = requirements.stores(tiny)
-    assert [finding.check for finding in findings if finding.level == "problem"] == ["source web"]
+    assert levels(findings) == ["ok"] * 3
+    assert "are intact" in findings[1].text
+    for split, check in (("train", "source web"), ("valid", "source web, held out")):
+        shard = sorted((Path(tiny.data.sources["web"].store) / "web" / split).glob("*.mds"))[-1]
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        (problem,) = [finding for finding in requirements.stores(tiny) if finding.level == "problem"]
+        assert (problem.check, problem.text) == (
+            check, f"{shard} is damaged (its sha1 differs from the recorded one)"
+        )  # fmt: skip
+        shard.write_bytes(whole)
     shutil.rmtree(tiny.data.sources["web"].store)
     (finding,) = requirements.stores(tiny)
     assert (finding.level, "does not exist" in finding.text) == ("problem", True)

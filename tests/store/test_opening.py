@@ -1,6 +1,8 @@
 """Remote stores, read with the real S3 client from a server that fails on demand."""
 
 import dataclasses
+import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -22,7 +24,7 @@ from modernbert_train.store.opening import open_store, open_tokenizer
 from modernbert_train.store.reading import BlockReader
 from modernbert_train.store.split import write_sidecars
 from tests.helpers.object_store import CONNECTIONS_ARE_LEFT, serving
-from tests.helpers.stores import make_store, make_tokenizer, random_documents
+from tests.helpers.stores import edit_manifest, make_store, make_tokenizer, random_documents
 
 SHARD_BYTES = 4_000
 URL = "s3://bucket/store"
@@ -390,6 +392,85 @@ def test_a_sidecar_cut_short_in_the_cache_is_fetched_again(server):
     (split.path / "lengths.npy").write_bytes(whole[:99])
     open_web(open_cache())
     assert (split.path / "lengths.npy").read_bytes() == whole
+
+
+def test_a_sidecar_damaged_in_the_cache_is_fetched_again(server, caplog):
+    split = open_web(open_cache())
+    whole = (split.path / "blocks.npy").read_bytes()
+    (split.path / "blocks.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    open_web(open_cache())
+    assert (split.path / "blocks.npy").read_bytes() == whole
+    assert (
+        "blocks.npy is damaged (its sha256 differs from the recorded one): it is downloaded again"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("name", ["../../../OUT", "/tmp/OUT", "a\\b"])
+def test_a_remote_store_that_names_files_elsewhere(server, tmp_path, name):
+    """Nothing is written outside the folder of the store in the cache, and nothing is asked for."""
+    store = server.root / "bucket/store"
+    edit_manifest(store, lambda content: content["sources"].update({name: content["sources"]["web"]}))
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: sources\.\S+ is .* a source whose name is one of a folder"
+    ):
+        open_store(URL, {"web", name}, open_cache())
+    edit_manifest(store, lambda content: content["sources"].pop(name))
+    files = ["web/train/../../../../OUT", "../OUT"]
+    edit_manifest(
+        store,
+        lambda content: content["sources"]["web"]["splits"]["train"]["files"].update(
+            {file: {"bytes": 1, "sha256": ""} for file in files}
+        ),
+    )
+    open_web(open_cache())  # other files than a split has are not read
+    index = store / "web/train/index.json"
+    content = json.loads(index.read_text())
+    content["shards"][1]["raw_data"]["basename"] = name
+    index.write_text(json.dumps(content))
+    assert not [key for key in server.gets if "OUT" in key]
+    edit_manifest(
+        store, lambda content: content["sources"]["web"]["splits"]["train"].update(files=stated(store))
+    )
+    with pytest.raises(
+        ValueError, match=r"index\.json: shards\[1\]\.raw_data\.basename is .*allowed: a path below"
+    ):
+        open_web(open_cache())
+    assert not [path for path in tmp_path.rglob("*") if "OUT" in path.name]
+
+
+def stated(store: Path) -> dict[str, dict[str, object]]:
+    files = [store / "web/train" / name for name in ("index.json", "lengths.npy", "blocks.npy", "shards.npy")]
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in files
+    }
+
+
+@pytest.mark.parametrize(
+    ("shards", "expected"),
+    [
+        (".", URL),
+        ("web/mds", f"{URL}/web/mds"),
+        ("s3://other/mds", "s3://other/mds"),
+        ("/etc", None),
+        ("../x", None),
+    ],
+)
+def test_where_the_external_shards_of_a_remote_store_are(server, shards, expected):
+    samples = {"column": "input_ids", "dtype": None, "strip": [], "num_ids": 256}
+    edit_manifest(
+        server.root / "bucket/store",
+        lambda content: content["sources"]["web"]["splits"]["train"].update(shards=shards, samples=samples),
+    )
+    cache = open_cache()
+    if expected is None:
+        with pytest.raises(
+            ValueError, match="are in a folder outside of the store, which only the machine has where"
+        ):
+            open_store(URL, {"code"}, cache)
+    else:
+        assert open_store(URL, {"code"}, cache).sources["web"]["train"].remote == expected
 
 
 def test_the_tokenizer_of_a_store(server, bucket):

@@ -79,13 +79,13 @@ def mutate_tree(content: Any, random: np.random.Generator) -> Any:
             return content
         parent, key = places[random.integers(len(places))]
         kind = random.integers(8)
-        value = VALUES[random.integers(len(VALUES))]
+        value = copy.deepcopy(VALUES[random.integers(len(VALUES))])
         if kind == 0:
             del parent[key]
         elif kind == 1 and isinstance(parent, dict):
             parent[value if isinstance(value, str) else "x"] = parent.pop(key)
         elif kind == 1:
-            parent.append(parent[key])
+            parent.append(copy.deepcopy(parent[key]))
         elif kind == 2 and isinstance(parent[key], int):
             parent[key] += int(random.integers(-2, 3))
         elif kind == 3:
