@@ -80,9 +80,10 @@ def test_verify_names_a_truncated_shard(store, capsys):
 
 
 def test_verify_names_a_damaged_sidecar(store, capsys):
-    (store / "web/valid/lengths.npy").unlink()
+    file = store / "web/valid/lengths.npy"
+    file.unlink()
     assert main(["verify", str(store)]) == 1
-    assert "damaged: store: " in capsys.readouterr().out
+    assert f"damaged: {file} is missing, " in capsys.readouterr().out
 
 
 def test_inspect(store, capsys):
