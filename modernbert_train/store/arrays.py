@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -102,7 +101,3 @@ class ArrayFile:
                     )
                 left, offset = left[num_read:], offset + num_read
         return rows
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Open the file again in the process that gets this."""
-        return ArrayFile, (self._file, self._dtype.name, *self._row)

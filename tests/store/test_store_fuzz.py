@@ -237,7 +237,7 @@ def store(request, tmp_path_factory, tokenizer, native):
     return folder / "store"
 
 
-NUM_INPUTS = [150, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7_200)])]
+NUM_INPUTS = [90, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7_200)])]
 
 
 def fuzz(files: list[Path], num_inputs: int, try_one: Callable[[np.random.Generator], str]) -> Counter[str]:
