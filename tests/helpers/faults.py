@@ -79,7 +79,7 @@ class Launch:
     def memory_left(self) -> list[str]:
         """Return the new files in shared memory that no process uses."""
         new = set(_MEMORY.iterdir()) - self.memory_before
-        return [file.name for file in new if file.exists() and not _is_used(file)]
+        return [file.name for file in new if file.is_file() and not _is_used(file)]
 
     def kill(self) -> None:
         """Kill everything that is left."""

@@ -110,8 +110,11 @@ class StopSignals:
         if self.stopped_after is not None and not is_ctrl_c:
             return  # a rank that has saved and ended, upon which the launcher ends the others
         if (code := failed_exit_code()) is not None and not is_ctrl_c:
-            time.sleep(_LAST_WORD_SECONDS)
-            os._exit(code)
+            # Not in this thread, whose end the main thread awaits before it can print its error.
+            timer = threading.Timer(_LAST_WORD_SECONDS, os._exit, [code])
+            timer.daemon = True
+            timer.start()
+            return
         name = signal.Signals(number).name
         exit_code = INTERRUPTED_EXIT_CODE if is_ctrl_c else REQUEUE_EXIT_CODE
         pressed_again = is_ctrl_c and self.exit_code == INTERRUPTED_EXIT_CODE
