@@ -49,7 +49,7 @@ quickstart/store/manifest.json: quickstart/tokenizer/tokenizer.json
 	  --input prose=quickstart/corpus/prose.jsonl.gz code=quickstart/corpus/code.jsonl.gz science=quickstart/corpus/science.jsonl.gz
 
 quickstart/tokenizer/tokenizer.json: quickstart/corpus/science.jsonl.gz
-	$(BIN)/python -m data_prep tokenizer quickstart/tokenizer --vocab-size 4096 --input quickstart/corpus/*.jsonl.gz
+	$(BIN)/python -m data_prep tokenizer quickstart/tokenizer --overwrite --vocab-size 4096 --input quickstart/corpus/*.jsonl.gz
 
 quickstart/corpus/science.jsonl.gz: | setup
 	$(BIN)/python -m data_prep corpus quickstart/corpus

@@ -119,6 +119,7 @@ def _add_tokenizer(subparsers: Commands) -> None:
         help="tokenizer.json to extend: its ids are kept, missing special tokens are added after them, and the "
         "vocabulary is padded to a multiple of 64",
     )
+    add("--overwrite", action="store_true", help="replace an existing tokenizer in OUT")
 
 
 def _add_tokenize(subparsers: Commands) -> None:

@@ -9,15 +9,19 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modernbert_train.common.redaction import check_no_secret
+from modernbert_train.store.names import is_source_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tqdm import tqdm
 
+    from data_prep.inputs.long_text import Text
     from data_prep.inputs.reading import Reading
     from data_prep.tokenizer import HeldBackText
 
@@ -43,9 +47,17 @@ def run_tokenizer(options: argparse.Namespace) -> int:
     start = time.monotonic()
     if (options.fit is None) == (not options.input):
         raise ValueError("tokenizer: use either --input (texts to train on) or --fit (a tokenizer to extend)")
+    _check_unnamed(options)
+    existing = options.out / "tokenizer.json"
+    if existing.exists() and not options.overwrite:
+        raise ValueError(
+            f"{existing} exists, and a store that was made with it would not fit another one; name a new folder, or "
+            "replace it with --overwrite"
+        )
     held_back = HeldBackText()
+    warnings: list[str] = []
     if options.fit is None:
-        tokenizer, origin = _train_tokenizer(options, held_back)
+        tokenizer, origin, warnings = _train_tokenizer(options, held_back)
         save_tokenizer(tokenizer, options.out)
     else:
         tokenizer, special_tokens = fit_tokenizer(options.fit)
@@ -58,6 +70,8 @@ def run_tokenizer(options: argparse.Namespace) -> int:
     )
     if options.fit is None:
         print(f"  {held_back.measure(options.out)}")
+        for likely_mistake in warnings:  # again, because the reading has taken long
+            print(f"  warning: {likely_mistake}")
         return 0
     print(f"  special tokens: {' '.join(special_tokens.values())}")
     warning = check_unseen_characters(options.out / "tokenizer.json", skips=True)
@@ -69,7 +83,30 @@ def run_tokenizer(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train_tokenizer(options: argparse.Namespace, held_back: "HeldBackText") -> "tuple[Tokenizer, str]":
+def _check_unnamed(options: argparse.Namespace) -> None:
+    """Check that no option is given for a source, as `tokenize` takes it."""
+    given = [("input", text) for text in options.input if not os.path.exists(text)]
+    given += [
+        ("documents", options.documents),
+        ("encoding", options.encoding),
+        ("delimiter", options.delimiter),
+    ]
+    for option, text in given:
+        name, equals, value = (text or "").partition("=")
+        # A separator may have any characters.
+        if (
+            equals
+            and is_source_name(name)
+            and (option != "documents" or value in ("file", "line", "blank-line"))
+        ):
+            raise ValueError(
+                f"{option}: {text!r} is for a source {name!r}, and a tokenizer has none; write --{option} {value!r}"
+            )
+
+
+def _train_tokenizer(
+    options: argparse.Namespace, held_back: "HeldBackText"
+) -> "tuple[Tokenizer, str, list[str]]":
     from data_prep.inputs.files import resolve_inputs
     from data_prep.inputs.first_look import look_at
     from data_prep.inputs.readers import LeftOut, read_texts
@@ -81,16 +118,24 @@ def _train_tokenizer(options: argparse.Namespace, held_back: "HeldBackText") -> 
 
     reading = make_reading(options.text_field, options.documents, options.encoding, options.delimiter)
     found = resolve_inputs(options.input)
-    look_at("input", found, reading, options.on_bad_row)
+    warnings = look_at("input", found, reading, options.on_bad_row)
     left_out = LeftOut(options.on_bad_row)
     texts = chain.from_iterable(read_texts(Span(item), reading, left_out) for item in found.items)
-    with progress_bar(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
-        tokenizer = train_tokenizer(held_back.pass_on(bar), options.vocab_size)
+    with progress_bar(desc="reading", unit=" documents", unit_scale=True) as bar:
+        tokenizer = train_tokenizer(held_back.pass_on(_counted(texts, bar)), options.vocab_size)
     for message in left_out.unreadable:
         print(f"left out: {message}", file=sys.stderr)
     if left_out.counts:
         print(f"left out {left_out_words(left_out.counts)}")
-    return tokenizer, f"trained on {bar.n:,} documents"
+    return tokenizer, f"trained on {bar.n:,} documents", warnings
+
+
+def _counted(texts: "Iterable[Text]", bar: "tqdm[Any]") -> "Iterator[Text]":
+    for text in texts:
+        yield text
+        bar.update()
+    bar.close()
+    print("learning the merges of the vocabulary", file=sys.stderr)
 
 
 def run_tokenize(options: argparse.Namespace) -> int:

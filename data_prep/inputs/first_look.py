@@ -28,8 +28,11 @@ LONG_FIELD_CHARACTERS, LONGER_FIELD = 200, 5
 MANY_CHARACTERS, MANY_LINES = 20_000, 100
 
 
-def look_at(source: str, found: Found, reading: Reading, on_bad_row: str | None) -> None:
-    """Print what is read of a source, warn of likely mistakes, and check the columns of its first table.
+def look_at(source: str, found: Found, reading: Reading, on_bad_row: str | None) -> list[str]:
+    """Print what is read of a source and warn of likely mistakes, and check the columns of its first table.
+
+    Returns:
+        The warnings, which are printed.
 
     Raises:
         UnreadableFile: The table has not the columns to read, unless unreadable files are skipped.
@@ -38,18 +41,20 @@ def look_at(source: str, found: Found, reading: Reading, on_bad_row: str | None)
     forgotten = bool(text_files) and reading.documents is None
     each = ", each read as one document (one per line: --documents line)" if forgotten else ""
     print(f"{source}: {found.describe(each)}", file=sys.stderr)
-    for companion in found.companions:
-        print(f"warning: {source}: {companion_warning(companion, found.items)}", file=sys.stderr)
-    warning = many_lines_warning(text_files, reading.encoding) if forgotten else None
-    if warning is not None:
-        print(f"warning: {source}: {warning}", file=sys.stderr)
+    warnings: list[Any] = [companion_warning(companion, found.items) for companion in found.companions]
+    if forgotten:
+        warnings.append(many_lines_warning(text_files, reading.encoding))
     table = next((item for item in found.items if _format_of(item) in TABLES), None)
     if table is not None and on_bad_row != SKIP:
         next(read_rows(Span(table), reading), None)  # reads the header first
     with_fields = next((item for item in found.items if _format_of(item) in WITH_FIELDS), None)
-    warning = None if with_fields is None else attempt(longer_field_warning, with_fields, reading)
-    if isinstance(warning, str):  # what cannot be read is reported when it is
-        print(f"warning: {source}: {warning}", file=sys.stderr)
+    if with_fields is not None:
+        warnings.append(attempt(longer_field_warning, with_fields, reading))
+    # What cannot be read is reported when it is.
+    texts = [f"{source}: {warning}" for warning in warnings if isinstance(warning, str)]
+    for text in texts:
+        print(f"warning: {text}", file=sys.stderr)
+    return texts
 
 
 def longer_field_warning(item: str, reading: Reading) -> str | None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from data_prep.report import print_table
-from modernbert_train.common.pictures import COLOURS, INK, style_axis
+from modernbert_train.common.pictures import COLOURS, GRID, INK, style_axis
 from modernbert_train.store.manifest import Split
 
 _CHUNK_DOCUMENTS = 1 << 22  # read at once; a split may have billions
@@ -89,7 +89,8 @@ def draw_histograms(
                 linewidth=1.8,
                 label=f"{name}  {histogram.tokens.sum():,} tokens in {histogram.documents.sum():,} documents",
             )
-        for mark in marks_tokens:
+        longest = 1 << max(1, *(np.flatnonzero(histogram.documents)[-1] for histogram in histograms.values()))
+        for mark in (mark for mark in marks_tokens if mark <= longest):
             axis.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
             axis.annotate(
                 f" {mark:,}", (mark, 0.97), xycoords=("data", "axes fraction"), fontsize=8, color=INK
@@ -100,7 +101,7 @@ def draw_histograms(
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set_ylabel(f"share of {what}", color=INK)
         axis.set_ylim(bottom=0)
-    axes[0].legend(fontsize=8, frameon=False, labelcolor=INK)
+    axes[0].legend(fontsize=8, edgecolor=GRID, framealpha=0.9, labelcolor=INK)
     axes[1].set_xlabel("content tokens per document", color=INK)
     figure.suptitle(f"Document lengths: {title}", x=0.012, ha="left", color=INK, fontsize=12)
     FigureCanvasAgg(figure).print_png(file)

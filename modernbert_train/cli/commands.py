@@ -24,7 +24,7 @@ def run_recipe(options: argparse.Namespace) -> int:
     from modernbert_train.recipe.command import make_recipe
 
     num_gpus = 0 if options.cpu else options.gpus
-    print(make_recipe(options.stores, options.hours, num_gpus, options.init), end="")
+    print(make_recipe(options.stores, options.hours, num_gpus, options.init, options.name), end="")
     return 0
 
 

@@ -158,6 +158,9 @@ def _add_recipe(subparsers: Subparsers) -> None:
     command.add_argument(
         "--init", metavar="FOLDER", help="weights to start from: a run, a checkpoint or a Hugging Face folder"
     )
+    command.add_argument(
+        "--name", help="name of the run, whose folder is runs/NAME (default: the name of the first store)"
+    )
 
 
 def _add_train(subparsers: Subparsers) -> None:
@@ -340,10 +343,12 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         "print held-out loss and accuracy for each source, beside a unigram baseline",
         """
         modernbert evaluate runs/quickstart
-        modernbert evaluate exported/quickstart --recipe yamls/quickstart.yaml
+        modernbert evaluate path/to/ModernBERT-base --recipe my/recipe.yaml
         """,
     )
-    command.add_argument("model", help="a run folder, a checkpoint or an exported folder")
+    command.add_argument(
+        "model", help="a run folder, a checkpoint or a Hugging Face folder, such as a published model"
+    )
     command.add_argument("--recipe", help="recipe that names the data (default: that of the run)")
 
 

@@ -5,6 +5,7 @@ Imports no torch, so that a dry run is fast.
 
 from math import prod
 
+from modernbert_train.config.quantities import format_tokens
 from modernbert_train.config.schema import MLPS, MODEL_SWITCHES, NORMS, ModelConfig
 
 # Fields that decide which weights a model has and what it computes with them. Dropout and initialization belong to the
@@ -91,6 +92,17 @@ def num_hidden_weights(model: ModelConfig) -> int:
     tables = (EMBEDDING, POSITION_EMBEDDING, TIED_WEIGHT)
     shapes = weight_shapes(model).items()
     return sum(prod(shape) for name, shape in shapes if len(shape) == 2 and name not in tables)
+
+
+def describe_few_tokens(model: ModelConfig, num_tokens: int) -> str | None:
+    """Return what a run from random weights with fewer tokens than parameters comes to; None for a longer run."""
+    parameters = num_parameters(model)
+    if num_tokens >= parameters:
+        return None
+    return (
+        f"the run has fewer tokens ({format_tokens(num_tokens)}) than the model has parameters "
+        f"({format_tokens(parameters)}), and so, as a rule of thumb, learns little more than how frequent tokens are"
+    )
 
 
 def describe_model(model: ModelConfig) -> str:

@@ -26,6 +26,9 @@ NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]*"
 )  # of phases and sources, which are parts of dotted keys and of paths
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RUN_NAME_RULE = (
+    "it becomes a folder name; use only '.', letters, digits, '_' and '-', starting with a letter or digit"
+)
 NUM_SEEDS = 2**32  # accepted by the global generators of both numpy and torch
 
 
@@ -45,7 +48,7 @@ def validate(recipe: Recipe, world_size: int = 1) -> list[str]:
 def _check_run(recipe: Recipe) -> Iterator[str]:
     characters = "letters, digits, '_' and '-', starting with a letter or digit"
     if not RUN_NAME.fullmatch(recipe.name):
-        yield f"name is {recipe.name!r}: it becomes a folder name; use only '.', {characters}"
+        yield f"name is {recipe.name!r}: {RUN_NAME_RULE}"
     folder = recipe.run_folder.replace("{name}", "")
     if "{" in folder or "}" in folder or not recipe.run_folder.strip():
         yield f"run_folder is {recipe.run_folder!r}: must be a path, in which only {{name}} is replaced"

@@ -119,6 +119,12 @@ def _check_tokenizer(folder: Path, hf_tokenizer: Any) -> None:
         FailedCheck: It does not.
     """
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    if others := set(hf_tokenizer.all_special_tokens) - special:
+        raise FailedCheck(
+            f"AutoTokenizer of Transformers {transformers.__version__} takes {', '.join(map(repr, others))} for "
+            "special tokens, which are text in the exported tokenizer.json; report this as a defect, with the tokenizer"
+        )
     for text in (*PROBE_TEXTS, f"It opens at {hf_tokenizer.mask_token}."):
         expected = encoded(backend, text)
         if expected is None:

@@ -36,7 +36,8 @@ def _tokenizer_config(
 ) -> dict[str, Any]:
     """Return the fields that Transformers 4 and 5 read alike.
 
-    Nothing else is taken from the tokenizer's own config: other fields change the ids (`add_eos_token`,
+    A token that they name becomes special, and so changes the ids of texts with it, unless it is already. Nothing
+    else is taken from the tokenizer's own config: other fields change the ids (`add_eos_token`,
     `split_special_tokens`), add ids beyond the embedding, run code (`auto_map`), or have another type in the other
     version.
 
@@ -47,10 +48,9 @@ def _tokenizer_config(
         tokenizer: Its ids.
     """
     names = {role: token for role, (token, _) in special_tokens(backend, tokenizer).items()}
-    for role in ("bos", "eos"):
-        token = _text(config.get(f"{role}_token"))
-        if backend.token_to_id(token) is not None:
-            names[role] = token
+    special = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
+    named = {role: _text(config.get(f"{role}_token")) for role in ("bos", "eos")}
+    names |= {role: token for role, token in named.items() if token in special}
     published: dict[str, Any] = {
         # Transformers 5 calls it TokenizersBackend and reads both names; 4 knows this one only.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -67,19 +67,20 @@ def _tokenizer_config(
     extra = config.get("extra_special_tokens") or []
     unnamed = [*(config.get("additional_special_tokens") or []), *(extra if isinstance(extra, list) else [])]
     # Transformers 5 writes a list to `extra_special_tokens`, where 4 expects a dict. Both read the older name.
-    known = {text: None for token in unnamed if backend.token_to_id(text := _text(token)) is not None}
+    known = {text: None for token in unnamed if (text := _text(token)) in special}
     if known:
         published["additional_special_tokens"] = list(known)
     if isinstance(extra, dict):
-        named = {name: _text(token) for name, token in extra.items()}
-        named = {name: text for name, text in named.items() if backend.token_to_id(text) is not None}
-        published |= {"extra_special_tokens": named} if named else {}
+        texts = {name: _text(token) for name, token in extra.items()}
+        texts = {name: text for name, text in texts.items() if text in special}
+        published |= {"extra_special_tokens": texts} if texts else {}
     return published
 
 
 def _text(token: Any) -> str:
-    """Return the text of a token that a tokenizer_config.json gives as a string or as a dict of its properties."""
-    return str(token.get("content") if isinstance(token, dict) else token)
+    """Return the text of a token in a tokenizer_config.json: a string, or a dict of its properties; empty for null."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ next tokens instead of masked ones.
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ _COLUMNS = (
     "unigram loss, baseline accuracy: those of a model that only knows how frequent tokens are; x baseline: accuracy / "
     "baseline accuracy"
 )
+_GUESSED = (
+    "as bad as guessing among all tokens: these weights look untrained, or do not belong to this tokenizer"
+)
 _WORSE = (
     "worse than the unigram baseline, which only knows how frequent tokens are: the model has trained too little, its "
     "learning rate is wrong, or this text is unlike what it was trained on"
@@ -56,12 +60,19 @@ class SourceScore:
     loss: float
     accuracy: float
     unigram: UnigramScore
+    # Tokens to choose from.
+    num_ids: int
     objective: ObjectiveName = "mlm"
 
     @property
     def gain(self) -> float:
         """Nats per target below the unigram loss."""
         return self.unigram.loss - self.loss
+
+    @property
+    def is_guessed(self) -> bool:
+        """Whether the loss is that of a model to which all tokens are about equally likely, as random weights are."""
+        return self.loss > math.log(self.num_ids) - 0.1
 
     @property
     def accuracy_ratio(self) -> float:
@@ -192,6 +203,7 @@ def score_source(
         loss=loss_sum / len(targets),
         accuracy=num_correct / len(targets),
         unigram=score_unigram(counts, targets),
+        num_ids=model.tokenizer.num_ids,
         objective=model.objective,
     )
 
@@ -213,7 +225,9 @@ def format_scores(scores: list[SourceScore]) -> str:
         for s in scores
     ]  # fmt: skip
     lines = [format_table(columns, rows), "", _COLUMNS]
-    if worse := [score.source for score in scores if score.gain < 0]:
+    if guessed := [score.source for score in scores if score.is_guessed]:
+        lines.append(f"{', '.join(guessed)}: {_GUESSED}")
+    if worse := [score.source for score in scores if score.gain < 0 and not score.is_guessed]:
         lines.append(f"{', '.join(worse)}: {_WORSE}")
     return "\n".join(lines)
 

@@ -58,9 +58,10 @@ def draw_report(metrics: RunMetrics, title: str) -> Figure:
     axes = figure.subplots(6, 1, sharex=True, height_ratios=[3.6, 1, 1, 1, 1, 1])
     tokens = column(metrics, "tokens")
     _draw_loss(axes[0], tokens, metrics)
-    _draw_steps(axes[1], tokens, column(metrics, "lr"), "learning rate", "#d55e00")
-    _draw_steps(axes[2], tokens, column(metrics, "batch_tokens"), "tokens per batch", "#0072b2")
-    _draw_steps(axes[3], tokens, column(metrics, "context_tokens"), "context (tokens)", "#009e73")
+    # Straight lines: it changes in every step, and only some are logged.
+    _draw_steps(axes[1], tokens, column(metrics, "lr"), "learning\nrate", "#d55e00", "default")
+    _draw_steps(axes[2], tokens, column(metrics, "batch_tokens"), "tokens\nper batch", "#0072b2")
+    _draw_steps(axes[3], tokens, column(metrics, "context_tokens"), "context\n(tokens)", "#009e73")
     _draw_speed(axes[4], tokens, column(metrics, "tokens_per_s"))
     _draw_mixture(axes[5], tokens, metrics)
     for axis in axes:
@@ -111,24 +112,23 @@ def _draw_loss(axis: Axes, tokens: np.ndarray, metrics: RunMetrics) -> None:
     axis.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor=GRID, labelcolor=INK)
 
 
-def _draw_steps(axis: Axes, tokens: np.ndarray, values: np.ndarray, label: str, colour: str) -> None:
+def _draw_steps(
+    axis: Axes, tokens: np.ndarray, values: np.ndarray, label: str, colour: str, style: str = "steps-pre"
+) -> None:
     # A logged value holds for the tokens up to it: the first one from 0 on.
     tokens, held = np.concatenate([[0.0], tokens]), np.concatenate([values[:1], values])
-    axis.plot(tokens, held, color=colour, linewidth=1.8, drawstyle="steps-pre")
+    axis.plot(tokens, held, color=colour, linewidth=1.8, drawstyle=style)
     axis.set_ylabel(label, color=INK)
     axis.set_ylim(0, np.nanmax(values, initial=0.0) * 1.15 or 1.0)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value, digits=3)))
 
 
 def _draw_speed(axis: Axes, tokens: np.ndarray, speed: np.ndarray) -> None:
-    _draw_steps(axis, tokens, speed, "tokens per second", "#8a6d00")
+    _draw_steps(axis, tokens, speed, "tokens\nper second", "#8a6d00")
     if np.isfinite(speed).any():
         median = float(np.nanmedian(speed))
         axis.axhline(median, color=INK, linewidth=0.8, linestyle=":")
-        axis.text(
-            0.995, median, f"median {format_tokens(median, digits=3)} ", transform=axis.get_yaxis_transform(),
-            ha="right", va="bottom", fontsize=8, color=INK, bbox={"facecolor": "#ffffffb0", "lw": 0, "pad": 1},
-        )  # fmt: skip
+        axis.set_title(f"median {format_tokens(median, digits=3)}", loc="right", fontsize=8, color=INK, pad=2)
 
 
 def _draw_mixture(axis: Axes, tokens: np.ndarray, metrics: RunMetrics) -> None:

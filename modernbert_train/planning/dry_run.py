@@ -19,7 +19,7 @@ from modernbert_train.config import (
     format_tokens,
     validate,
 )
-from modernbert_train.config.architecture import describe_model
+from modernbert_train.config.architecture import describe_few_tokens, describe_model
 from modernbert_train.config.cache import open_cache
 from modernbert_train.config.schema import OPTIMIZERS
 from modernbert_train.data.inputs import open_inputs, plan_rows
@@ -102,6 +102,7 @@ def describe(
         *(_sources(recipe, schedule, data) if data else ()),
         *draw(schedule, has_thetas=recipe.model.positions == "rope"),
         *_texts(texts or {}),
+        *_notes(recipe, schedule),
         *(
             _warnings([*repetitions(data, recipe.data.warn_epochs), *lost_text_warnings(texts or {})])
             if data
@@ -350,6 +351,12 @@ def _texts(texts: Mapping[str, TextCounts | None]) -> Iterator[str]:
         yield from _entry("text", f"{source}: {describe_text(counts)}")
 
 
+def _notes(recipe: Recipe, schedule: RunSchedule) -> Iterator[str]:
+    if recipe.init.from_ is None and (few := describe_few_tokens(recipe.model, schedule.total_tokens)):
+        yield ""
+        yield from _entry("note", few)
+
+
 def _warnings(warnings: list[str]) -> Iterator[str]:
     for warning in warnings:
         yield ""
@@ -363,7 +370,7 @@ def _tokens(tokens: int) -> str:
 def _decay(config: PhaseConfig) -> str:
     if not config.decay_tokens:
         return "-"
-    return f"{config.decay_shape} {config.learning_rate * config.final_lr_fraction:.3g}"
+    return f"{config.learning_rate * config.final_lr_fraction:.3g} ({config.decay_shape})"
 
 
 def dry_run(recipe: Recipe, tokens_per_s: float | None = None, num_ranks: int | None = None) -> DryRun:

@@ -124,6 +124,7 @@ def log_sources(
                 f"{number:,}",
             )
     for name, counts in texts.items():
-        log.info("text of %s: %s", name, describe_text(counts))
+        if counts is None or counts.share > 0:
+            log.info("text of %s: %s", name, describe_text(counts))
     for warning in [*repetitions(stats, warn_epochs), *lost_text_warnings(texts)]:
         log.warning("WARNING: %s", warning)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 
+from modernbert_train.config.validation import RUN_NAME, RUN_NAME_RULE
 from modernbert_train.recipe.facts import Text, Weights, read_stores, read_weights
 from modernbert_train.recipe.rules import Choice, choose
 from modernbert_train.recipe.speed import (
@@ -20,7 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def make_recipe(
-    stores: Sequence[str], hours: float, num_gpus: int | None = None, init: str | None = None
+    stores: Sequence[str],
+    hours: float,
+    num_gpus: int | None = None,
+    init: str | None = None,
+    name: str | None = None,
 ) -> str:
     """Choose a recipe.
 
@@ -29,6 +34,7 @@ def make_recipe(
         hours: What the run may take.
         num_gpus: GPUs to train on, 0 for the CPU; None: those of this machine, otherwise its CPU.
         init: Weights to start from; None: random weights.
+        name: Name of the run; None: that of the first store.
 
     Returns:
         The recipe as YAML, with comments.
@@ -36,6 +42,8 @@ def make_recipe(
     Raises:
         ValueError: A store or the weights cannot be read, or a store has no tokens.
     """
+    if name is not None and not RUN_NAME.fullmatch(name):
+        raise ValueError(f"--name is {name!r}: {RUN_NAME_RULE}")
     text = read_stores(list(dict.fromkeys(stores)))
     weights = None if init is None else read_weights(init)
     import torch  # after the stores, whose errors need not wait for it
@@ -62,7 +70,9 @@ def make_recipe(
     command = f"modernbert recipe {shlex.join(stores)} --hours {hours:g} {where}".rstrip()
     if init is not None:
         command += f" --init {shlex.quote(init)}"
-    return write_recipe(choice, text, weights, basis, command)
+    if name is not None:
+        command += f" --name {shlex.quote(name)}"
+    return write_recipe(choice, text, weights, basis, command, name)
 
 
 def _notes(choice: Choice, asked: int, text: Text, weights: Weights | None) -> list[str]:

@@ -5,7 +5,7 @@ tokens      what the hours allow at the speed of the machine, at most 4 epochs o
 model       the largest that gets 20 tokens per parameter (Hoffmann et al. 2022, 2203.15556)
 batch       0.292 C^0.327 tokens for C training FLOPs (DeepSeek LLM 2024, 2401.02954, eq. 1), with 200 steps or more
 context     the power of two that holds 95% of the documents, from 128 to 1,024; shorter where a batch has too few
-            rows, down to 64, or 256 for weights to start from
+            rows, down to 64, unless the run starts from weights
 mixture     shares proportional to tokens^0.7 (mmBERT 2025, 2509.06888), no source above 4 epochs
 phases      a fifth of the tokens for the decay (Hägele et al. 2024, 2405.18392); 6% for the warmup (MosaicBERT,
             2312.17482); a tenth for a context of 8,192 in runs of 1B tokens or more with long documents
@@ -44,7 +44,6 @@ _FEWEST_EVALUATIONS, _NUM_EVALUATIONS = 5, 10
 _MOST_HELD_OUT, _FEWEST_HELD_OUT = 200_000, 10_000
 
 _SHORTEST_CONTEXT, _FEWEST_ROWS_OF_A_BATCH = 64, 4
-_SHORTEST_CONTEXT_OF_WEIGHTS = 256  # they would forget what they know of longer text
 _LONG_CONTEXT, _LONG_RUN_TOKENS, _LONG_SHARE = 8_192, 10**9, 0.05
 # Tokens of a forward and backward pass: one-gpu-one-day.yaml has 65,536 for base on a GPU of 80 GB.
 _CPU_PASS_TOKENS, _GPU_PASS_TOKENS, _LARGE_GPU_PASS_TOKENS = 8_192, 65_536, 32_768
@@ -132,8 +131,8 @@ def choose(
 
     context = _power_of_two(min(text.p95_tokens + 2, 1_024), at_least=128)
     context = min(context, model.max_position_embeddings)
-    shortest = _SHORTEST_CONTEXT if weights is None else _SHORTEST_CONTEXT_OF_WEIGHTS
-    while context > shortest and context * _FEWEST_ROWS_OF_A_BATCH > batch:
+    # Weights to start from would forget what they know of longer text.
+    while weights is None and context > _SHORTEST_CONTEXT and context * _FEWEST_ROWS_OF_A_BATCH > batch:
         context //= 2
     devices = max(1, num_gpus)
     if batch < context * devices and devices > 1:

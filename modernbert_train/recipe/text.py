@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from modernbert_train.config import ModelConfig, format_tokens
-from modernbert_train.config.architecture import num_parameters
+from modernbert_train.config.architecture import describe_few_tokens, num_parameters
 from modernbert_train.recipe.facts import Source, Text, Weights
 from modernbert_train.recipe.rules import (
     FEWEST_STEPS,
@@ -22,9 +22,12 @@ from modernbert_train.recipe.rules import (
 )
 
 _WIDTH = 110
+_SMALL = 50_000_000  # parameters
 
 
-def write_recipe(choice: Choice, text: Text, weights: Weights | None, basis: str, command: str) -> str:
+def write_recipe(
+    choice: Choice, text: Text, weights: Weights | None, basis: str, command: str, name: str | None = None
+) -> str:
     """Return the YAML of a recipe.
 
     Args:
@@ -33,12 +36,20 @@ def write_recipe(choice: Choice, text: Text, weights: Weights | None, basis: str
         weights: What to start from; None: random weights.
         basis: Where the tokens/s are from, in words.
         command: The command that was given.
+        name: Name of the run; None: that of the first store.
 
     Returns:
         The text of the file.
     """
     parts = [
-        _head(choice, text, weights, basis, command),
+        _head(
+            choice,
+            text,
+            weights,
+            basis,
+            command,
+            name or _name(text.sources[0].store, [source.name for source in text.sources]),
+        ),
         _model(choice) if weights is None else _start(weights, text),
         _data(choice, text),
         _phases(choice, text, weights),
@@ -47,7 +58,9 @@ def write_recipe(choice: Choice, text: Text, weights: Weights | None, basis: str
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _head(choice: Choice, text: Text, weights: Weights | None, basis: str, command: str) -> Iterator[str]:
+def _head(
+    choice: Choice, text: Text, weights: Weights | None, basis: str, command: str, name: str
+) -> Iterator[str]:
     machine = "this machine's CPU" if choice.num_gpus == 0 else _count(choice.num_gpus, "GPU")
     yield f"# Made by: {command}"
     yield "# Check this file, then train; the same command again resumes after a stop:"
@@ -65,31 +78,31 @@ def _head(choice: Choice, text: Text, weights: Weights | None, basis: str, comma
         )
     if note := describe_short_run(choice, text, weights):
         yield from _comment(f"{note[0].upper()}{note[1:]}.")
-    yield f"name: {json.dumps(_name(text.sources[0].store))}  # the run is in runs/NAME"
+    yield f"name: {json.dumps(name)}  # the run is in runs/NAME; another run needs another name (--name)"
 
 
-def _name(store: str) -> str:
-    """Return the name of a run over a store: that of its folder, or of the folder that a folder called store is in."""
-    parts = [part for part in PurePosixPath(store).parts if part not in ("store", "/", ".", "..")]
-    return re.sub("[^A-Za-z0-9._-]+", "-", parts[-1]).strip("-._") or "encoder" if parts else "encoder"
+def _name(store: str, sources: Sequence[str]) -> str:
+    """Return the name of a run: that of the store's folder, or of the sources if that is only called store."""
+    name = PurePosixPath(store).name
+    if name in ("", "store"):
+        name = "-".join(sources[:3])
+    return re.sub("[^A-Za-z0-9._-]+", "-", name).strip("-._") or "encoder"
 
 
 def describe_short_run(choice: Choice, text: Text, weights: Weights | None) -> str:
     """Return what a run with fewer tokens than parameters comes to, and what more would take; empty for other runs."""
-    parameters = num_parameters(choice.model)
-    if weights is not None or choice.tokens >= parameters:
+    few = describe_few_tokens(choice.model, choice.tokens)
+    if weights is not None or few is None:
         return ""
-    needed = TOKENS_PER_PARAMETER * parameters
+    needed = TOKENS_PER_PARAMETER * num_parameters(choice.model)
     note = (
-        f"the run has fewer tokens ({format_tokens(choice.tokens)}) than the model has parameters "
-        f"({format_tokens(parameters)}), and so, as a rule of thumb, learns little more than how frequent tokens are; "
-        f"at this speed about {_hours(choice.hours * needed / choice.tokens)} give {TOKENS_PER_PARAMETER} tokens per "
-        "parameter"
+        f"{few}; at this speed about {_hours(choice.hours * needed / choice.tokens)} give {TOKENS_PER_PARAMETER} "
+        "tokens per parameter"
     )
     text_needed = -(-needed // MOST_EPOCHS)
     if text.num_tokens < text_needed:
         note += (
-            f", from {format_tokens(text_needed)} tokens of text, read {MOST_EPOCHS} times, of which there are "
+            f" from {format_tokens(text_needed)} tokens of text, read {MOST_EPOCHS} times; the stores have "
             f"{format_tokens(text.num_tokens)}"
         )
     return note
@@ -172,8 +185,12 @@ def _phases(choice: Choice, text: Text, weights: Weights | None) -> Iterator[str
     yield f"    batch_tokens: {choice.batch_tokens:_}"
     yield "    # Tokens of one pass: changes speed and memory, not the result. Halve it if memory runs out."
     yield f"    micro_batch_tokens: {choice.micro_batch_tokens:_}"
-    start = "" if weights is None else ", going on from weights"
-    yield f"    learning_rate: {choice.learning_rate:g}  # for models of this size{start}: {choice.size.source}"
+    size = choice.size
+    rate = f"for models of this size: {size.source}"
+    if weights is not None:
+        share = size.continued_rate / size.learning_rate
+        rate = f"{share:.2g} x {size.learning_rate:g}, that of a start from random weights ({size.source})"
+    yield f"    learning_rate: {choice.learning_rate:g}  # {rate}"
     yield f"    warmup_tokens: {choice.warmup_tokens:_}  # {WARMUP_SHARE:.0%} of all tokens (MosaicBERT, 2312.17482)"
     yield "    mask_rate: 0.3  # ModernBERT (2412.13663)"
     if weights is not None:
@@ -229,9 +246,11 @@ def _rest(choice: Choice, text: Text) -> Iterator[str]:
     else:
         yield "  every_tokens: 0  # no text is held out; `data_prep tokenize --valid-fraction` sets some aside"
     yield ""
+    # Checkpoints of a small model take little space.
+    keep = 5 if num_parameters(choice.model) < _SMALL else 2
     yield "training:"
     yield f"  save_every_tokens: {choice.save_every_tokens:_}  # a tenth of the run, at most an hour"
-    yield "  keep_checkpoints: 2  # `modernbert rewind` goes back to those kept, and to the last of each phase"
+    yield f"  keep_checkpoints: {keep}  # `modernbert rewind` goes back to those kept, and to the last of each phase"
     if choice.num_gpus == 0:
         yield "  device: cpu"
     else:

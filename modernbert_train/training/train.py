@@ -16,6 +16,7 @@ from composer.utils import dist
 from modernbert_train.checkpoints.initial import log_start, set_initial_weights
 from modernbert_train.checkpoints.provenance import prepare_run_folder
 from modernbert_train.checkpoints.rewind import start_over
+from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.config import Recipe
 from modernbert_train.data.inputs import Inputs, describe_skipped, plan_rows
 from modernbert_train.data.loader import PlannedLoader, PlannedRows
@@ -110,7 +111,17 @@ def train(recipe: Recipe, restart_from_scratch: bool = False) -> Path:
                 f"stopped and saved after step {signals.stopped_after}; run the same command to resume",
                 signals.exit_code,
             )
+        if is_rank_zero():
+            log.info("%s", describe_end(run.folder))
         return run.folder
+
+
+def describe_end(folder: Path) -> str:
+    """Return where the run has ended and what to do with it."""
+    return (
+        f"finished: {list_checkpoints(folder)[-1]}; look at it with `modernbert report {folder}` and `modernbert "
+        f"evaluate {folder}`, and use it after `modernbert export {folder} NEW_FOLDER`"
+    )
 
 
 def plan_run(recipe: Recipe, inputs: Inputs, device: str) -> Run:

@@ -268,19 +268,22 @@ def test_only_fields_that_every_version_of_transformers_reads_alike_are_exported
 ) -> None:
     content = json.loads((run / "tokenizer.json").read_text())
     entity = {**content["added_tokens"][0], "content": "[ENT]", "id": 261}
+    word = {**entity, "content": "None", "id": 262, "special": False}
     mask = {"content": "[MASK]", "lstrip": True, "normalized": False}  # without "__type"
     config = {
         "tokenizer_class": "TokenizersBackend",
         "backend": "tokenizers",
         "mask_token": mask,
         "bos_token": "<s>",  # not in the vocabulary
-        "extra_special_tokens": ["[ENT]", "[NONE]"],
+        "eos_token": None,  # not the word None
+        # Only the first one is a special token: the others would change the ids of texts.
+        "extra_special_tokens": ["[ENT]", "[NONE]", "None", "a"],
         "auto_map": {"AutoTokenizer": ["code.py", None]},
         "add_eos_token": True,
         "padding_side": "left",
     }
     checkpoint = _run_with_tokenizer(
-        run, {**content, "added_tokens": [*content["added_tokens"], entity]}, config
+        run, {**content, "added_tokens": [*content["added_tokens"], entity, word]}, config
     )
 
     out = export_checkpoint(checkpoint, tmp_path / "out")
@@ -300,7 +303,7 @@ def test_only_fields_that_every_version_of_transformers_reads_alike_are_exported
         "additional_special_tokens": ["[ENT]"],
         "model_max_length": 64,
     }
-    assert len(AutoTokenizer.from_pretrained(out)) == 262
+    assert len(AutoTokenizer.from_pretrained(out)) == 263
 
 
 @pytest.mark.parametrize("bert", [False, True])

@@ -326,3 +326,43 @@ def test_fitting_olmos_tokenizer_gives_modernberts_ids(capsys):
     goldens = [json.loads(line) for line in lines if line]
     assert [fitted.encode(golden["text"]).ids for golden in goldens] == [golden["ids"] for golden in goldens]
     assert load_tokenizer_info("out").num_ids == 50_304  # ModernBERT has 64 unused ids more
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("documents", "web=line"), ("delimiter", "web=;"), ("encoding", "web=latin-1")]
+)
+def test_a_tokenizer_has_no_sources(tmp_path, capsys, option, text):
+    (tmp_path / "a.txt").write_text("some text\n")
+    command = ["tokenizer", str(tmp_path / "out"), "--input", str(tmp_path / "a.txt")]
+    assert main([*command, f"--{option}", text]) == 2
+    value = text.partition("=")[2]
+    assert (
+        f"{option}: '{text}' is for a source 'web', and a tokenizer has none; write --{option} '{value}'"
+        in (capsys.readouterr().err)
+    )
+    assert main([*command[:-1], f"web={tmp_path}/a.txt"]) == 2
+    assert "is for a source 'web'" in capsys.readouterr().err
+
+
+def test_an_existing_tokenizer_is_replaced_only_when_told(tmp_path, capsys):
+    rows = [{"title": f"word{number}", "body": "a long text " * 40} for number in range(120)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        "tokenizer",
+        str(tmp_path / "out"),
+        "--input",
+        str(tmp_path / "a.jsonl"),
+        "--vocab-size",
+        "300",
+    ]
+    assert main([*command, "--text-field", "title"]) == 0
+    shown = capsys.readouterr()
+    # At the start and, after what may be hours, at the end.
+    for text in (shown.err, shown.out):
+        assert "warning: input: the text is read from 'title'" in text
+    before = (tmp_path / "out/tokenizer.json").read_bytes()
+    assert main([*command, "--text-field", "body"]) == 2
+    assert "tokenizer.json exists, and a store that was made with it would not fit" in capsys.readouterr().err
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == before
+    assert main([*command, "--text-field", "body", "--overwrite"]) == 0
+    assert (tmp_path / "out/tokenizer.json").read_bytes() != before

@@ -187,8 +187,8 @@ def test_padded_batches_hold_every_masked_document(monkeypatch: pytest.MonkeyPat
 
 def test_table() -> None:
     scores = [
-        SourceScore("web", 1_000_000, 150_000, 3.0, 0.4, UnigramScore(7.25, 0.05)),
-        SourceScore("code", 2_000, 300, 2.0, 0.5, UnigramScore(6.5, 0.0)),
+        SourceScore("web", 1_000_000, 150_000, 3.0, 0.4, UnigramScore(7.25, 0.05), 4_000),
+        SourceScore("code", 2_000, 300, 2.0, 0.5, UnigramScore(6.5, 0.0), 4_000),
     ]
     assert format_scores(scores).splitlines() == [
         "source     tokens   masked   loss  unigram loss  gain (nats)  accuracy  baseline accuracy  x baseline",
@@ -202,6 +202,10 @@ def test_table() -> None:
     worse = [dataclasses.replace(score, loss=7.3) for score in scores]
     assert "\nweb, code: worse than the unigram baseline" in format_scores(worse)
     assert "\ncode: worse than the unigram baseline" in format_scores([scores[0], worse[1]])
+    guessed = [scores[0], dataclasses.replace(scores[1], loss=8.3)]  # ln(4,000) is 8.294
+    assert "\ncode: as bad as guessing among all tokens: these weights look untrained" in format_scores(
+        guessed
+    )
 
 
 def test_models_and_recipes_that_cannot_be_evaluated(tmp_path: Path, recipe: Recipe) -> None:

@@ -100,7 +100,9 @@ def test_bad_metrics(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no training step yet; wait for the first one"):
         write_report(tmp_path / "toy")
     (tmp_path / "toy" / "metrics.jsonl").write_text(json.dumps(step_line(1)) + "\n{broken\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not valid JSON .*; remove the line"):
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl, line 2: not a line that a run writes: .*; remove the line"
+    ):
         write_report(tmp_path / "toy")
 
 

@@ -85,7 +85,7 @@ def test_the_figures_of_a_run():
     assert cells["batch rows"] == ["2", "→", "4", "4"]
     assert cells["ramp tokens"] == ["640", "-"]
     assert cells["warmup tokens"] == ["1K", "-"]
-    assert cells["decay to"] == ["-", "1-sqrt", "0.0001"]
+    assert cells["decay to"] == ["-", "0.0001", "(1-sqrt)"]
     assert cells["share web"] == ["75.00%", "100.00%"]
     assert cells["share code"] == ["25.00%", "-"]
     assert cells["micro-batch tokens"] == ["64", "64"]

@@ -87,7 +87,7 @@ def test_an_evaluation_has_enough_tokens_and_takes_little_time(held_out, tokens_
     [
         (10**9, 20, "(64.77K) than the model has parameters (1.103M)"),
         (10**9, 1_000, None),
-        (50_000, 1_000, "from 5.516M tokens of text, read 4 times, of which there are 50K"),
+        (50_000, 1_000, "from 5.516M tokens of text, read 4 times; the stores have 50K"),
     ],
 )
 def test_a_run_with_fewer_tokens_than_parameters_is_noted(tokens, tokens_per_s, words):
