@@ -14,6 +14,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 # 128 + SIGUSR1. Kubeflow's restartPolicy ExitCode restarts a pod for codes from 128 only. A shell reports the same code
@@ -30,6 +31,9 @@ EXIT_CODE_FILE = "MODERNBERT_EXIT_CODE_FILE"
 # How long a process that has failed may take to end: functions that libraries call at exit wait for threads, processes
 # and other ranks.
 EXIT_SECONDS = 15.0
+
+# How long a rank that its launcher ends, since another has failed, may take to print the cause.
+_LAST_WORD_SECONDS = 4.0
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -74,7 +78,20 @@ def end_with_first_rank() -> None:
             # torchrun starts ranks again when a node joins: what their predecessors have left is not their code.
             with suppress(OSError):
                 _exit_code_file().unlink()
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(failed_exit_code() or 128 + number))
+        signal.signal(signal.SIGTERM, _end_by_launcher)
+
+
+def _end_by_launcher(number: int, frame: FrameType | None) -> None:
+    if (code := failed_exit_code()) is None:
+        os._exit(128 + number)
+    end_soon(code)
+
+
+def end_soon(code: int) -> None:
+    """End this process, whose launcher ends it since another rank has failed, after it could say so itself."""
+    timer = threading.Timer(_LAST_WORD_SECONDS, end_at_once, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def leave(code: int) -> NoReturn:

@@ -25,6 +25,7 @@ from modernbert_train.common.processes import (
     INTERRUPTED_EXIT_CODE,
     REQUEUE_EXIT_CODE,
     SIGNALS,
+    end_soon,
     end_with_parent,
     failed_exit_code,
     first_exit_code,
@@ -42,8 +43,6 @@ log = logging.getLogger(__name__)
 SAME_REQUEST_SECONDS = 5.0
 # The same for Ctrl-C, which a launcher passes on at once and a user presses again.
 SAME_CTRL_C_SECONDS = 0.5
-# How long a rank that its launcher ends, since another has failed, may take to say so itself.
-_LAST_WORD_SECONDS = 4.0
 _STOP_SIGNALS = (*SIGNALS, signal.SIGINT)
 # Exit codes that a stop can ask for, the strongest last. Ctrl-C reaches a rank together with the SIGTERM by which its
 # launcher passes it on, in any order.
@@ -110,10 +109,7 @@ class StopSignals:
         if self.stopped_after is not None and not is_ctrl_c:
             return  # a rank that has saved and ended, upon which the launcher ends the others
         if (code := failed_exit_code()) is not None and not is_ctrl_c:
-            # Not in this thread, whose end the main thread awaits before it can print its error.
-            timer = threading.Timer(_LAST_WORD_SECONDS, os._exit, [code])
-            timer.daemon = True
-            timer.start()
+            end_soon(code)
             return
         name = signal.Signals(number).name
         exit_code = INTERRUPTED_EXIT_CODE if is_ctrl_c else REQUEUE_EXIT_CODE
