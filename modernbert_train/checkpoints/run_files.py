@@ -174,8 +174,12 @@ def drop_after(path: Path, step: int) -> None:
     *complete, _ = path.read_bytes().split(b"\n")
     damaged = [number for number, text in enumerate(complete, 1) if text.strip() and _record(text) is None]
     if damaged:
-        set_aside(path, f"line {damaged[0]} is damaged, of {len(damaged)}; the others were kept")
+        set_aside(path, f"damaged: {_named(damaged)}; the other lines were kept")
     write_atomically(path, "".join(kept))
+
+
+def _named(lines: list[int]) -> str:
+    return f"line {lines[0]}" + (f" and {len(lines) - 1} more" if len(lines) > 1 else "")
 
 
 def move_after(path: Path, step: int, folder: Path) -> int:

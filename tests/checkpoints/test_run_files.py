@@ -1,6 +1,14 @@
 import json
 
-from modernbert_train.checkpoints.run_files import drop_after
+import pytest
+
+from modernbert_train.checkpoints.run_files import (
+    drop_after,
+    move_after,
+    read_last_line,
+    read_lines,
+    read_metrics,
+)
 
 
 def line(step: int, **fields: object) -> str:
@@ -38,3 +46,41 @@ def test_nothing_to_drop(tmp_path):
     path.write_text(line(1) + line(2))
     drop_after(path, 0)
     assert path.read_text() == ""
+
+
+DAMAGED = [b"\xff", b"[1]", b"3", b'{"loss": 1}', b'{"step": "1"}', b'{"step": true}', b"[" * 99_999, b"\0\0"]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_lines_are_left_out_and_the_file_is_kept_aside(tmp_path, damage, caplog):
+    path, content = (
+        tmp_path / "metrics.jsonl",
+        line(1).encode() + damage + b"\n" + line(2).encode() + line(3).encode(),
+    )
+    path.write_bytes(content)
+    assert [record["step"] for _, record in read_lines(path)] == [1, 2, 3]
+    (tmp_path / "aside").mkdir()
+    assert move_after(path, 2, tmp_path / "aside") == 1
+    assert path.read_text() == line(1) + line(2)
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == content
+    expected = (
+        f"{path}: damaged: line 2; the other lines were kept; it was renamed to metrics.jsonl.damaged, and"
+    )
+    assert caplog.messages[0].startswith(expected)
+    path.write_bytes(content)
+    drop_after(path, 1)
+    assert (tmp_path / "metrics.jsonl.damaged-2").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [*DAMAGED, b'{"step": 1, "loss": "x"}', b'{"step": 1, "eval": []}', b'{"step": 1, "eval": {"a": [1]}}'],
+)
+def test_a_report_names_the_damaged_line(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line(1, loss=5.0, source_tokens={"web": 3}).encode() + damage + b"\n")
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl, line 2: not a line that a run writes: b.*; remove the line$"
+    ):
+        read_metrics(path)
+    assert read_last_line(path).get("step") in (None, 1)

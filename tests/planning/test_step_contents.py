@@ -13,7 +13,7 @@ from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.data.inputs import open_inputs
 from modernbert_train.planning import step_contents as module
-from modernbert_train.planning.step_contents import step_contents
+from modernbert_train.planning.step_contents import _positions, step_contents
 from modernbert_train.training.train import build_loader, plan_run, train
 from tests.helpers.external import with_specials, write_mds
 from tests.helpers.recipes import skewed_documents
@@ -143,3 +143,8 @@ def test_on_the_command_line(tiny, run, capsys):
 def test_mistakes(tiny, capsys, arguments, message):
     assert main(["plan", str(tiny), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("positions", [None, 3, [1], [[1]], [["x", 1]], {"a": 1}])
+def test_damaged_positions_are_passed_over(positions):
+    assert _positions({"step": 3, "positions": positions}) == {}
