@@ -29,6 +29,7 @@ from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_in
 from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, describe_missing, list_checkpoints
 from modernbert_train.common.errors import naming
 from modernbert_train.common.files import flush, sha256, write_atomically
+from modernbert_train.common.text import without_breaks
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT, weight_shapes
 
@@ -318,7 +319,8 @@ def check_weights(path: Path, weights: Mapping[str, torch.Tensor], model: ModelC
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
-            f"{path} holds the weights of another model: {'; '.join(problems[:3])}{more}; restore the original file"
+            f"{path} holds the weights of another model: {without_breaks('; '.join(problems[:3]))}{more}; restore the "
+            "original file"
         )
 
 

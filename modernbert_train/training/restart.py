@@ -206,7 +206,7 @@ def check_clock(schedule: RunSchedule, path: Path, info: CheckpointInfo) -> None
 def _check_optimizer(run: Run, path: Path, state: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     kinds = {kind.__qualname__: name for name, kind in OPTIMIZER_CLASSES.items()}
     optimizers, name = _dict(state.get("optimizers")), run.recipe.optimizer.name
-    kept = [kinds.get(kind, kind) for kind in optimizers]
+    kept = [kinds.get(kind, repr(kind)) for kind in optimizers]
     if kept != [name]:
         raise ValueError(
             f"optimizer.name was {', '.join(kept) or 'none'}, is {name}: the checkpoints in {run.folder} hold the old "
@@ -219,8 +219,8 @@ def _check_optimizer(run: Run, path: Path, state: dict[str, Any], weights: dict[
     differing += [name for name in moments.keys() & trained.keys() if not _fits(moments[name], trained[name])]
     if differing:
         raise ValueError(
-            f"{path}: its optimizer's state does not fit {differing[0]}, nor {len(differing) - 1} more of its weights; "
-            "restore the original file, or start a new run from its weights with init.from"
+            f"{path}: its optimizer's state does not fit {differing[0]!r}, nor {len(differing) - 1} more of its "
+            "weights; restore the original file, or start a new run from its weights with init.from"
         )
 
 

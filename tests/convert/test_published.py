@@ -285,6 +285,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         state(lambda state: state.update({"bert.encoder.layer.2.output.dense.bias": torch.ones(32)})),
         r"bert\.encoder\.layer\.2\.output\.dense\.bias is unknown",
     ),
+    "a name of two lines": (
+        state(lambda state: state.update({"bert.encoder.a\nb": torch.ones(32)})),
+        r"bert\.encoder\.a b is unknown",
+    ),
     "another shape": (
         state(lambda state: state.update({"cls.predictions.bias": torch.ones(7)})),
         r"cls\.predictions\.bias is \[7\], config\.json implies \[283\]",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from modernbert_train.common.text import without_breaks
 from modernbert_train.config.architecture import DECODER_BIAS
 
 # Endings of the names of buffers that Transformers 4 stored, and computes anew.
@@ -127,7 +128,7 @@ def _refuse(missing: list[str], unknown: list[str], prefix: str, layout: Layout,
 def misfit(problems: list[str]) -> str:
     """Return the message about weights that do not fit config.json."""
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return (
+    return without_breaks(
         f"these weights do not fit config.json: {'; '.join(problems[:5])}{more}; download config.json and the weights "
         "from the same place"
     )
