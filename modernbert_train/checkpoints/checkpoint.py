@@ -244,7 +244,7 @@ def read_average(path: Path) -> dict[str, torch.Tensor]:
     callbacks = read_state(path).get("callbacks")
     average = callbacks.get("WeightAverage") if isinstance(callbacks, dict) else None
     weights = average.get("weights") if isinstance(average, dict) else None
-    if not weights:
+    if not isinstance(weights, dict) or not weights:
         raise ValueError(
             f"{path}: holds no moving average; a run keeps one if training.ema_half_life_tokens is above 0"
         )
