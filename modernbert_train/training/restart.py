@@ -235,8 +235,7 @@ def _fits(moments: object, weight: torch.Tensor) -> bool:
 def _check_data(run: Run, path: Path, info: CheckpointInfo, state: dict[str, Any]) -> None:
     rows = _dict(_dict(state.get("dataset_state")).get("train"))
     clock = _dict(_dict(state.get("timestamp")).get("Timestamp"))
-    steps = {info.step, clock.get("batch"), rows.get("step")}
-    if len(steps) > 1:
+    if any(step != info.step for step in (clock.get("batch"), rows.get("step"))):
         raise ValueError(
             f"{path}: its JSON file says step {info.step}, its clock {clock.get('batch')} and its position in the data "
             f"{rows.get('step')}; restore the original files"
