@@ -96,7 +96,7 @@ def finish_checkpoint(path: Path, info: CheckpointInfo) -> None:
 
 
 def verify(path: Path) -> CheckpointInfo:
-    """Check that a checkpoint's bytes are those that were written.
+    """Check that a checkpoint's bytes are those that were written, and are of the step in its name.
 
     Returns:
         Its facts.
@@ -112,6 +112,11 @@ def verify(path: Path) -> CheckpointInfo:
         raise ValueError(f"{path}: damaged: {size} bytes where {info.bytes} were written")
     if sha256(path) != info.sha256:
         raise ValueError(f"{path}: damaged: its SHA-256 differs from the one that was written")
+    named = re.fullmatch(r"step-(\d{8,})", path.stem, re.ASCII)
+    if named and int(named[1]) != info.step:
+        raise ValueError(
+            f"{path}: its JSON file is that of step {info.step}; restore its own, or its own name"
+        )
     return info
 
 
