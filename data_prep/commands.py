@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modernbert_train.common.redaction import check_no_secret
 from modernbert_train.store.names import is_source_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from tqdm import tqdm
 
     from data_prep.inputs.long_text import Text
     from data_prep.inputs.reading import Reading
@@ -85,6 +84,8 @@ def run_tokenizer(options: argparse.Namespace) -> int:
 
 def _check_unnamed(options: argparse.Namespace) -> None:
     """Check that no option is given for a source, as `tokenize` takes it."""
+    from data_prep.inputs.reading import BLANK_LINE, LINE, WHOLE_FILE
+
     given = [("input", text) for text in options.input if not os.path.exists(text)]
     given += [
         ("documents", options.documents),
@@ -97,7 +98,7 @@ def _check_unnamed(options: argparse.Namespace) -> None:
         if (
             equals
             and is_source_name(name)
-            and (option != "documents" or value in ("file", "line", "blank-line"))
+            and (option != "documents" or value in (WHOLE_FILE, LINE, BLANK_LINE))
         ):
             raise ValueError(
                 f"{option}: {text!r} is for a source {name!r}, and a tokenizer has none; write --{option} {value!r}"
@@ -121,8 +122,8 @@ def _train_tokenizer(
     warnings = look_at("input", found, reading, options.on_bad_row)
     left_out = LeftOut(options.on_bad_row)
     texts = chain.from_iterable(read_texts(Span(item), reading, left_out) for item in found.items)
-    with progress_bar(desc="reading", unit=" documents", unit_scale=True) as bar:
-        tokenizer = train_tokenizer(held_back.pass_on(_counted(texts, bar)), options.vocab_size)
+    with progress_bar(texts, desc="reading", unit=" documents", unit_scale=True) as bar:
+        tokenizer = train_tokenizer(held_back.pass_on(_then_merges(bar)), options.vocab_size)
     for message in left_out.unreadable:
         print(f"left out: {message}", file=sys.stderr)
     if left_out.counts:
@@ -130,11 +131,9 @@ def _train_tokenizer(
     return tokenizer, f"trained on {bar.n:,} documents", warnings
 
 
-def _counted(texts: "Iterable[Text]", bar: "tqdm[Any]") -> "Iterator[Text]":
-    for text in texts:
-        yield text
-        bar.update()
-    bar.close()
+def _then_merges(bar: "Iterable[Text]") -> "Iterator[Text]":
+    """Yield the texts behind a progress bar, and say what takes long after the last one."""
+    yield from bar
     print("learning the merges of the vocabulary", file=sys.stderr)
 
 

@@ -13,7 +13,6 @@ from data_prep.report import print_table
 from modernbert_train.common.pictures import COLOURS, GRID, INK, style_axis
 from modernbert_train.store.manifest import Split
 
-_CHUNK_DOCUMENTS = 1 << 22  # read at once; a split may have billions
 _BAR_CHARACTERS = 40
 
 
@@ -29,8 +28,7 @@ def length_histogram(splits: Iterable[Split]) -> Histogram:
     """Count the documents of some splits by length."""
     documents, tokens = np.zeros(33, np.int64), np.zeros(33, np.int64)
     for split in splits:
-        for first in range(0, split.num_documents, _CHUNK_DOCUMENTS):
-            lengths = split.lengths(first, _CHUNK_DOCUMENTS)
+        for lengths in split.lengths_in_parts():
             bins = np.frexp(lengths.astype(np.float64))[1]  # exact: the number of binary digits
             documents += np.bincount(bins, minlength=33)
             tokens += np.bincount(bins, weights=lengths, minlength=33).astype(np.int64)
@@ -77,6 +75,7 @@ def draw_histograms(
     # Fixed margins: a layout engine draws everything twice.
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.94, hspace=0.12)
     axes = figure.subplots(2, 1, sharex=True)
+    longest = 1 << max(1, *(np.flatnonzero(histogram.documents)[-1] for histogram in histograms.values()))
     for axis, what in zip(axes, ("tokens", "documents"), strict=True):
         for number, (name, histogram) in enumerate(histograms.items()):
             counts = getattr(histogram, what)
@@ -89,7 +88,6 @@ def draw_histograms(
                 linewidth=1.8,
                 label=f"{name}  {histogram.tokens.sum():,} tokens in {histogram.documents.sum():,} documents",
             )
-        longest = 1 << max(1, *(np.flatnonzero(histogram.documents)[-1] for histogram in histograms.values()))
         for mark in (mark for mark in marks_tokens if mark <= longest):
             axis.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
             axis.annotate(

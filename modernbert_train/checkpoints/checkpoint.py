@@ -26,7 +26,12 @@ from typing import Any
 import torch
 
 from modernbert_train.checkpoints.info import CheckpointInfo, info_file, read_info
-from modernbert_train.checkpoints.run_files import CHECKPOINT_FOLDER, describe_missing, list_checkpoints
+from modernbert_train.checkpoints.run_files import (
+    CHECKPOINT_FOLDER,
+    CHECKPOINT_NAME,
+    describe_missing,
+    list_checkpoints,
+)
 from modernbert_train.common.errors import naming
 from modernbert_train.common.files import flush, sha256, write_atomically
 from modernbert_train.common.text import without_breaks
@@ -112,7 +117,7 @@ def verify(path: Path) -> CheckpointInfo:
         raise ValueError(f"{path}: damaged: {size} bytes where {info.bytes} were written")
     if sha256(path) != info.sha256:
         raise ValueError(f"{path}: damaged: its SHA-256 differs from the one that was written")
-    named = re.fullmatch(r"step-(\d{8,})", path.stem, re.ASCII)
+    named = CHECKPOINT_NAME.fullmatch(path.stem)
     if named and int(named[1]) != info.step:
         raise ValueError(
             f"{path}: its JSON file is that of step {info.step}; restore its own, or its own name"

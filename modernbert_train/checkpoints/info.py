@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from modernbert_train.common.files import json_sha256
 from modernbert_train.config import ModelConfig, check_model
 from modernbert_train.config.fields import type_text
 from modernbert_train.config.quantities import check_at_least_one, check_not_negative, check_positive
@@ -58,11 +58,7 @@ class CheckpointInfo:
     def to_json(self) -> str:
         """Return the text of the JSON file."""
         content = dataclasses.asdict(self)
-        return json.dumps(content | {_HASH: _hash(content)}, indent=1) + "\n"
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json.dumps(content | {_HASH: json_sha256(content)}, indent=1) + "\n"
 
 
 def info_file(checkpoint: Path) -> Path:
@@ -92,7 +88,7 @@ def read_info(checkpoint: Path) -> CheckpointInfo:
     content = _section(content, f"{file}:")
     expected = content.pop(_HASH, None)
     # Versions that did not write the id of the run wrote no hash either.
-    if (expected is not None or "run" in content) and expected != _hash(content):
+    if (expected is not None or "run" in content) and expected != json_sha256(content):
         raise ValueError(f"{file}: damaged: its content is not what was written; {_REMEDY}")
     model = _section(content.get("model", {}), f"{file}: model")
     if unknown := model.keys() - get_type_hints(ModelConfig):

@@ -16,6 +16,7 @@ from modernbert_train.checkpoints.run_files import (
     WANDB_ID_FILE,
     list_checkpoints,
     move_after,
+    unused,
 )
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,6 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _new_folder(folder: Path) -> Path:
-    number, new = 1, folder
-    while new.exists():
-        number += 1
-        new = folder.with_name(f"{folder.name}-{number}")
+    new = unused(folder)
     new.mkdir()
     return new

@@ -32,6 +32,8 @@ CHECKPOINT_FOLDER = "checkpoints"
 LOCK_FILE = "run.lock"
 
 _TAIL_BYTES = 65_536
+# Of the stem of a checkpoint file, with its step.
+CHECKPOINT_NAME = re.compile(r"step-(\d{8,})", re.ASCII)
 # Fields of a line of metrics.jsonl that are text.
 _TEXTS = ("time", "phase", "objective")
 
@@ -47,15 +49,21 @@ def describe_missing(path: str | Path) -> str:
 def list_checkpoints(run: str | Path) -> list[Path]:
     """Return the `.pt` files of a run folder, oldest first, without verifying them."""
     files = (Path(run) / CHECKPOINT_FOLDER).glob("step-*.pt")
-    return sorted(file for file in files if re.fullmatch(r"step-\d{8,}", file.stem, re.ASCII))
+    return sorted(file for file in files if CHECKPOINT_NAME.fullmatch(file.stem))
+
+
+def unused(path: Path) -> Path:
+    """Return a path at which nothing exists: this one, or with the first free number behind it."""
+    number, new = 1, path
+    while new.exists():
+        number += 1
+        new = path.with_name(f"{path.name}-{number}")
+    return new
 
 
 def set_aside(file: Path, problem: str) -> None:
     """Rename a file that is only a record and is damaged, and say so: a run goes on without it."""
-    number, new = 1, file.with_name(f"{file.name}.damaged")
-    while new.exists():
-        number += 1
-        new = file.with_name(f"{file.name}.damaged-{number}")
+    new = unused(file.with_name(f"{file.name}.damaged"))
     file.rename(new)
     log.warning("%s: %s; it was renamed to %s, and the run goes on without it", file, problem, new.name)
 
@@ -170,12 +178,16 @@ def drop_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= step]
-    *complete, _ = path.read_bytes().split(b"\n")
-    damaged = [number for number, text in enumerate(complete, 1) if text.strip() and _record(text) is None]
+    texts = path.read_bytes().split(b"\n")
+    records = [_record(text) for text in texts]
+    lines = list(zip(texts, records, strict=True))
+    kept = [text + b"\n" for text, record in lines if record is not None and record["step"] <= step]
+    damaged = [
+        number for number, (text, record) in enumerate(lines[:-1], 1) if text.strip() and record is None
+    ]
     if damaged:
         set_aside(path, f"damaged: {_named(damaged)}; the other lines were kept")
-    write_atomically(path, "".join(kept))
+    write_atomically(path, b"".join(kept))
 
 
 def _named(lines: list[int]) -> str:

@@ -2,11 +2,13 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from modernbert_train.common.errors import naming
 
@@ -39,6 +41,11 @@ def sha256(path: Path) -> str:
     """Return the hash of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """Return the hash of the fields of a JSON file, hexadecimal; their order and white space do not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -26,9 +26,8 @@ NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]*"
 )  # of phases and sources, which are parts of dotted keys and of paths
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-RUN_NAME_RULE = (
-    "it becomes a folder name; use only '.', letters, digits, '_' and '-', starting with a letter or digit"
-)
+_CHARACTERS = "letters, digits, '_' and '-', starting with a letter or digit"
+RUN_NAME_RULE = f"it becomes a folder name; use only '.', {_CHARACTERS}"
 NUM_SEEDS = 2**32  # accepted by the global generators of both numpy and torch
 
 
@@ -46,7 +45,6 @@ def validate(recipe: Recipe, world_size: int = 1) -> list[str]:
 
 
 def _check_run(recipe: Recipe) -> Iterator[str]:
-    characters = "letters, digits, '_' and '-', starting with a letter or digit"
     if not RUN_NAME.fullmatch(recipe.name):
         yield f"name is {recipe.name!r}: {RUN_NAME_RULE}"
     folder = recipe.run_folder.replace("{name}", "")
@@ -62,7 +60,7 @@ def _check_run(recipe: Recipe) -> Iterator[str]:
             yield f"{field} is empty: add at least one"
         for name in names:
             if not NAME.fullmatch(name):
-                yield f"{field} has the name {name!r}: use only {characters}"
+                yield f"{field} has the name {name!r}: use only {_CHARACTERS}"
     for name in RESERVED:
         if name in recipe.data.sources:
             yield f"data.sources has the name {name!r}, which is a keyword of mixtures; rename the source"

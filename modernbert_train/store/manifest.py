@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modernbert_train.common.files import sha256, write_atomically
+from modernbert_train.common.files import json_sha256, sha256, write_atomically
 from modernbert_train.common.redaction import check_no_secret
 from modernbert_train.common.text import shorten
 from modernbert_train.store.external import SampleLayout
@@ -105,7 +105,7 @@ def write_manifest(
             for source, splits in sources.items()
         },
     }
-    content[_HASH] = _hash_of(content)
+    content[_HASH] = json_sha256(content)
     write_atomically(store / MANIFEST_NAME, json.dumps(content, indent=1, ensure_ascii=False))
 
 
@@ -208,16 +208,12 @@ def read_manifest_json(store: Path) -> Fields:
             f"store: {file} has version {shorten(version)}, allowed: {MANIFEST_VERSION}; prepare the store again"
         )
     # Manifests of earlier versions of this package have none.
-    if _HASH in content and content.text(_HASH) != _hash_of(content.without(_HASH)):
+    if _HASH in content and content.text(_HASH) != json_sha256(content.without(_HASH)):
         raise ValueError(
             f"store: {file} is damaged, or was edited (its content differs from its {_HASH}); restore it from a copy; "
             f"if you edited it on purpose, delete the field {_HASH}"
         )
     return content
-
-
-def _hash_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def stated_files(splits: Fields, name: str) -> dict[str, tuple[int, dict[str, str]]]:

@@ -13,7 +13,7 @@ from modernbert_train.checkpoints.checkpoint import find_latest, prune, save_wei
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import weight_shapes
-from tests.helpers.weights import load_weights, make_info
+from tests.helpers.weights import MaliciousCall, load_weights, make_info
 
 TINY = ModelConfig(
     vocab_size=4, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=2
@@ -185,21 +185,12 @@ def test_prune_keeps_skipped_checkpoints(tmp_path, caplog):
     assert find_latest(tmp_path).name == "step-00000004.pt"
 
 
-class _Call:
-    """What a malicious pickle holds: a call that is made when it is loaded."""
-
-    def __init__(self, command):
-        self._command = command
-
-    def __reduce__(self):
-        return os.system, (self._command,)
-
-
 def test_a_malicious_checkpoint_is_refused_and_does_not_run(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     path = checkpoint.checkpoint_path(tmp_path, 3)
     torch.save(
-        {"state": {"model": WEIGHTS, "x": _Call(f"touch {tmp_path}/run")}}, checkpoint.unfinished_path(path)
+        {"state": {"model": WEIGHTS, "x": MaliciousCall(f"touch {tmp_path}/run")}},
+        checkpoint.unfinished_path(path),
     )
     checkpoint.finish_checkpoint(path, make_info(step=3))
     for read in (checkpoint.read_weights, checkpoint.read_average):

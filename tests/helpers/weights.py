@@ -1,5 +1,6 @@
 """Checkpoints of tests: their metadata and their weights."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,16 @@ import torch
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import open_weights
 from modernbert_train.config import ModelConfig
+
+
+class MaliciousCall:
+    """What a malicious pickle holds: a call that is made when it is loaded."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self._command,)
 
 
 def make_info(**fields: Any) -> CheckpointInfo:

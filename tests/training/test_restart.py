@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -21,6 +20,7 @@ from modernbert_train.checkpoints.rewind import step_of
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.convert.model_card import model_card
+from tests.helpers.weights import MaliciousCall
 
 # The first phase alone, of 14 steps, with the checkpoints of steps 6, 10 and 14.
 OPTIONS = ["phases.extension=null", "training.ema_half_life_tokens=8K", "training.keep_checkpoints=9"]
@@ -67,16 +67,6 @@ def change_state(path, change):
     finish_checkpoint(path, info)
 
 
-class Call:
-    """What a malicious pickle holds: a call that is made when it is loaded."""
-
-    def __init__(self, command):
-        self._command = command
-
-    def __reduce__(self):
-        return os.system, (self._command,)
-
-
 def steps(run):
     return [
         line["step"]
@@ -111,7 +101,7 @@ def test_a_run_goes_on_from_a_copy_of_its_folder(run, train, trained):
 )
 def test_a_checkpoint_runs_no_code(tiny, run, tmp_path, capsys, command):
     newest = list_checkpoints(run)[-1]
-    change_state(newest, lambda state: state.update(zz=Call(f"touch {tmp_path}/ran")))
+    change_state(newest, lambda state: state.update(zz=MaliciousCall(f"touch {tmp_path}/ran")))
     first, *rest = [part.format(run=run) for part in command]
     folder = {"train": run, "train new": tmp_path / "new"}.get(first)
     arguments = (

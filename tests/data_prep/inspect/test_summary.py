@@ -128,7 +128,7 @@ def test_the_picture_can_go_elsewhere(tmp_path, tokenizer, capsys):
 
 
 def test_bins_are_powers_of_two(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr("data_prep.inspect.histogram._CHUNK_DOCUMENTS", 3)
+    monkeypatch.setattr("modernbert_train.store.split._CHUNK_ROWS", 3)
     lengths = [1, 1, 2, 3, 4, 7, 8, 1_023, 1_024]
     documents = [[7] * length for length in lengths]
     manifest = make_store(tmp_path / "store", tokenizer, {"web": {"train": documents}})
