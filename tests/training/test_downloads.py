@@ -82,6 +82,7 @@ def test_batches_are_those_of_the_local_store(tiny, server, num_workers):
     limit = 40 * SHARD_BYTES
     recipe = load_recipe(tiny, [*REMOTE, f"data.cache.limit_bytes={limit}"])
     assert checksums(recipe, num_workers=num_workers) == expected
+    wait_for_downloads()  # those in progress store and evict shards
     cached = sum(file.stat().st_size for file in Path("cache/shards").rglob("*.mds"))
     assert cached <= limit < 0.3 * sum(file.stat().st_size for file in tiny.parent.rglob("*.mds"))
     assert len(server.shards_got()) * SHARD_BYTES > limit

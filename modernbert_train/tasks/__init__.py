@@ -1,0 +1,1 @@
+"""Labelled tasks: their description in YAML, their rows, leaks between splits, metrics, results."""
