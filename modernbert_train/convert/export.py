@@ -7,29 +7,23 @@ logits are compared with those of our encoder. Only then is it renamed; after an
 Everything runs on the CPU and works for any checkpoint: step 0, and every phase with its RoPE theta.
 """
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from modernbert_train.checkpoints.hf.config import to_hf_config, to_hf_weights
 from modernbert_train.checkpoints.hf.vocabulary import without_padding
+from modernbert_train.checkpoints.hf.writing import write_hf_folder
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
-from modernbert_train.common.text import one_line
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
 from modernbert_train.convert.folders import load_transformers_model, new_folder
 from modernbert_train.convert.model_card import model_card
 from modernbert_train.convert.parity import ProbeResult, compare_logits, probe_batches
-from modernbert_train.convert.tokenizer_files import export_tokenizer
 from modernbert_train.store.published_tokenizer import PROBE_TEXTS, check_tokenizer, encoded, special_tokens
 from modernbert_train.store.tokenizer import TokenizerInfo, tokenizer_errors
 
@@ -77,25 +71,6 @@ def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequ
         for filled in fill_masks(model, hf_tokenizer, fill):
             print(filled)
     return out
-
-
-def write_hf_folder(
-    folder: Path, weights: dict[str, Tensor], info: CheckpointInfo, tokenizer: TokenizerInfo
-) -> None:
-    """Write config, weights in float32 and tokenizer files into an existing folder."""
-    config = to_hf_config(info.model, info.global_rope_theta, info.local_rope_theta, tokenizer)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    hf_weights = to_hf_weights(weights, info.model)
-    hf_weights = {name: weight.float().contiguous() for name, weight in hf_weights.items()}
-    try:
-        save_file(hf_weights, folder / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder}: the weights cannot be written ({one_line(error)}); free disk space"
-        ) from error
-    # safetensors creates files that only their owner can read.
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")
-    export_tokenizer(tokenizer, folder, info.context_tokens)
 
 
 def _refuse_causal(source: WeightSource) -> None:

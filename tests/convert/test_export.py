@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from modernbert_train.checkpoints.checkpoint import save_weights
+from modernbert_train.checkpoints.hf import writing
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.checkpoints.source import FailedCheck, build_encoder
-from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.model_card import model_card
 from modernbert_train.objectives import OBJECTIVES, MaskedLM
@@ -121,7 +121,7 @@ def test_transformers_gives_our_logits_after_every_phase(
 def test_the_comparison_notices_a_wrong_config_and_leaves_nothing(
     tmp_path: Path, run: Path, wrong: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = export.to_hf_config
+    right = writing.to_hf_config
 
     def wrong_config(*arguments: object) -> dict[str, object]:
         config = right(*arguments)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_the_comparison_notices_a_wrong_config_and_leaves_nothing(
             config["layer_types"] = ["full_attention", "sliding_attention"] * 2
         return config | wrong
 
-    monkeypatch.setattr(export, "to_hf_config", wrong_config)
+    monkeypatch.setattr(writing, "to_hf_config", wrong_config)
     with pytest.raises(FailedCheck, match="Transformers' logits differ from ours by"):
         export_checkpoint(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -225,14 +225,14 @@ def test_the_tokenizer_adds_what_the_loader_added(tmp_path: Path, weights: dict[
 def test_a_tokenizer_that_transformers_reads_differently_leaves_nothing(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = export.export_tokenizer
+    right = writing.export_tokenizer
 
     def export_wrongly(tokenizer: TokenizerInfo, folder: Path, context_tokens: int) -> None:
         right(tokenizer, folder, context_tokens)
         config = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**config, "split_special_tokens": True}))
 
-    monkeypatch.setattr(export, "export_tokenizer", export_wrongly)
+    monkeypatch.setattr(writing, "export_tokenizer", export_wrongly)
     with pytest.raises(
         FailedCheck, match=r"AutoTokenizer of Transformers .* gives .* for 'It opens at \[MASK\]"
     ):
@@ -322,7 +322,7 @@ def test_config_has_every_field_that_other_programs_read(tmp_path: Path, run: Pa
 def test_weights_that_cannot_be_written(tmp_path: Path, run: Path, weights: dict[str, torch.Tensor]) -> None:
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(ValueError, match=r"the weights cannot be written \(.*\); free disk space"):
-        export.write_hf_folder(tmp_path, weights, make_info(model=TINY), load_tokenizer_info(run))
+        writing.write_hf_folder(tmp_path, weights, make_info(model=TINY), load_tokenizer_info(run))
 
 
 def test_config_in_both_forms(tmp_path: Path, run: Path) -> None:
