@@ -190,7 +190,7 @@ mkdir -p .venv/bin && cp pip .venv/bin/pip
 def test_setup_names_the_large_downloads(tmp_path, fails):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    for name in ("Makefile", "requirements.lock", "requirements-dev.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     for name, text in {"pip": PIP, "python": PYTHON}.items():
         (tmp_path / name).write_text(text)
