@@ -37,3 +37,11 @@ def tiny(tmp_path_factory):
     from tests.helpers.recipes import make_tiny  # torch, which not every test needs
 
     return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_exported(tmp_path_factory):
+    """An exported folder of a tiny ModernBERT (hidden size 32, 2 layers, bytes as tokens), which no test may change."""
+    from tests.helpers.exported import write_tiny_export  # torch, which not every test needs
+
+    return write_tiny_export(tmp_path_factory.mktemp("tiny-exported"))

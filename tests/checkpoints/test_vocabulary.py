@@ -7,7 +7,7 @@ import torch
 
 from modernbert_train.checkpoints.hf.vocabulary import resize_vocabulary, without_padding
 from modernbert_train.checkpoints.source import build_encoder
-from tests.convert.conftest import TINY, random_weights
+from tests.helpers.exported import TINY, random_weights
 from tests.helpers.weights import make_info
 
 WEIGHTS = random_weights(dataclasses.replace(TINY, vocab_size=283))

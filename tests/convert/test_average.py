@@ -11,7 +11,7 @@ from modernbert_train.checkpoints.checkpoint import resolve
 from modernbert_train.checkpoints.info import read_info
 from modernbert_train.cli import main
 from modernbert_train.convert import average_checkpoints, export_checkpoint
-from tests.convert.conftest import TINY, random_weights, write_checkpoint_of
+from tests.helpers.exported import TINY, random_weights, write_checkpoint_of
 from tests.helpers.weights import load_weights
 
 

@@ -15,7 +15,7 @@ from modernbert_train.config import ModelConfig
 from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.import_ import import_folder
-from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
+from tests.helpers.exported import TINY, random_weights, write_checkpoint_of, write_tokenizer
 from tests.helpers.weights import load_weights
 
 BERT = ModelConfig(

@@ -17,7 +17,7 @@ from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.model_card import model_card
 from modernbert_train.objectives import OBJECTIVES, MaskedLM
 from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
-from tests.convert.conftest import TINY, random_weights, write_checkpoint_of, write_tokenizer
+from tests.helpers.exported import TINY, random_weights, write_checkpoint_of, write_tokenizer
 from tests.helpers.weights import make_info
 
 PHASES = {

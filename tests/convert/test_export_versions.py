@@ -21,8 +21,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.store.tokenizer import load_tokenizer_info
-from tests.convert.conftest import SPECIALS, TINY, random_weights, write_tokenizer
 from tests.convert.test_export import TINY_BERT
+from tests.helpers.exported import SPECIALS, TINY, random_weights, write_tokenizer
 from tests.helpers.weights import make_info
 
 pytestmark = pytest.mark.slow

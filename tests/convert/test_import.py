@@ -12,7 +12,7 @@ from modernbert_train.checkpoints.hf.config import from_hf_config
 from modernbert_train.config import ModelConfig
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.import_ import import_folder
-from tests.convert.conftest import TINY, random_weights, write_checkpoint_of
+from tests.helpers.exported import TINY, random_weights, write_checkpoint_of
 from tests.helpers.weights import load_weights
 
 # config.json of answerdotai/ModernBERT-base, but for its sizes: the spelling of Transformers 4.48.

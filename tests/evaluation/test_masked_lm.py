@@ -28,7 +28,7 @@ from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
 from modernbert_train.objectives import IGNORE_INDEX
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.reading import BlockReader
-from tests.convert.conftest import random_weights
+from tests.helpers.exported import random_weights
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
 from tests.helpers.weights import make_info
 

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.convert.conftest import write_tokenizer
+from tests.helpers.exported import write_tokenizer
 
 State = dict[str, Tensor]
 
