@@ -18,9 +18,9 @@ from modernbert_train.checkpoints.checkpoint import save_weights
 from modernbert_train.checkpoints.merging import mean, ties
 from modernbert_train.checkpoints.run_files import RECIPE_FILE
 from modernbert_train.checkpoints.source import WeightSource, open_weights
+from modernbert_train.common.files import new_folder
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.comparison import architecture_settings, changed_settings
-from modernbert_train.convert.folders import new_folder
 from modernbert_train.store.tokenizer import copy_tokenizer
 
 

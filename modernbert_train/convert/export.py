@@ -20,8 +20,9 @@ from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.hf.writing import write_hf_folder
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
+from modernbert_train.common.files import new_folder
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
-from modernbert_train.convert.folders import load_transformers_model, new_folder
+from modernbert_train.convert.folders import load_transformers_model
 from modernbert_train.convert.model_card import model_card
 from modernbert_train.convert.parity import ProbeResult, compare_logits, probe_batches
 from modernbert_train.store.published_tokenizer import PROBE_TEXTS, check_tokenizer, encoded, special_tokens

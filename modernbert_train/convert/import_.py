@@ -17,7 +17,7 @@ from modernbert_train.checkpoints.hf.folder import lacks_head
 from modernbert_train.checkpoints.hf.transformers_model import HiddenStates, load_masked_lm
 from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.source import WeightSource, build_encoder, open_hf_weights
-from modernbert_train.convert.folders import new_folder
+from modernbert_train.common.files import new_folder
 from modernbert_train.convert.parity import compare_logits, probe_batches
 from modernbert_train.store.tokenizer import copy_tokenizer
 
