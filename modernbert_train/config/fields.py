@@ -82,9 +82,9 @@ def may_be_auto(section: Any, key: str) -> bool:
     return isinstance(section, type) and key in AUTO_FIELDS.get(section, ())
 
 
-def expected_text(path: tuple[str, ...]) -> str:
-    """Return in words what the existing field at `path` accepts."""
-    expected: Any = Recipe
+def expected_text(path: tuple[str, ...], root: type = Recipe) -> str:
+    """Return in words what the existing field at `path` of `root` accepts."""
+    expected: Any = root
     for key in path:
         section, expected = strip_optional(expected), child_type(strip_optional(expected), key)
     return type_text(expected) + (f" or {AUTO}" if may_be_auto(section, path[-1]) else "")
@@ -101,15 +101,15 @@ def type_text(expected: Any) -> str:
     if origin is tuple:
         return f"a list of {len(args)} numbers"
     if origin is list:
-        return "a list of texts"
+        return "a list of whole numbers" if args == (int,) else "a list of texts"
     return "a section with keys of its own" if is_section(expected) else words[expected]
 
 
-def suggest_field(key: str, section: type) -> str:
+def suggest_field(key: str, section: type, root: type = Recipe) -> str:
     """Return a hint about an unknown `key` of a section, the end of an error message.
 
-    It is the most similar field of the section, otherwise the section that has a field of this name, otherwise all
-    fields of the section.
+    It is the most similar field of the section, otherwise the section of `root` that has a field of this name,
+    otherwise all fields of the section.
 
     Returns:
         Text that begins with a semicolon.
@@ -118,7 +118,7 @@ def suggest_field(key: str, section: type) -> str:
     near = did_you_mean(key, siblings)
     if near:
         return near
-    elsewhere = [path for path in _all_paths(Recipe, ()) if path.rsplit(".", 1)[-1] == key]
+    elsewhere = [path for path in _all_paths(root, ()) if path.rsplit(".", 1)[-1] == key]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"
     return f"; the fields of this section are {', '.join(siblings)}"

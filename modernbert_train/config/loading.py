@@ -87,23 +87,46 @@ def load_recipe(
     """
     path = Path(path)
     sources = read_sources(path, overrides or [], origin)
-    values = _resolve_interpolations(merge_sources(sources), path)
-    problems = list(_secrets(values, ()))  # before anything is read from a URL
-    if problems:
-        raise ValueError(list_problems(str(path), [_located(sources, *problem) for problem in problems]))
-    values = fill_in_sizes(_clean(values, Recipe, (), problems))
-    unparsed = {place for place, _ in problems}
-    problems += [problem for problem in _missing(values, Recipe, ()) if problem[0] not in unparsed]
-    structured = _to_structured(values, problems)
-    if problems:
-        found = [_located(sources, place, text) for place, text in _without_inherited(problems)]
-        raise ValueError(list_problems(str(path), list(map(without_breaks, found))))
-    recipe = _finished(OmegaConf.to_object(structured))  # type: ignore[arg-type]
-    recipe = fill_in_model(recipe, values, read_model)
+    values, filled = fill_dataclass(sources, Recipe, path, fill_in_sizes)
+    recipe = fill_in_model(_finished(filled), values, read_model)
     found = [*validate(recipe), *check_chosen_phase(recipe)]
     if found:
         raise ValueError(list_problems(str(path), list(map(without_breaks, found))))
     return keep_chosen_phase(recipe)
+
+
+def fill_dataclass(
+    sources: list[ConfigSource],
+    root: type,
+    path: Path,
+    fill_in: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values,
+) -> tuple[dict[str, Any], Any]:
+    """Fill a dataclass with merged sources whose keys it has.
+
+    Args:
+        sources: in ascending priority.
+        root: the dataclass.
+        path: the YAML file, for error messages.
+        fill_in: adds values that follow from others.
+
+    Returns:
+        The values that are set or filled in, under Python's names, and the dataclass.
+
+    Raises:
+        ValueError: An interpolation fails, a value has a secret or is of the wrong type, or a field is missing.
+    """
+    values = _resolve_interpolations(merge_sources(sources), path, root)
+    problems = list(_secrets(values, ()))  # before anything is read from a URL
+    if problems:
+        raise ValueError(list_problems(str(path), [_located(sources, *problem) for problem in problems]))
+    values = fill_in(_clean(values, root, (), problems, root))
+    unparsed = {place for place, _ in problems}
+    problems += [problem for problem in _missing(values, root, (), root) if problem[0] not in unparsed]
+    structured = _to_structured(values, problems, root)
+    if problems:
+        found = [_located(sources, place, text) for place, text in _without_inherited(problems)]
+        raise ValueError(list_problems(str(path), list(map(without_breaks, found))))
+    return values, OmegaConf.to_object(structured)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -121,16 +144,16 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _resolve_interpolations(values: dict[str, Any], path: Path) -> dict[str, Any]:
+def _resolve_interpolations(values: dict[str, Any], path: Path, root: type) -> dict[str, Any]:
     """Return the values with `${...}` replaced; it may name a field that is left out and has a default of its own."""
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(_with_defaults(values, Recipe)), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(_with_defaults(values, root)), resolve=True)
     except OmegaConfBaseException as error:
         place = without_breaks(getattr(error, "full_key", None) or "a value")
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{path}: {place} has an interpolation that fails: {reason}; name a field that the recipe sets, by all its "
-            "keys, such as ${model.hidden_size}"
+            f"{path}: {place} has an interpolation that fails: {reason}; name a field that is set, by all its keys, "
+            "such as ${model.hidden_size}, or ${oc.env:NAME} for a variable of the environment"
         ) from None
     return _written(resolved, values)
 
@@ -171,7 +194,9 @@ def _written(resolved: Any, values: Any) -> Any:
     return {key: _written(resolved[key], value) for key, value in values.items()}
 
 
-def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[Problem]) -> dict[str, Any]:
+def _clean(
+    values: dict[str, Any], section: Any, path: KeyPath, problems: list[Problem], root: type
+) -> dict[str, Any]:
     """Return the values of a section under Python's names, quantities parsed, without those that null removes.
 
     A value that cannot be parsed is left out and added to `problems`.
@@ -183,14 +208,14 @@ def _clean(values: dict[str, Any], section: Any, path: KeyPath, problems: list[P
             continue
         expected = strip_optional(child_type(section, key))
         if isinstance(value, dict) and is_section(expected):
-            value = _clean(value, expected, (*path, key), problems)
+            value = _clean(value, expected, (*path, key), problems, root)
         elif value == AUTO and may_be_auto(section, key):
             if section is ModelConfig:
                 continue  # as if it were left out
         elif value is not None:
             parser = None if has_named_entries else quantity_parser(key)
             try:
-                value = _parse(value, expected, (*path, key), parser)
+                value = _parse(value, expected, expected_text((*path, key), root), parser)
             except ValueError as error:
                 problems.append(((*path, key), f"is {_yaml_text(value)}, {error}"))
                 continue
@@ -211,17 +236,17 @@ def _is_inherited(section: Any, key: str) -> bool:
     return section is PhaseConfig and key in INHERITED_FIELDS
 
 
-def _parse(value: Any, expected: Any, path: KeyPath, parser: Callable[[object], int] | None) -> Any:
+def _parse(value: Any, expected: Any, in_words: str, parser: Callable[[object], int] | None) -> Any:
     """Parse a quantity, and reject values that OmegaConf's type check would let pass."""
     if expected is Device and value == "cuda":
         return "gpu"
     if value == MISSING or (isinstance(value, list) and MISSING in value):
-        raise ValueError(f"a placeholder to be filled in, expected {expected_text(path)}")
+        raise ValueError(f"a placeholder to be filled in, expected {in_words}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if (expected is bool and is_number) or (is_scalar(expected) and isinstance(value, dict | list)):
-        raise ValueError(f"expected {expected_text(path)}")
+        raise ValueError(f"expected {in_words}")
     if get_origin(expected) in (list, tuple) and not _is_flat_list(value):
-        raise ValueError(f"expected {expected_text(path)}")
+        raise ValueError(f"expected {in_words}")
     return value if parser is None else parser(value)
 
 
@@ -231,7 +256,7 @@ def _is_flat_list(value: Any) -> bool:
     )
 
 
-def _missing(values: Any, expected: Any, path: KeyPath) -> Iterator[Problem]:
+def _missing(values: Any, expected: Any, path: KeyPath, root: type) -> Iterator[Problem]:
     """Yield a problem for every field without a default that is not set."""
     expected = strip_optional(expected)
     if not is_section(expected) or not isinstance(values, dict):
@@ -239,21 +264,21 @@ def _missing(values: Any, expected: Any, path: KeyPath) -> Iterator[Problem]:
     if entry_type(expected) is None:
         for key in required_fields(expected):
             if values.get(key) is None:
-                yield (*path, key), f"is missing, expected {expected_text((*path, key))}"
+                yield (*path, key), f"is missing, expected {expected_text((*path, key), root)}"
     for key, value in values.items():
-        yield from _missing(value, child_type(expected, yaml_name(key)), (*path, key))
+        yield from _missing(value, child_type(expected, yaml_name(key)), (*path, key), root)
 
 
-def _to_structured(values: dict[str, Any], problems: list[Problem]) -> Any:
-    """Merge the values into the dataclasses, and add a problem for each value of the wrong type."""
+def _to_structured(values: dict[str, Any], problems: list[Problem], root: type) -> Any:
+    """Merge the values into the dataclass, and add a problem for each value of the wrong type."""
     try:
-        return OmegaConf.merge(OmegaConf.structured(Recipe), values)
+        return OmegaConf.merge(OmegaConf.structured(root), values)
     except OmegaConfBaseException:
         pass  # OmegaConf stops at the first error: check value by value to report all of them
     known = {place for place, _ in problems}
-    for path, value in _leaves(values, Recipe, ()):
+    for path, value in _leaves(values, root, ()):
         yaml_path = tuple(yaml_name(key) for key in path)
-        section, inside = _section_around(path)
+        section, inside = _section_around(path, root)
         nested: Any = value
         for key in reversed(inside):
             nested = {key: nested}
@@ -261,14 +286,16 @@ def _to_structured(values: dict[str, Any], problems: list[Problem]) -> Any:
             OmegaConf.merge(OmegaConf.structured(section), nested)
         except OmegaConfBaseException:
             if yaml_path not in known:
-                problems.append((yaml_path, f"is {_yaml_text(value)}, expected {expected_text(yaml_path)}"))
+                problems.append(
+                    (yaml_path, f"is {_yaml_text(value)}, expected {expected_text(yaml_path, root)}")
+                )
     assert problems
     return None
 
 
-def _section_around(path: KeyPath) -> tuple[type, KeyPath]:
+def _section_around(path: KeyPath, root: type) -> tuple[type, KeyPath]:
     """Return the innermost dataclass around a value, and the rest of its path. Checking a value in it takes no time."""
-    section: Any = Recipe
+    section: Any = root
     expected, inside = section, path
     for number, key in enumerate(path[:-1], start=1):
         expected = strip_optional(child_type(expected, yaml_name(key)))
@@ -288,11 +315,13 @@ def _leaves(values: Any, expected: Any, path: KeyPath) -> Iterator[tuple[KeyPath
 
 
 def _without_inherited(problems: list[Problem]) -> Iterator[Problem]:
-    """Drop problems of inherited values: only the phase that sets the value is reported."""
+    """Drop problems of inherited values: only the first phase, or task of a suite, with the value is reported."""
     seen = set()
     for place, text in problems:
         key = (place[-1], text)
-        inherited = place[0] == "phases" and place[2:3] and place[2] in INHERITED_FIELDS
+        inherited = (place[0] == "phases" and place[2:3] and place[2] in INHERITED_FIELDS) or place[
+            0
+        ] == "tasks"
         if not inherited or key not in seen:
             yield place, text
         if inherited:

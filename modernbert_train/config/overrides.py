@@ -62,7 +62,7 @@ def read_sources(path: Path, overrides: list[str], origin: str = COMMAND_LINE) -
         if keys == ["include"]:
             sources += read_file(Path(str(value)))
         else:
-            sources.append(ConfigSource(origin, _nest(keys, value), depth=len(keys)))
+            sources.append(ConfigSource(origin, nest(keys, value), depth=len(keys)))
     sources = [replace(source, values=spell_out_mixtures(source.values)) for source in sources]
     problems: list[str] = []
     for position, source in enumerate(sources):
@@ -75,12 +75,16 @@ def read_sources(path: Path, overrides: list[str], origin: str = COMMAND_LINE) -
     return [replace(source, values=_without_empty_sections(source.values, Recipe)) for source in sources]
 
 
-def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[ConfigSource]:
+RECIPE = "a recipe is a mapping of sections (name: ..., model: ...)"
+
+
+def read_file(name: Path, including: tuple[Path, ...] = (), expected: str = RECIPE) -> list[ConfigSource]:
     """Read a YAML file and the files under its `include`.
 
     Args:
         name: path of the file, relative to the folder of the file that includes it, or of a recipe in the package.
         including: the chain of files that include it, outermost first.
+        expected: what the file should contain, in words.
 
     Returns:
         The sources of its includes, then its own.
@@ -95,7 +99,7 @@ def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[ConfigSource
     if path.resolve() in [parent.resolve() for parent in including]:
         chain = " -> ".join(os.path.normpath(parent) for parent in (*including, path))
         raise ValueError(f"include cycle: {chain}; remove one of these includes")
-    values = read_mapping(path, f"{origin}{by}", "a recipe is a mapping of sections (name: ..., model: ...)")
+    values = read_mapping(path, f"{origin}{by}", expected)
     include = values.pop("include", [])
     include = [include] if isinstance(include, str) else include
     if not isinstance(include, list) or not all(isinstance(name, str) for name in include):
@@ -104,7 +108,7 @@ def read_file(name: Path, including: tuple[Path, ...] = ()) -> list[ConfigSource
         )
     sources = []
     for included in include:
-        sources += read_file(Path(included), (*including, path))
+        sources += read_file(Path(included), (*including, path), expected)
     return [*sources, ConfigSource(origin, values)]
 
 
@@ -189,14 +193,28 @@ def parse_override(text: str, origin: str = COMMAND_LINE) -> tuple[list[str], An
     return keys, parsed["value"]
 
 
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+def nest(keys: list[str], value: Any) -> dict[str, Any]:
+    """Return the mapping that an override stands for: `["a", "b"], 1` -> `{"a": {"b": 1}}`."""
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
 
 
-def unknown_keys(values: Any, expected: Any, path: tuple[str, ...]) -> Iterator[str]:
-    """Yield a problem for each key that the recipe does not have, and for each section that is not a mapping."""
+def unknown_keys(
+    values: Any, expected: Any, path: tuple[str, ...], root: type = Recipe, what: str = "a recipe"
+) -> Iterator[str]:
+    """Yield a problem for each key that does not exist, and for each section that is not a mapping.
+
+    Args:
+        values: of a section.
+        expected: the type of the section.
+        path: the keys that lead to it.
+        root: the type of the whole file.
+        what: the whole file, in words.
+
+    Yields:
+        The problem, without its file.
+    """
     expected = strip_optional(expected)
     if not is_section(expected) or values is None or (isinstance(values, str) and "${" in values):
         return
@@ -209,9 +227,9 @@ def unknown_keys(values: Any, expected: Any, path: tuple[str, ...]) -> Iterator[
         if not isinstance(key, str):
             yield f"{full_key}: the key {key!r} is not text; put it in quotes"
         elif entry_type(expected) is not None or key in section_fields(expected):
-            yield from unknown_keys(value, child_type(expected, key), (*path, key))
+            yield from unknown_keys(value, child_type(expected, key), (*path, key), root, what)
         else:
-            yield f"{full_key} is not a field of a recipe{suggest_field(key, expected)}"
+            yield f"{full_key} is not a field of {what}{suggest_field(key, expected, root)}"
 
 
 def _unknown_entries(source: ConfigSource, before: dict[str, Any]) -> Iterator[str]:

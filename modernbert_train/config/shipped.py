@@ -34,8 +34,13 @@ def find_yaml(name: str | Path, folder: Path = Path(), named_by: str = "") -> Pa
         raise ValueError(problem)
     if (_PACKAGE / name).is_file():
         return _PACKAGE / name
-    shipped = [found.relative_to(_PACKAGE).as_posix() for found in (_PACKAGE / _FOLDER).rglob("*.yaml")]
+    shipped = [found.relative_to(_PACKAGE).as_posix() for found in shipped_yamls(_FOLDER)]
     raise ValueError(
         f"{problem}, neither in {folder.absolute()} nor among the recipes of the package, "
         f"{_PACKAGE / _FOLDER}{did_you_mean(str(name), shipped)}"
     )
+
+
+def shipped_yamls(folder: str) -> list[Path]:
+    """Return the YAML files of the package below a folder, such as `yamls/evaluation`."""
+    return sorted((_PACKAGE / folder).rglob("*.yaml"))
