@@ -8,6 +8,7 @@ that does not set them itself.
 - Paths of files are relative to `folder`, which is the folder of the YAML file unless it is set.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,15 @@ Pooling = Literal["mean", "cls"]
 Keep = Literal["best", "last"]
 Engine = Literal["auto", "packed", "padded"]
 RateSchedule = Literal["linear", "constant"]
+
+
+# The class of a word that belongs to no span.
+OUTSIDE = "O"
+
+
+def have_spans(labels: Sequence[str]) -> bool:
+    """Check whether classes mark spans: `B-X` for the first word, `I-X` for those that follow, `O` outside."""
+    return OUTSIDE in labels and all(name == OUTSIDE or name.startswith(("B-", "I-")) for name in labels)
 
 
 @dataclass(frozen=True)
@@ -98,8 +108,8 @@ class TaskConfig:
     valid_rows: int | None = None
     # Fields of kind retrieval.
     retrieval: RetrievalConfig | None = None
-    # The score that decides which weights are best, and that stands in tables. auto: accuracy, spearman, span_f1 or
-    # ndcg@10, as the kind asks for.
+    # The score that decides which weights are best, and that stands in tables. auto: accuracy, spearman or ndcg@10, as
+    # the kind asks for; for tokens span_f1 if the labels are B-X, I-X and O, else accuracy.
     metric: Metric = "auto"
     # Name of the task of this suite from whose fine-tuned model this one starts; its classifier is new.
     start_from: str | None = None

@@ -34,7 +34,7 @@ from modernbert_train.config.quantities import (
 )
 from modernbert_train.config.shipped import find_yaml, shipped_yamls
 from modernbert_train.config.validation import NUM_SEEDS, RUN_NAME, RUN_NAME_RULE
-from modernbert_train.tasks.schema import SplitsConfig, Suite, SuiteConfig, Task, TaskConfig
+from modernbert_train.tasks.schema import SplitsConfig, Suite, SuiteConfig, Task, TaskConfig, have_spans
 
 _WHAT = "a suite"
 _EXPECTED = "a suite is a mapping with tasks (tasks: {sst2: {...}, ...})"
@@ -46,7 +46,7 @@ _FIRST = "glue"
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "macro_f1", "matthews"),
     "regression": ("spearman", "pearson"),
-    "tokens": ("span_f1", "accuracy", "macro_f1"),
+    "tokens": ("accuracy", "macro_f1", "span_f1"),
     "retrieval": ("ndcg@10",),
 }
 
@@ -260,7 +260,8 @@ def _root(folder: str, path: Path, sources: list[ConfigSource]) -> Path:
 def _task(name: str, config: TaskConfig, folder: Path) -> Task:
     values = {field.name: getattr(config, field.name) for field in fields(TaskConfig)}
     if config.metric == "auto":
-        values["metric"] = METRICS[config.kind][0]
+        has_spans = config.kind == "tokens" and have_spans(config.labels)
+        values["metric"] = "span_f1" if has_spans else METRICS[config.kind][0]
     if config.hub is not None and not config.splits.valid:
         values["splits"] = SplitsConfig(config.splits.train, {"validation": "validation"})
     return Task(name=name, folder=folder, **values)
@@ -282,6 +283,10 @@ def _problems(tasks: dict[str, Task], name: str) -> Iterator[str]:
         yield from _row_problems(task)
     if task.metric not in METRICS[task.kind]:
         yield f"metric is {task.metric}: for kind {task.kind} it is one of {', '.join(METRICS[task.kind])}"
+    elif task.metric == "f1" and len(task.labels) != 2:
+        yield f"metric is f1, which is that of the second of two classes; labels has {len(task.labels)}: use macro_f1"
+    elif task.metric == "span_f1" and not have_spans(task.labels):
+        yield "metric is span_f1, but labels are not O, B-X and I-X; use accuracy or macro_f1"
     yield from _start_problems(tasks, name)
     yield from check_positive(
         "", {"learning_rate": task.learning_rate, "eps": task.eps, "epochs": task.epochs}

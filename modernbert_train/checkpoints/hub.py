@@ -1,0 +1,46 @@
+"""Models by the name that a user gives: a path, or the name of a model on the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+from modernbert_train.common.text import one_line
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Configuration, tokenizers, and weights; not those of ONNX or TensorFlow.
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+def find_model(name: str | Path) -> Path:
+    """Return the path of a model.
+
+    Args:
+        name: A run folder, a checkpoint, a Hugging Face folder, or a model of the hub, such as
+            `answerdotai/ModernBERT-base`, which is downloaded into the cache of huggingface_hub.
+
+    Returns:
+        The path as it is, or the folder in the cache.
+
+    Raises:
+        ValueError: There is neither, or the hub cannot be reached.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if not _HUB_NAME.fullmatch(str(name)):
+        raise ValueError(
+            f"{name}: no such run folder, checkpoint or model; name a run folder, a step-*.pt file, a Hugging Face "
+            "folder, or a model of the Hugging Face hub as OWNER/NAME"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(str(name), allow_patterns=_FILES, ignore_patterns=["*/*"]))
+        if not list(folder.glob("*.safetensors")):
+            snapshot_download(str(name), allow_patterns=["pytorch_model*"], ignore_patterns=["*/*"])
+    except Exception as error:  # of the network, the hub or the cache
+        raise ValueError(
+            f"{name}: there is no such path, and the Hugging Face hub does not give a model of this name "
+            f"({one_line(error):.200}); on a machine with network, run `hf download {name} --local-dir FOLDER`, and "
+            "name that folder"
+        ) from None
+    return folder
