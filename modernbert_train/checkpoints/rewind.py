@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from modernbert_train.checkpoints.checkpoint import checkpoint_path, remove_leftovers, verify
-from modernbert_train.checkpoints.info import info_file
+from modernbert_train.checkpoints.info import info_file, read_info
 from modernbert_train.checkpoints.run_files import (
     CHECKPOINT_FOLDER,
     EVALUATION_FILE,
@@ -18,6 +18,7 @@ from modernbert_train.checkpoints.run_files import (
     move_after,
     unused,
 )
+from modernbert_train.common.text import format_table
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,7 @@ def rewind(run: Path, step: int) -> str:
     Raises:
         ValueError: There is no checkpoint of this step to resume from.
     """
-    checkpoints = {step_of(path): path for path in list_checkpoints(run)}
-    if not checkpoints:
-        raise ValueError(f"{run}: no checkpoint in it; name the folder of a run that has saved one")
+    checkpoints = _checkpoints(run)
     if step not in checkpoints:
         raise ValueError(
             f"--step is {step}, but {run} has no checkpoint of it; it has {', '.join(map(str, checkpoints))}"
@@ -64,6 +63,28 @@ def rewind(run: Path, step: int) -> str:
         return f"{run} is at step {step} already"
     moved = f"{len(later)} later checkpoint{'' if len(later) == 1 else 's'} and {num_lines} lines of metrics"
     return f"{run} resumes after step {step}; {moved} were moved to {aside}"
+
+
+def list_steps(run: Path) -> str:
+    """Return a table of the checkpoints that `rewind` can go back to.
+
+    Raises:
+        ValueError: There are none.
+    """
+    checkpoints = _checkpoints(run)
+    infos = {step: read_info(path) for step, path in checkpoints.items()}
+    rows = [
+        (f"{step:,}", f"{info.tokens:,}", info.phase) for step, info in infos.items() if not info.weights_only
+    ]
+    return format_table(("step", "tokens", "phase"), rows)
+
+
+def _checkpoints(run: Path) -> dict[int, Path]:
+    """Return step -> checkpoint, in the order of the steps."""
+    checkpoints = {step_of(path): path for path in list_checkpoints(run)}
+    if not checkpoints:
+        raise ValueError(f"{run}: no checkpoint in it; name the folder of a run that has saved one")
+    return checkpoints
 
 
 def start_over(run: Path) -> None:

@@ -62,13 +62,16 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_rewind(options: argparse.Namespace) -> int:
-    """Go back to an earlier checkpoint of a run."""
+    """Go back to an earlier checkpoint of a run, or list them."""
     run = Path(options.run_folder)
     if not run.is_dir():
         raise ValueError(f"{run}: no such run folder")
-    from modernbert_train.checkpoints.rewind import rewind
+    from modernbert_train.checkpoints.rewind import list_steps, rewind
     from modernbert_train.training.distributed.run_lock import only_run_in
 
+    if options.step is None:
+        print(list_steps(run))
+        return 0
     with only_run_in(run):
         print(rewind(run, options.step))
     return 0

@@ -224,12 +224,13 @@ def _add_rewind(subparsers: Subparsers) -> None:
         commands.run_rewind,
         "go back to an earlier checkpoint of a run, from which `train` then resumes; what came after it is kept",
         """
+        modernbert rewind runs/base
         modernbert rewind runs/base --step 12000
         """,
     )
     command.add_argument("run_folder", help="folder of the run, which must not be training")
     command.add_argument(
-        "--step", type=int, required=True, metavar="N", help="the step of the checkpoint, as in its file name"
+        "--step", type=int, metavar="N", help="the step of the checkpoint (default: list the checkpoints)"
     )
 
 

@@ -48,6 +48,14 @@ def test_what_came_after_the_step_is_moved_aside(run, capsys):
     assert not (run / "run.lock").exists()
 
 
+def test_without_a_step_the_checkpoints_are_listed(run, capsys):
+    before = sorted(run.rglob("*"))
+    assert main(["rewind", str(run)]) == 0
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["4", "8", "12"]
+    assert sorted(run.rglob("*")) == before
+
+
 def test_a_second_time(run, capsys):
     assert main(["rewind", str(run), "--step", "4"]) == 0
     assert main(["rewind", str(run), "--step", "4"]) == 0
