@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,11 +118,12 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluate a model on held-out text."""
-    model = no_recipe(options.model)
-    from modernbert_train.evaluation.masked_lm import evaluate
+    """Evaluate models on held-out text."""
+    models = [no_recipe(path) for path in options.models]
+    from modernbert_train.evaluation.command import EvaluateOptions, evaluate
 
-    print(evaluate(model, options.recipe))
+    names = [field.name for field in fields(EvaluateOptions)]
+    print(evaluate(models, EvaluateOptions(**{name: getattr(options, name) for name in names})))
     return 0
 
 

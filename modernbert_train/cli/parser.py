@@ -341,16 +341,90 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         subparsers,
         "evaluate",
         commands.run_evaluate,
-        "print held-out loss and accuracy for each source, beside a unigram baseline",
+        "print held-out loss and accuracy for each source, beside a unigram baseline; of several models in one table",
         """
         modernbert evaluate runs/quickstart
         modernbert evaluate path/to/ModernBERT-base --recipe my/recipe.yaml
+        modernbert evaluate runs/extended runs/twin --lengths --picture positions.png
+        modernbert evaluate runs/base path/to/bert --text web='/data/web/*.jsonl.gz' --bits-per-byte
         """,
     )
     command.add_argument(
-        "model", help="a run folder, a checkpoint or a Hugging Face folder, such as a published model"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="a run folder, a checkpoint or a Hugging Face folder, such as a published model",
     )
-    command.add_argument("--recipe", help="recipe that names the data (default: that of the run)")
+    command.add_argument(
+        "--recipe", help="recipe that names the stores of text (default: that of the first run)"
+    )
+    command.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="files of raw text in place of stores, tokenized by each model's own tokenizer; repeatable",
+    )
+    command.add_argument(
+        "--text-field", metavar="NAME", help="with --text: field of the text (default: text)"
+    )
+    command.add_argument(
+        "--max-documents",
+        type=_positive_int,
+        metavar="N",
+        help="with --text: documents of each source to read (default: 500)",
+    )
+    command.add_argument(
+        "--max-tokens",
+        type=_tokens,
+        metavar="N",
+        help="tokens of each source of a store, such as 2M (default: evaluation.max_rows of the recipe)",
+    )
+    command.add_argument(
+        "--context-tokens",
+        type=_tokens,
+        metavar="N",
+        help="length at which documents are cut (default: the shortest context of the models and the recipe; with "
+        "--lengths: the longest of the models, up to 8,192)",
+    )
+    command.add_argument(
+        "--lengths",
+        action="store_true",
+        help="also print the scores by position in the document and by its length; of two models with different "
+        "contexts also what the first gains from the longer context beyond the second",
+    )
+    command.add_argument(
+        "--beyond",
+        type=_tokens,
+        metavar="N",
+        help="with --lengths and two models: compare them beyond position N (default: the shorter context)",
+    )
+    command.add_argument("--picture", metavar="FILE", help="with --lengths: draw the loss by position (PNG)")
+    command.add_argument(
+        "--bits-per-byte",
+        action="store_true",
+        help="with --text: score whole words in bits per byte, which compares models of different tokenizers",
+    )
+    _add_device(command)
+    command.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, gpu, or cuda:N for GPU number N (default: a GPU if there is one)",
+    )
+
+
+def _tokens(text: str) -> int:
+    from modernbert_train.config.quantities import parse_tokens
+
+    try:
+        return _positive_int(str(parse_tokens(text)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: {error}") from None
 
 
 def _add_export(subparsers: Subparsers) -> None:

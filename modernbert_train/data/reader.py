@@ -126,6 +126,14 @@ class SequenceReader:
 
 
 def evaluation_batches(
+    source: str, inputs: Inputs, objective: Objective, **rows: int
+) -> Iterator[MicroBatch]:
+    """Yield held-out rows of a source; see `evaluation_rows`."""
+    for batch, _ in evaluation_rows(source, inputs, objective, **rows):
+        yield batch
+
+
+def evaluation_rows(
     source: str,
     inputs: Inputs,
     objective: Objective,
@@ -135,7 +143,7 @@ def evaluation_batches(
     max_rows: int,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[MicroBatch]:
+) -> Iterator[tuple[MicroBatch, Int64]]:
     """Yield held-out rows of a source with targets that depend on (source, row) alone.
 
     Args:
@@ -149,11 +157,12 @@ def evaluation_batches(
         world_size: Number of ranks.
 
     Yields:
-        Micro-batches of one row.
+        Micro-batches of one row, and the number of the document of each of its pieces.
     """
     split = inputs.valid[source]
     shuffle_block = evaluation_shuffle_block(source, split, context_tokens, row_tokens, max_rows)
     reader = ShuffleBlockReader(shuffle_block, {source: split}, inputs)
     for index in range(rank, min(shuffle_block.num_rows, max_rows), world_size):
         row = objective.label(reader.row(index), inputs.masking, ("evaluation", source, index))
-        yield micro_batches(collate([row], context_tokens), rows=1, pad_id=inputs.tokenizer.pad_id)[0]
+        batch = micro_batches(collate([row], context_tokens), rows=1, pad_id=inputs.tokenizer.pad_id)[0]
+        yield batch, shuffle_block.piece_document[shuffle_block.pieces(index)]

@@ -1,57 +1,44 @@
-"""Loss and accuracy of each source on held-out text, beside the unigram baseline.
+"""Loss and accuracy of each source on held-out text, beside the unigram baseline, by position and length on request.
 
-The masks are fixed, so models that are evaluated with the same recipe predict the same tokens. Runs and checkpoints are
+The masks are fixed, so models that are evaluated on the same text predict the same tokens. Runs and checkpoints are
 computed by our encoder on packed rows; a Hugging Face folder of any masked-LM model by Transformers on the same
 documents, padded, so its scores also check the export. A checkpoint that was last trained with objective clm predicts
 next tokens instead of masked ones.
 """
 
-import dataclasses
-import json
+from __future__ import annotations
+
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder, transformer_folder
-from modernbert_train.checkpoints.run_files import EVALUATION_FILE, RECIPE_FILE
-from modernbert_train.checkpoints.source import WeightSource, open_weights
-from modernbert_train.common.files import write_atomically
-from modernbert_train.common.text import format_table
+from modernbert_train.checkpoints.run_files import RECIPE_FILE
+from modernbert_train.common.types import Int64
 from modernbert_train.config import Recipe, load_recipe
 from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.data.batch import MicroBatch
-from modernbert_train.data.inputs import Inputs, open_inputs
-from modernbert_train.data.reader import evaluation_batches
-from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
-from modernbert_train.evaluation.unigram import UnigramScore, count_tokens, score_unigram
-from modernbert_train.objectives import IGNORE_INDEX, OBJECTIVES, build_objective
-from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
+from modernbert_train.evaluation.held_out import HeldOutText, StoreText, TokenizedText
+from modernbert_train.evaluation.models import EvaluatedModel, check_one_objective, find_device, open_model
+from modernbert_train.evaluation.scorers import Scorer, TargetScores
+from modernbert_train.evaluation.targets import EDGES, Mean, Targets, mean_over_documents
+from modernbert_train.evaluation.unigram import UnigramScore, score_unigram
+from modernbert_train.objectives import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = (
-    "unigram loss, baseline accuracy: those of a model that only knows how frequent tokens are; x baseline: accuracy / "
-    "baseline accuracy"
-)
-_GUESSED = (
-    "as bad as guessing among all tokens: these weights look untrained, or do not belong to this tokenizer"
-)
-_WORSE = (
-    "worse than the unigram baseline, which only knows how frequent tokens are: the model has trained too little, its "
-    "learning rate is wrong, or this text is unlike what it was trained on"
-)
+# exp of more is no number of interest, and too large for a float at 710.
+_LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
 class SourceScore:
-    """Scores of one source's held-out text. Losses in nats per target."""
+    """Scores of one model on the held-out text of one source. Losses in nats per target."""
 
     source: str
     # With [CLS] and [SEP].
@@ -63,11 +50,22 @@ class SourceScore:
     # Tokens to choose from.
     num_ids: int
     objective: ObjectiveName = "mlm"
+    model: str = ""
+    # Standard errors over documents; NaN for a single document.
+    loss_error: float = math.nan
+    accuracy_error: float = math.nan
+    # The scores of the single targets.
+    targets: Targets | None = field(default=None, compare=False, repr=False)
 
     @property
     def gain(self) -> float:
         """Nats per target below the unigram loss."""
         return self.unigram.loss - self.loss
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the loss."""
+        return math.exp(min(self.loss, _LARGEST_EXPONENT))
 
     @property
     def is_guessed(self) -> bool:
@@ -79,51 +77,10 @@ class SourceScore:
         """Accuracy divided by the baseline's; infinite if that is 0."""
         return self.accuracy / self.unigram.accuracy if self.unigram.accuracy > 0 else float("inf")
 
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model to evaluate."""
-
-    scorer: Scorer
-    tokenizer: TokenizerInfo
-    # The longest document it was trained on.
-    context_tokens: int
-    # The objective it was last trained with.
-    objective: ObjectiveName = "mlm"
-
-
-def evaluate(target: str | Path, recipe_path: str | Path | None = None) -> str:
-    """Return the scores of `evaluate_masked_lm` as a text table.
-
-    Those of a run, on the text of its own recipe, are also written to its evaluation.json, for the model card.
-    """
-    recipe = None if recipe_path is None else load_recipe(recipe_path)
-    scores = evaluate_masked_lm(target, recipe)
-    if recipe is None and not is_hf_folder(transformer_folder(Path(target))):
-        _write_scores(open_weights(target), scores)
-    return format_scores(scores)
-
-
-def _write_scores(source: WeightSource, scores: list[SourceScore]) -> None:
-    record = {
-        "step": source.info.step,
-        "sha256": source.info.sha256,
-        "objective": source.info.objective,
-        "eval": {
-            score.source: {
-                "loss": score.loss,
-                "accuracy": score.accuracy,
-                "unigram_loss": score.unigram.loss,
-                "unigram_accuracy": score.unigram.accuracy,
-            }
-            for score in scores
-        },
-    }
-    file = source.folder / EVALUATION_FILE
-    try:
-        write_atomically(file, json.dumps(record, indent=1) + "\n")
-    except OSError as error:
-        log.warning("%s cannot be written, so a model card will lack the unigram baseline: %s", file, error)
+    @property
+    def mean_loss(self) -> Mean:
+        """The loss with its standard error."""
+        return Mean(self.loss, self.loss_error)
 
 
 def evaluate_masked_lm(
@@ -134,7 +91,7 @@ def evaluate_masked_lm(
     Args:
         target: A run folder, a `.pt` file or a Hugging Face folder.
         recipe: Determines the text, its amount and the mask rate. None: the recipe stored with the run.
-        device: "auto", "gpu" or "cpu".
+        device: See `find_device`.
         progress_bar: Whether to show one, where the output is a terminal.
 
     Returns:
@@ -143,126 +100,179 @@ def evaluate_masked_lm(
     Raises:
         ValueError: There is no model, no recipe or nothing to predict, or the store has another tokenizer.
     """
-    target = transformer_folder(Path(target))
-    source = None if is_hf_folder(target) else open_weights(target)
-    recipe = recipe or _recipe_in(target if source is None else source.folder)
-    model = _open(target, source, torch.device(_device(device)))
-    # The text must have been tokenized with the model's own tokenizer, whichever copy of it the recipe names.
-    data = dataclasses.replace(recipe.data, tokenizer=str(model.tokenizer.path))
-    inputs = open_inputs(dataclasses.replace(recipe, data=data))
-    for name in inputs.train.keys() - inputs.valid.keys():
-        log.warning("%s has no held-out text in its store and is skipped", name)
-    if not inputs.valid:
-        raise ValueError(
-            f"{target}: no source of {recipe.name} has held-out text; tokenize with --valid-fraction above 0"
+    model = open_model(target)
+    text = StoreText(recipe or own_recipe(model.folder))
+    with closing(text):
+        return score_models(
+            [model],
+            text,
+            choose_context([model], text.context_tokens),
+            device=device,
+            progress_bar=progress_bar,
         )
-    with closing(inputs.reader):
-        found = {name: score_source(name, inputs, model, recipe, progress_bar) for name in inputs.valid}
-    scores = [score for score in found.values() if score is not None]
-    empty = [name for name, score in found.items() if score is None]
-    if not scores:
-        raise ValueError(
-            f"{', '.join(empty)}: no token of the held-out text was chosen for prediction; raise "
-            "evaluation.max_rows or evaluation.mask_rate, or hold out text that the tokenizer knows (not [UNK])"
-        )
-    for name in empty:
-        log.warning("%s is skipped: no token of its held-out text was chosen for prediction", name)
+
+
+def choose_context(
+    models: Sequence[EvaluatedModel],
+    of_recipe: int | None = None,
+    *,
+    wanted: int | None = None,
+    longest: bool = False,
+) -> int:
+    """Return the length at which documents are cut: one for all models, so that they read the same text.
+
+    Args:
+        models: To evaluate.
+        of_recipe: The context length of the recipe; None for raw text.
+        wanted: What the user asks for, if anything.
+        longest: Whether the default is the longest context of a model, up to the last bucket of positions, and not the
+            shortest of models and recipe.
+
+    Returns:
+        Most tokens of a document, with [CLS] and [SEP]; none of the models can read less.
+    """
+    trained = [model.context_tokens for model in models]
+    if wanted is None:
+        shortest = min([*trained, *([] if of_recipe is None else [of_recipe])])
+        wanted = min(max(trained), EDGES[-1]) if longest else shortest
+    limited = [model for model in models if model.most_tokens is not None and model.most_tokens < wanted]
+    if not limited:
+        return wanted
+    shortest_model = min(limited, key=lambda model: model.most_tokens or wanted)
+    assert shortest_model.most_tokens is not None
+    log.warning(
+        "documents are cut at %s tokens instead of %s: %s has no more positions",
+        f"{shortest_model.most_tokens:,}",
+        f"{wanted:,}",
+        shortest_model.name,
+    )
+    return shortest_model.most_tokens
+
+
+def score_models(
+    models: Sequence[EvaluatedModel],
+    text: HeldOutText,
+    context_tokens: int,
+    *,
+    device: str = "auto",
+    progress_bar: bool = True,
+) -> list[SourceScore]:
+    """Score models on each source of a text.
+
+    Args:
+        models: All with one objective.
+        text: What to read.
+        context_tokens: Most tokens of a piece.
+        device: See `find_device`.
+        progress_bar: Whether to show one, where the output is a terminal.
+
+    Returns:
+        The scores, model by model. Sources in which a model has nothing to predict are left out, with a warning.
+
+    Raises:
+        ValueError: A model has nothing to predict at all, or the text does not fit its tokenizer.
+    """
+    check_one_objective(models)
+    where = find_device(device)
+    scores = []
+    for model in models:
+        read = text.read(model.tokenizer, progress_bar)
+        if not read.sources:
+            assert isinstance(text, StoreText)
+            raise ValueError(
+                f"{model.name}: no source of {text.recipe.name} has held-out text; tokenize with --valid-fraction "
+                "above 0"
+            )
+        scorer = model.scorer(where)
+        found = {
+            source: score_source(source, read, model, scorer, context_tokens, progress_bar)
+            for source in read.sources
+        }
+        empty = [source for source, score in found.items() if score is None]
+        if len(empty) == len(found):
+            raise ValueError(
+                f"{', '.join(empty)}: no token of the held-out text was chosen for prediction; raise "
+                "evaluation.max_rows or evaluation.mask_rate, or name text that the tokenizer knows (not [UNK])"
+            )
+        for source in empty:
+            log.warning("%s is skipped: no token of its held-out text was chosen for prediction", source)
+        scores += [score for score in found.values() if score is not None]
     return scores
 
 
 def score_source(
-    source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe, progress_bar: bool
+    source: str,
+    text: TokenizedText,
+    model: EvaluatedModel,
+    scorer: Scorer,
+    context_tokens: int,
+    progress_bar: bool,
 ) -> SourceScore | None:
-    """Score a model on a source's held-out text, and the training text's token frequencies on the same targets.
+    """Score a model on a source, and the frequencies of tokens on the same targets.
 
     Returns:
         Both scores; None if there is nothing to predict.
     """
-    loss_sum, num_correct, num_tokens = 0.0, 0, 0
-    labels = []
-    batches = _batches(source, inputs, model, recipe)
-    for batch in tqdm(batches, desc=source, unit="row", leave=False, disable=None if progress_bar else True):
-        batch_loss, batch_correct = model.scorer(batch)
-        loss_sum, num_correct, num_tokens = (
-            loss_sum + batch_loss,
-            num_correct + batch_correct,
-            num_tokens + batch["num_tokens"],
-        )
-        labels.append(batch["labels"][batch["labels"] != IGNORE_INDEX].numpy())
-    targets = np.concatenate(labels) if labels else np.empty(0, dtype=np.int64)
-    if len(targets) == 0:
+    num_tokens, parts = 0, []
+    rows = text.rows(source, model.objective, context_tokens)
+    for batch, documents in tqdm(
+        rows, desc=source, unit="row", leave=False, disable=None if progress_bar else True
+    ):
+        num_tokens += batch["num_tokens"]
+        parts.append(_targets(batch, documents, scorer(batch)))
+    if not parts or not len(targets := Targets.join(parts)):
         return None
-    counts = count_tokens(source, inputs.train[source], inputs.reader, model.tokenizer.num_ids, progress_bar)
-    # Stores have no [SEP], and it is never masked. As a next token, it counts as often as it is a target.
-    num_ends = int((targets == model.tokenizer.sep_id).sum())
+    counts = text.count(source, model.tokenizer.num_ids, progress_bar)
+    # No text has [SEP], and it is never masked. As a next token, it counts as often as it is a target.
+    num_ends = int((targets.label == model.tokenizer.sep_id).sum())
     counts[model.tokenizer.sep_id] += counts.sum() * num_ends // max(1, len(targets) - num_ends)
+    loss = mean_over_documents(targets.loss, targets.document)
+    accuracy = mean_over_documents(targets.hit, targets.document)
     return SourceScore(
         source=source,
         num_tokens=num_tokens,
         num_targets=len(targets),
-        loss=loss_sum / len(targets),
-        accuracy=num_correct / len(targets),
-        unigram=score_unigram(counts, targets),
+        loss=loss.value,
+        accuracy=accuracy.value,
+        unigram=score_unigram(counts, targets.label),
         num_ids=model.tokenizer.num_ids,
         objective=model.objective,
+        model=model.name,
+        loss_error=loss.error,
+        accuracy_error=accuracy.error,
+        targets=targets,
     )
 
 
-def format_scores(scores: list[SourceScore]) -> str:
-    """Return the scores as a text table, what its columns mean, and which sources are worse than the baseline."""
-    predicted = OBJECTIVES[scores[0].objective].title
-    columns = (
-        "source", "tokens", predicted,
-        "loss", "unigram loss", "gain (nats)",
-        "accuracy", "baseline accuracy", "x baseline",
-    )  # fmt: skip
-    rows = [
-        (
-            s.source, f"{s.num_tokens:,}", f"{s.num_targets:,}",
-            f"{s.loss:.3f}", f"{s.unigram.loss:.3f}", f"{s.gain:.3f}",
-            f"{s.accuracy:.1%}", f"{s.unigram.accuracy:.1%}", f"{s.accuracy_ratio:.1f}",
-        )
-        for s in scores
-    ]  # fmt: skip
-    lines = [format_table(columns, rows), "", _COLUMNS]
-    if guessed := [score.source for score in scores if score.is_guessed]:
-        lines.append(f"{', '.join(guessed)}: {_GUESSED}")
-    if worse := [score.source for score in scores if score.gain < 0 and not score.is_guessed]:
-        lines.append(f"{', '.join(worse)}: {_WORSE}")
-    return "\n".join(lines)
-
-
-def _batches(source: str, inputs: Inputs, model: ScoredModel, recipe: Recipe) -> Iterator[MicroBatch]:
-    """Yield rows as in the last phase, so that all checkpoints of a run and its exports have the same targets."""
-    phase = list(recipe.phases.values())[-1]
-    return evaluation_batches(
-        source,
-        inputs,
-        build_objective(model.objective, recipe.evaluation),
-        context_tokens=min(phase.context_tokens, model.context_tokens),
-        row_tokens=phase.row_tokens,
-        max_rows=recipe.evaluation.max_rows,
+def _targets(batch: MicroBatch, documents: Int64, scores: TargetScores) -> Targets:
+    """Return the targets of a row; its first pieces are those of `documents`, and no target is in the padding."""
+    real = (batch["labels"] != IGNORE_INDEX).numpy()
+    positions = batch["target_positions"].numpy()[real]
+    ends = batch["cu_seqlens"].numpy().astype(np.int64)
+    piece = np.searchsorted(ends, positions, side="right") - 1
+    return Targets(
+        loss=scores.losses,
+        hit=scores.hits,
+        label=batch["labels"].numpy()[real],
+        document=documents[piece],
+        position=positions - ends[piece] + 1,
+        length=np.diff(ends)[piece],
     )
 
 
-def _open(target: Path, source: WeightSource | None, device: torch.device) -> ScoredModel:
-    if source is None:
-        scorer = transformers_scorer(target, device)
-        return ScoredModel(scorer, load_tokenizer_info(target), context_tokens(target))
-    scorer = our_scorer(source.info, source.read(), device)
-    return ScoredModel(scorer, source.tokenizer(), source.info.context_tokens, source.info.objective)
+def own_recipe(folder: Path) -> Recipe:
+    """Load the recipe of a run folder.
 
+    Returns:
+        The recipe, with which the run was trained.
 
-def _recipe_in(folder: Path) -> Recipe:
+    Raises:
+        ValueError: It has none, as a Hugging Face folder.
+    """
     file = folder / RECIPE_FILE
     if not file.is_file():
         raise ValueError(
-            f"{folder}: no recipe.yaml in it, so the text to evaluate on is unknown; name one (--recipe RECIPE.yaml)"
+            f"{folder}: no recipe.yaml in it, so the text to evaluate on is unknown; name one (--recipe RECIPE.yaml) "
+            "or files of text (--text NAME=PATTERN)"
         )
     return load_recipe(file)
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if device == "gpu" else device

@@ -1,8 +1,10 @@
 import dataclasses
 import json
 import math
+import re
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from modernbert_train.config import (
     dump_recipe,
 )
 from modernbert_train.convert.export import export_checkpoint
-from modernbert_train.evaluation.masked_lm import SourceScore, evaluate, evaluate_masked_lm, format_scores
+from modernbert_train.evaluation.command import EvaluateOptions, evaluate
+from modernbert_train.evaluation.masked_lm import SourceScore, evaluate_masked_lm
 from modernbert_train.evaluation.scorers import padded_batches
+from modernbert_train.evaluation.tables import format_scores
 from modernbert_train.evaluation.unigram import UnigramScore, count_tokens
 from modernbert_train.objectives import IGNORE_INDEX
 from modernbert_train.store.manifest import TokenizerInfo, load_tokenizer_info
@@ -141,22 +145,24 @@ def test_a_run_its_checkpoint_and_its_export_score_the_same(
     )
     of_export = evaluate_masked_lm(exported, recipe, progress_bar=False, device="cpu")
 
-    assert of_run == of_checkpoint
+    assert of_run == [dataclasses.replace(score, model=str(run)) for score in of_checkpoint]
     assert [score.source for score in of_run] == ["web", "code"]
     assert "tiny has no held-out text in its store and is skipped" in caplog.text
     for ours, theirs in zip(of_run, of_export, strict=True):
         assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
-        assert dataclasses.replace(theirs, loss=ours.loss) == ours
+        assert theirs.loss_error == pytest.approx(ours.loss_error, rel=1e-5)
+        same = {"loss": ours.loss, "loss_error": ours.loss_error, "model": ours.model}
+        assert dataclasses.replace(theirs, **same) == ours
         assert ours.num_tokens > 1_000
         assert ours.num_targets == pytest.approx(0.15 * ours.num_tokens, rel=0.1)
 
 
 def test_evaluate_makes_the_table(tmp_path: Path, recipe: Recipe) -> None:
     run = write_run(tmp_path / "run", recipe, random_weights(MODEL))
-    table = evaluate(run)
+    table = evaluate([run])
     assert table == format_scores(evaluate_masked_lm(run))
     (run / "evaluation.json").rename(tmp_path / "written.json")
-    assert table == evaluate(run, run / "recipe.yaml")
+    assert table == evaluate([run], EvaluateOptions(recipe=str(run / "recipe.yaml")))
     assert not (run / "evaluation.json").exists(), "another recipe may have other text"
 
     written = (tmp_path / "written.json").read_text()
@@ -180,25 +186,33 @@ def test_padded_batches_hold_every_masked_document(monkeypatch: pytest.MonkeyPat
     found = [[tensor.tolist() for tensor in padded] for padded in padded_batches(batch)]  # type: ignore[arg-type]
     none = IGNORE_INDEX
     assert found == [
-        [[[1, 9, 2], [1, 6, 2]], [[1, 1, 1], [1, 1, 1]], [[none, 19, none], [none, 16, none]]],
-        [[[1, 7, 8, 2]], [[1, 1, 1, 1]], [[none, none, 18, none]]],
+        [[[1, 9, 2], [1, 6, 2]], [[1, 1, 1], [1, 1, 1]], [[none, 0, none], [none, 2, none]]],
+        [[[1, 7, 8, 2]], [[1, 1, 1, 1]], [[none, none, 1, none]]],
     ]
 
 
 def test_table() -> None:
     scores = [
-        SourceScore("web", 1_000_000, 150_000, 3.0, 0.4, UnigramScore(7.25, 0.05), 4_000),
+        SourceScore(
+            "web", 1_000_000, 150_000, 3.0, 0.4, UnigramScore(7.25, 0.05), 4_000,
+            loss_error=0.0125, accuracy_error=0.0031,
+        ),
         SourceScore("code", 2_000, 300, 2.0, 0.5, UnigramScore(6.5, 0.0), 4_000),
-    ]
-    assert format_scores(scores).splitlines() == [
-        "source     tokens   masked   loss  unigram loss  gain (nats)  accuracy  baseline accuracy  x baseline",
-        "------  ---------  -------  -----  ------------  -----------  --------  -----------------  ----------",
-        "web     1,000,000  150,000  3.000         7.250        4.250     40.0%               5.0%         8.0",
-        "code        2,000      300  2.000         6.500        4.500     50.0%               0.0%         inf",
-        "",
-        "unigram loss, baseline accuracy: those of a model that only knows how frequent tokens are; "
-        "x baseline: accuracy / baseline accuracy",
-    ]
+    ]  # fmt: skip
+    assert [re.split(" {2,}", line) for line in format_scores(scores).splitlines()] == [
+        ["source", "tokens", "masked", "loss", "unigram loss", "gain (nats)", "perplexity", "accuracy",
+         "baseline accuracy", "x baseline"],
+        [ANY] * 10,
+        ["web", "1,000,000", "150,000", "3.000 ± 0.013", "7.250", "4.250", "20.1", "40.0% ± 0.3", "5.0%", "8.0"],
+        ["code", "2,000", "300", "2.000", "6.500", "4.500", "7.4", "50.0%", "0.0%", "inf"],
+        [""],
+        ["unigram loss, baseline accuracy: those of a model that only knows how frequent tokens are; "
+         "x baseline: accuracy / baseline accuracy; ±: standard error over documents"],
+    ]  # fmt: skip
+    twice = [dataclasses.replace(score, model=model) for model in ("a", "b") for score in scores]
+    rows = [re.split(" {2,}", line)[:2] for line in format_scores(twice).splitlines()]
+    assert rows[0] == ["source", "model"]
+    assert rows[2:6] == [["web", "a"], ["web", "b"], ["code", "a"], ["code", "b"]]
     worse = [dataclasses.replace(score, loss=7.3) for score in scores]
     assert "\nweb, code: worse than the unigram baseline" in format_scores(worse)
     assert "\ncode: worse than the unigram baseline" in format_scores([scores[0], worse[1]])

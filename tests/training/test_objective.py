@@ -11,7 +11,8 @@ from modernbert_train.checkpoints.info import read_info
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
-from modernbert_train.evaluation.masked_lm import evaluate_masked_lm, format_scores
+from modernbert_train.evaluation.masked_lm import evaluate_masked_lm
+from modernbert_train.evaluation.tables import format_scores
 from modernbert_train.training.train import train
 from tests.helpers.kill import assert_same_run
 from tests.training.test_phases import phase_end, steps_of

@@ -142,9 +142,7 @@ def context_tokens(folder: Path, max_position_embeddings: int | None = None) -> 
         ValueError: Neither file has a limit, or one that is not a number.
     """
     if max_position_embeddings is None:
-        content = _object(folder / CONFIG_FILE)
-        if (stored := _limit(content, "max_position_embeddings", folder / CONFIG_FILE)) is not None:
-            max_position_embeddings = int(stored) - first_position(content)
+        max_position_embeddings = most_positions(folder)
     file = folder / "tokenizer_config.json"
     limits: list[float | None] = [max_position_embeddings]
     limits += [_limit(_object(file), "model_max_length", file)] if file.is_file() else []
@@ -154,6 +152,13 @@ def context_tokens(folder: Path, max_position_embeddings: int | None = None) -> 
             f"{folder}: config.json has no max_position_embeddings; add the longest input of the model"
         )
     return int(min(known))
+
+
+def most_positions(folder: Path) -> int | None:
+    """Return the number of positions that config.json gives a model; None if it gives none."""
+    content = _object(folder / CONFIG_FILE)
+    stored = _limit(content, "max_position_embeddings", folder / CONFIG_FILE)
+    return None if stored is None else int(stored) - first_position(content)
 
 
 def _object(file: Path) -> dict[str, Any]:
