@@ -133,7 +133,14 @@ def run_export(options: argparse.Namespace) -> int:
     checkpoint = no_recipe(options.checkpoint)
     from modernbert_train.convert import export_checkpoint
 
-    export = partial(export_checkpoint, checkpoint, options.out, fill=options.fill)
+    export = partial(
+        export_checkpoint,
+        checkpoint,
+        options.out,
+        fill=options.fill,
+        onnx=options.onnx,
+        sentence_transformers=options.sentence_transformers,
+    )
     return _write_checked("exported", export)
 
 

@@ -436,9 +436,15 @@ def _add_export(subparsers: Subparsers) -> None:
         """
         modernbert export runs/quickstart exported/quickstart
         modernbert export runs/quickstart/checkpoints/step-00000120.pt exported/step-120 --fill "Paris is [MASK]."
+        modernbert export runs/quickstart exported/embedding --sentence-transformers --onnx
+        modernbert export finetuned/sst2 exported/sst2 --onnx
         """,
     )
-    command.add_argument("checkpoint", help="a run folder (its newest checkpoint) or a checkpoint")
+    command.add_argument(
+        "checkpoint",
+        help="a run folder (its newest checkpoint), a checkpoint, or, for --onnx and --sentence-transformers, a "
+        "Hugging Face folder of any architecture",
+    )
     command.add_argument("out", help="folder to write; must be new or empty")
     command.add_argument(
         "--fill",
@@ -446,6 +452,17 @@ def _add_export(subparsers: Subparsers) -> None:
         default=[],
         metavar="TEXT",
         help="show predictions for [MASK] in this text; repeatable",
+    )
+    command.add_argument(
+        "--onnx",
+        action="store_true",
+        help="add onnx/model.onnx, and compare it with Transformers in ONNX Runtime",
+    )
+    command.add_argument(
+        "--sentence-transformers",
+        action="store_true",
+        help="add the files of Sentence Transformers and text-embeddings servers, with mean pooling; the output in "
+        "onnx/model.onnx is then last_hidden_state, not logits",
     )
 
 

@@ -1,6 +1,8 @@
 """Export a checkpoint as a Hugging Face folder, and prove it equal before it appears.
 
     config.json  model.safetensors  tokenizer.json  tokenizer_config.json  README.md
+    onnx/model.onnx             with --onnx
+    modules.json  1_Pooling/ ...    with --sentence-transformers
 
 The folder is written under a temporary name, loaded again with `AutoModelForMaskedLM` and `AutoTokenizer`, and its
 logits are compared with those of our encoder. Only then is it renamed; after any error nothing is left behind.
@@ -16,62 +18,88 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from modernbert_train.checkpoints.hf.folder import MODULES_FILE, copy_model, is_hf_folder
 from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.hf.writing import write_hf_folder
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
 from modernbert_train.common.files import new_folder
+from modernbert_train.convert.embedding_files import require_sentence_transformers, write_embedding_files
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
 from modernbert_train.convert.folders import load_transformers_model
 from modernbert_train.convert.model_card import model_card
+from modernbert_train.convert.onnx_graph import require_onnx, write_onnx
 from modernbert_train.convert.parity import ProbeResult, compare_logits, probe_batches
 from modernbert_train.store.published_tokenizer import PROBE_TEXTS, check_tokenizer, encoded, special_tokens
 from modernbert_train.store.tokenizer import TokenizerInfo, tokenizer_errors
 
 
-def export_checkpoint(run_or_checkpoint: str | Path, out: str | Path, fill: Sequence[str] = ()) -> Path:
+def export_checkpoint(
+    model: str | Path,
+    out: str | Path,
+    fill: Sequence[str] = (),
+    onnx: bool = False,
+    sentence_transformers: bool = False,
+) -> Path:
     """Write a checkpoint as a Hugging Face folder.
 
     Prints how far Transformers' logits are from ours, and the likeliest tokens for each [MASK] in `fill`.
 
     Args:
-        run_or_checkpoint: A run folder (its newest good checkpoint is exported) or a `.pt` file.
+        model: A run folder (its newest good checkpoint is exported), a `.pt` file, or a Hugging Face folder: with
+            `onnx` or `sentence_transformers`, its files are copied as they are, whatever the architecture.
         out: A folder that is empty or does not exist.
         fill: Texts with [MASK].
+        onnx: Add the graph for ONNX Runtime: see `onnx_graph`.
+        sentence_transformers: Add the files of Sentence Transformers: see `embedding_files`. The graph then gives last
+            hidden states, not logits.
 
     Returns:
         `out`.
 
     Raises:
-        FailedCheck: A weight holds NaN or infinity, or logits or token ids differ.
+        FailedCheck: A weight holds NaN or infinity, or logits, vectors or token ids differ.
         ValueError: No such checkpoint, a model for which Transformers has no class or that was last trained with
-            objective clm, `out` is not empty, a text without [MASK].
+            objective clm, `out` is not empty, a text without [MASK], a package of an extra is not installed.
     """
+    if onnx:
+        require_onnx()
+    if sentence_transformers:
+        require_sentence_transformers()
     out = Path(out)
     with new_folder(out) as folder:
-        source = open_weights(run_or_checkpoint)
-        _refuse_causal(source)
-        tokenizer = source.tokenizer()
-        check_tokenizer(tokenizer, is_tokenized=True)
-        check_texts(fill, _mask_token(tokenizer))
-        info, weights = without_padding(source.info, source.read())
-        write_hf_folder(folder, weights, info, tokenizer)
-        (folder / "README.md").write_text(model_card(out.name, info, source.folder), encoding="utf-8")
-
-        model = load_transformers_model(folder)
-        with tokenizer_errors(
-            f"{tokenizer.path}: AutoTokenizer cannot open what was exported of its tokenizer"
-        ):
-            hf_tokenizer = AutoTokenizer.from_pretrained(folder)
-        _check_tokenizer(folder, hf_tokenizer)
-        print(
-            f"{source.path}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU"
-        )
-        for result in _check_logits(info, weights, tokenizer, model):
-            print(result)
-        for filled in fill_masks(model, hf_tokenizer, fill):
-            print(filled)
+        if (onnx or sentence_transformers) and is_hf_folder(Path(model)):
+            if fill:
+                raise ValueError(f"--fill: {model} is copied as it is; leave out --fill")
+            copy_model(Path(model), folder)
+        else:
+            _write_checkpoint(model, folder, out.name, fill)
+        if sentence_transformers:
+            print(write_embedding_files(folder))
+        if onnx:
+            print("\n".join(write_onnx(folder, encoder_only=(folder / MODULES_FILE).exists())))
     return out
+
+
+def _write_checkpoint(model: str | Path, folder: Path, name: str, fill: Sequence[str]) -> None:
+    source = open_weights(model)
+    _refuse_causal(source)
+    tokenizer = source.tokenizer()
+    check_tokenizer(tokenizer, is_tokenized=True)
+    check_texts(fill, _mask_token(tokenizer))
+    info, weights = without_padding(source.info, source.read())
+    write_hf_folder(folder, weights, info, tokenizer)
+    (folder / "README.md").write_text(model_card(name, info, source.folder), encoding="utf-8")
+
+    exported = load_transformers_model(folder)
+    with tokenizer_errors(f"{tokenizer.path}: AutoTokenizer cannot open what was exported of its tokenizer"):
+        hf_tokenizer = AutoTokenizer.from_pretrained(folder)
+    _check_tokenizer(folder, hf_tokenizer)
+    print(f"{source.path}: logits of Transformers {transformers.__version__} and ours, float32 on the CPU")
+    for result in _check_logits(info, weights, tokenizer, exported):
+        print(result)
+    for filled in fill_masks(exported, hf_tokenizer, fill):
+        print(filled)
 
 
 def _refuse_causal(source: WeightSource) -> None:

@@ -28,7 +28,7 @@ LONGEST_PROBE_TOKENS = 1_024
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The difference of the logits on one batch of documents."""
+    """The difference of the logits, or of other values of two models, on one batch of documents."""
 
     name: str
     document_tokens: tuple[int, ...]
@@ -45,7 +45,7 @@ class ProbeResult:
         lengths = ", ".join(f"{length:,}" for length in self.document_tokens)
         return (
             f"  {self.name:<24} {lengths + ' tokens':<24} "
-            f"max |difference| {self.max_difference:.1e}   (logits up to {self.max_logit:.1f})"
+            f"max |difference| {self.max_difference:.1e}   (values up to {self.max_logit:.1f})"
         )
 
 

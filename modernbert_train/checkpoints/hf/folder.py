@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +26,13 @@ from modernbert_train.checkpoints.hf.config import (
 from modernbert_train.checkpoints.hf.fields import is_number
 from modernbert_train.checkpoints.hf.layout import Arrangement, Layout, arrange, misfit, modules
 from modernbert_train.checkpoints.hf.vocabulary import resize_vocabulary
-from modernbert_train.checkpoints.hf.weight_files import find_weights, read_json, read_names, read_tensors
+from modernbert_train.checkpoints.hf.weight_files import (
+    find_weights,
+    read_json,
+    read_names,
+    read_tensors,
+    weight_files,
+)
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import DECODER_BIAS, weight_shapes
@@ -32,6 +41,9 @@ from modernbert_train.store.tokenizer import TokenizerInfo, load_tokenizer_info
 from modernbert_train.store.vocabulary import padded_vocab_size
 
 MODULES_FILE = "modules.json"
+# Of a folder of Sentence Transformers, such as 1_Pooling.
+_MODULE_FOLDER = re.compile(r"\d+_\w+")
+_TEXT_FILES = (".json", ".txt", ".md", ".model")
 # Of a masked-LM head that a published folder lacks.
 NEW_HEAD_SEED = 0
 
@@ -59,6 +71,31 @@ def transformer_folder(folder: Path) -> Path:
     raise ValueError(
         f"{file}: names no folder with a config.json; name the folder of the transformer itself, such as 0_Transformer"
     )
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy config, weights, tokenizer and modules of Sentence Transformers, as they are, into an existing folder.
+
+    References to code (`auto_map`) are not copied, and neither is the code.
+
+    Raises:
+        ValueError: There are no weights.
+    """
+    if transformer_folder(source) != source:
+        raise ValueError(f"{source}: its transformer is in a folder inside it; name that folder")
+    weights = find_weights(source)
+    is_index = weights.name.endswith(".json")
+    names = set(weight_files(weights)) if is_index else {weights.name}
+    for path in sorted(source.iterdir()):
+        # Not what lies beside a model: weights in other formats, states of optimizers, earlier checkpoints.
+        if path.is_file() and (path.name in names or path.suffix in _TEXT_FILES):
+            shutil.copy(path, target)
+        elif path.is_dir() and _MODULE_FOLDER.fullmatch(path.name):
+            shutil.copytree(path, target / path.name)
+    for name in (CONFIG_FILE, "tokenizer_config.json"):
+        if (target / name).is_file() and "auto_map" in (content := _object(target / name)):
+            del content["auto_map"]
+            (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

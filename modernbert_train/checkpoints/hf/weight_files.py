@@ -30,6 +30,15 @@ def find_weights(folder: Path) -> Path:
     raise ValueError(f"{folder}: has neither {' nor '.join(WEIGHT_FILES)}; download the weights into it")
 
 
+def weight_files(index: Path) -> list[str]:
+    """Return the names of the files that an index names.
+
+    Raises:
+        ValueError: The index is damaged.
+    """
+    return list(dict.fromkeys(_weight_map(index).values()))
+
+
 def read_names(file: Path) -> list[str]:
     """Return the names of the weights in the file, or in those of the index, that `find_weights` found.
 
