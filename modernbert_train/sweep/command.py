@@ -12,19 +12,30 @@ import statistics
 from contextlib import closing
 from pathlib import Path
 
+from tqdm import tqdm
+
 from modernbert_train.checkpoints.run_files import METRICS_FILE, list_checkpoints, read_metrics
-from modernbert_train.common.processes import REQUEUE_EXIT_CODE, SIGNALS
+from modernbert_train.common.launching import (
+    Failures,
+    Job,
+    command,
+    launch,
+    split_launcher,
+    stopped_exit_code,
+)
 from modernbert_train.common.text import format_table, list_problems
 from modernbert_train.config import format_bytes, format_tokens
 from modernbert_train.config.architecture import num_parameters
 from modernbert_train.planning.cost import checkpoints_on_disk_bytes, training_flops_per_token
 from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.sweep.definition import Cell, Run, Sweep, read_sweep
-from modernbert_train.sweep.launch import EndedRun, launch, split_launcher, train_command
 from modernbert_train.sweep.results import collect_results, write_tables
-from modernbert_train.sweep.state import check_run_folders, read_state
+from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
 
 log = logging.getLogger(__name__)
+
+# In the run folder: the output of the run's processes.
+LOG_FILE = "log.txt"
 
 
 def preview_sweep(path: str, overrides: list[str], folder: str | None) -> str:
@@ -36,7 +47,7 @@ def list_commands(path: str, overrides: list[str], folder: str | None, launcher:
     """Return the command of every run, one per line (`--list`), also of finished runs: line n never changes."""
     sweep = _read_checked(path, overrides, folder)
     words = split_launcher(launcher)
-    return "\n".join(shlex.join(train_command(sweep, run, words)) for run in sweep.runs)
+    return "\n".join(shlex.join(command(words, train_arguments(sweep, run))) for run in sweep.runs)
 
 
 def report_sweep(path: str, overrides: list[str], folder: str | None) -> str:
@@ -68,29 +79,36 @@ def run_sweep(
     sweep = _read_checked(path, overrides, folder)
     split_launcher(launcher)
     check_inputs(sweep)
-    failed: list[EndedRun] = []
+    runs = {run.name: run for run in sweep.runs}
+    jobs = [_job(sweep, run) for run in sweep.runs]
 
-    def on_end(ended: EndedRun) -> None:
-        if read_state(ended.run).is_finished:
-            num_finished = sum(read_state(run).is_finished for run in sweep.runs)
-            minutes, seconds = divmod(round(ended.seconds), 60)
-            duration = f"{minutes}:{seconds:02d}"
-            log.info("finished %s in %s (%d of %d)", ended.run.name, duration, num_finished, len(sweep.runs))
-        else:
-            failed.append(ended)
-            log.error("FAILED: %s with %s", ended.run.name, ended.failure)
-            for line in ended.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]:
-                log.error("    %s", line)
+    def is_finished(job: Job) -> bool:
+        return read_state(runs[job.name]).is_finished
 
-    stopped_by = launch(sweep, parallel, launcher, on_end)
+    failures = Failures(jobs, is_finished)
+    total = sum(build_schedule(run.recipe).total_tokens for run in sweep.runs)
+    with tqdm(total=total, unit=" tok", unit_scale=True, desc=sweep.name, disable=None) as bar:
+
+        def progress() -> int:
+            return sum(map(read_tokens, sweep.runs))
+
+        stopped_by = launch(jobs, parallel, launcher, is_finished, failures.on_end, bar, progress)
     if stopped_by:
         log.warning("stopped by %s; run the same command again to resume", signal.Signals(stopped_by).name)
-        return REQUEUE_EXIT_CODE if stopped_by in SIGNALS else 128 + stopped_by
-    if any(read_state(run).is_finished for run in sweep.runs):
+        return stopped_exit_code(stopped_by)
+    if any(map(is_finished, jobs)):
         print(_report(sweep))
-    for ended in failed:
-        log.error("FAILED: %s; see %s", ended.run.name, ended.log_file)
-    return 1 if failed else 0
+    failures.summarize()
+    return 1 if failures.failed else 0
+
+
+def train_arguments(sweep: Sweep, run: Run) -> list[str]:
+    """Return the arguments of the command that trains a run."""
+    return ["train", str(sweep.base), *run.overrides]
+
+
+def _job(sweep: Sweep, run: Run) -> Job:
+    return Job(run.name, lambda: train_arguments(sweep, run), Path(run.recipe.run_folder) / LOG_FILE)
 
 
 def check_inputs(sweep: Sweep) -> None:

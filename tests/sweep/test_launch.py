@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from modernbert_train.cli import main
 from modernbert_train.cli.parser import parse
 from modernbert_train.common.processes import REQUEUE_EXIT_CODE
 from modernbert_train.config import Recipe, dump_recipe, load_recipe
-from modernbert_train.sweep import launch
 from modernbert_train.sweep.command import check_inputs
 from modernbert_train.sweep.definition import read_sweep
 from modernbert_train.sweep.state import RunState, check_run_folders, read_state, read_tokens
@@ -106,7 +104,7 @@ def test_a_launcher_gets_the_arguments_of_every_run(tmp_path, caplog, capsys):
         options = parse(words[2:])
         assert load_recipe(options.recipe, options.overrides) == run.recipe
     failed = [record.message for record in caplog.records if record.message.startswith("FAILED")][:4]
-    early = "exit code 0 before its last step; a launcher must wait for its run, unlike sbatch"
+    early = "exit code 0 before its end; a launcher must wait for its job, unlike sbatch"
     assert failed == [
         *(f"FAILED: {run.name} with {early}" for run in runs[:3]),
         "FAILED: plain/seed-2 with exit code 3",
@@ -129,33 +127,6 @@ def test_no_large_library_is_imported_to_look_at_a_sweep(tmp_path, option):
     code += f"print(sorted({large} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")
-
-
-def test_threads_and_devices_are_shared_out(tmp_path, monkeypatch):
-    environments = []
-
-    class Started:
-        pid, returncode = 0, 0
-
-        def __init__(self, *_, env, **__):
-            environments.append(env)
-
-        def poll(self):
-            return 0
-
-    monkeypatch.setattr(launch.subprocess, "Popen", Started)
-    monkeypatch.setattr(launch, "_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    sweep = read_sweep(make_sweep(tmp_path, CELLS))
-    assert launch.launch(sweep, 2, None, lambda outcome: None) == 0
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["3", "5", "3", "5"]
-    assert {environment["OMP_NUM_THREADS"] for environment in environments} == {"4"}
-    environments.clear()
-    launch.launch(sweep, 1, None, lambda outcome: None)
-    assert {environment["CUDA_VISIBLE_DEVICES"] for environment in environments} == {"3,5"}
-    assert "OMP_NUM_THREADS" not in environments[0]
 
 
 def test_a_signal_is_passed_on_and_nothing_more_is_started(tmp_path):
