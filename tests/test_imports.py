@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.spawned import start
+
 REPOSITORY = Path(__file__).parents[1]
 LARGE = {
     "torch", "composer", "streaming", "torchvision", "transformers", "datasets", "pandas", "wandb", "matplotlib",
+    "scipy", "sklearn", "paramiko",
 }  # fmt: skip
 
 
@@ -79,3 +82,12 @@ def test_a_mistyped_path_is_an_error_at_once(finished, arguments):
 )
 def test_a_picture_needs_matplotlib_alone(finished, module, arguments):
     assert imported_by(module, *(argument.format(finished) for argument in arguments)) == {"matplotlib"}
+
+
+def print_imported():
+    print(json.dumps(sorted(LARGE & set(sys.modules))))
+
+
+def test_a_rank_imports_what_training_needs():
+    """Processes of tests.helpers.spawned start with what `modernbert_train.training.train` has imported."""
+    assert set(json.loads(start(print_imported).finish().stdout)) == {"torch", "composer", "torchvision"}

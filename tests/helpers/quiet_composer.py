@@ -1,7 +1,7 @@
-"""Import Composer and silence the deprecation warnings of its imports; warnings of later calls stay errors."""
+"""Import Composer as training does, and silence the warnings of its imports; warnings of later calls stay errors."""
 
 import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import composer  # noqa: F401
+    import modernbert_train.training  # noqa: F401

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertConfig
 
 from modernbert_train.checkpoints.hf.fields import (
     SIZE_FIELDS,
@@ -125,6 +124,8 @@ _LAYER_MODULES = {
 
 def to_bert_config(model: ModelConfig, tokenizer: TokenizerInfo) -> dict[str, Any]:
     """Return the `config.json` of a model with BERT's switches."""
+    from transformers import BertConfig  # takes seconds to import, and training does not need it
+
     config = BertConfig(
         **{name: getattr(model, name) for name in SHARED_FIELDS},
         **FIXED_FIELDS,

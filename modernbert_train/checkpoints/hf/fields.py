@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING
-
 from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import MAX_LAYERS
 from modernbert_train.store.manifest import TokenizerInfo
@@ -95,6 +93,8 @@ def dropout_note(content: dict[str, Any]) -> Iterator[str]:
 
 def with_defaults(content: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the content with the defaults of Transformers for those of the fields that it lacks."""
+    from transformers import CONFIG_MAPPING  # takes seconds to import, and training does not need it
+
     defaults = CONFIG_MAPPING[content["model_type"]]()
     return {name: getattr(defaults, name) for name in names} | content
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import ModernBertConfig
-
 from modernbert_train.checkpoints.hf.fields import (
     SIZE_FIELDS,
     as_json,
@@ -64,6 +62,8 @@ def to_modernbert_config(
     model: ModelConfig, global_theta: float, local_theta: float, tokenizer: TokenizerInfo
 ) -> dict[str, Any]:
     """Return the `config.json` of a model with the RoPE thetas of its last phase, not those in `model`."""
+    from transformers import ModernBertConfig  # takes seconds to import, and training does not need it
+
     config = ModernBertConfig(
         **{name: getattr(model, name) for name in SHARED_FIELDS},
         **FIXED_FIELDS,
