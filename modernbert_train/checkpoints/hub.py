@@ -38,9 +38,10 @@ def find_model(name: str | Path) -> Path:
         if not list(folder.glob("*.safetensors")):
             snapshot_download(str(name), allow_patterns=["pytorch_model*"], ignore_patterns=["*/*"])
     except Exception as error:  # of the network, the hub or the cache
+        reason = one_line(error).partition(". ")[0]
         raise ValueError(
             f"{name}: there is no such path, and the Hugging Face hub does not give a model of this name "
-            f"({one_line(error):.200}); on a machine with network, run `hf download {name} --local-dir FOLDER`, and "
-            "name that folder"
+            f"({reason:.200}); on a machine with network, run `hf download {name} --local-dir FOLDER`, and name that "
+            "folder"
         ) from None
     return folder

@@ -133,6 +133,20 @@ def open_hf_weights(folder: Path) -> WeightSource:
     return WeightSource(folder, info, tuple(notes))
 
 
+def refuse_causal(source: WeightSource) -> None:
+    """Refuse weights that were last trained with causal attention where a class of Transformers is to compute them.
+
+    Raises:
+        ValueError: They were.
+    """
+    if source.info.is_causal:
+        raise ValueError(
+            f"{source.path}: its phase {source.info.phase} has objective {source.info.objective}, and no class of "
+            "Transformers computes this encoder with causal attention; use a checkpoint of a later phase with "
+            f"objective: mlm, or train one from it with init.from={source.path}"
+        )
+
+
 def nonfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
     """Return the names of the weights that hold NaN or infinity."""
     return [name for name, weight in weights if not torch.isfinite(weight).all()]

@@ -127,6 +127,21 @@ def run_evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_finetune(options: argparse.Namespace) -> int:
+    """Fine-tune a model on a task."""
+    out, overrides = options.out, options.overrides
+    if out is not None and "=" in out:  # the folder is left out
+        out, overrides = None, [out, *overrides]
+    from modernbert_train.tasks.suite import find_task
+
+    task = find_task(options.task, overrides)
+    from modernbert_train.finetuning.job import default_out, finetune, summary
+
+    out = default_out(options.model, task) if out is None else Path(out)
+    print(summary(finetune(options.model, task, out), out))
+    return 0
+
+
 def run_export(options: argparse.Namespace) -> int:
     """Convert a checkpoint to a Hugging Face folder."""
     check_new_folder(options.out)

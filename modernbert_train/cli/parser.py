@@ -26,6 +26,7 @@ examples:
   modernbert report runs/quickstart
   modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
+  modernbert finetune runs/quickstart yamls/evaluation/glue.yaml:sst2 tuned/sst2
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
   modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
@@ -113,6 +114,7 @@ def build_parser() -> ArgumentParser:
     _add_report(subparsers)
     _add_plan(subparsers)
     _add_evaluate(subparsers)
+    _add_finetune(subparsers)
     _add_export(subparsers)
     _add_import(subparsers)
     _add_average(subparsers)
@@ -425,6 +427,39 @@ def _tokens(text: str) -> int:
         return _positive_int(str(parse_tokens(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} is not allowed: {error}") from None
+
+
+def _add_finetune(subparsers: Subparsers) -> None:
+    command = _command(
+        subparsers,
+        "finetune",
+        commands.run_finetune,
+        "fine-tune a model on a labelled task; a plain Hugging Face folder comes out",
+        """
+        modernbert finetune runs/base sst2 tuned/sst2
+        modernbert finetune answerdotai/ModernBERT-base glue/mnli tuned/mnli
+        modernbert finetune tuned/mnli rte tuned/rte learning_rate=3e-5 seed=42
+        modernbert finetune exported/base my/tasks.yaml:intents tuned/intents epochs=5 pooling=cls
+        modernbert finetune exported/base my/tasks.yaml:names tuned/twin random_twin=true
+        """,
+    )
+    command.add_argument(
+        "model",
+        help="a run folder, a checkpoint, a Hugging Face folder (a fine-tuned one too) or a model of the hub",
+    )
+    command.add_argument(
+        "task", help="FILE.yaml:NAME of a task of your own, or the name of one that ships with the package"
+    )
+    command.add_argument(
+        "out", nargs="?", help="folder to write; must be new or empty (default: finetuned/MODEL/TASK)"
+    )
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings of the task to override, e.g. epochs=2 seed=1",
+    )
 
 
 def _add_export(subparsers: Subparsers) -> None:

@@ -22,7 +22,7 @@ from modernbert_train.checkpoints.hf.folder import MODULES_FILE, copy_model, is_
 from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.hf.writing import write_hf_folder
 from modernbert_train.checkpoints.info import CheckpointInfo
-from modernbert_train.checkpoints.source import FailedCheck, WeightSource, build_encoder, open_weights
+from modernbert_train.checkpoints.source import FailedCheck, build_encoder, open_weights, refuse_causal
 from modernbert_train.common.files import new_folder
 from modernbert_train.convert.embedding_files import require_sentence_transformers, write_embedding_files
 from modernbert_train.convert.fill_mask import check_texts, fill_masks
@@ -83,7 +83,7 @@ def export_checkpoint(
 
 def _write_checkpoint(model: str | Path, folder: Path, name: str, fill: Sequence[str]) -> None:
     source = open_weights(model)
-    _refuse_causal(source)
+    refuse_causal(source)
     tokenizer = source.tokenizer()
     check_tokenizer(tokenizer, is_tokenized=True)
     check_texts(fill, _mask_token(tokenizer))
@@ -100,15 +100,6 @@ def _write_checkpoint(model: str | Path, folder: Path, name: str, fill: Sequence
         print(result)
     for filled in fill_masks(exported, hf_tokenizer, fill):
         print(filled)
-
-
-def _refuse_causal(source: WeightSource) -> None:
-    if source.info.is_causal:
-        raise ValueError(
-            f"{source.path}: its phase {source.info.phase} has objective {source.info.objective}, and no class of "
-            "Transformers computes this encoder with causal attention; export a checkpoint of a later phase with "
-            f"objective: mlm, or train one from it with init.from={source.path}"
-        )
 
 
 def _mask_token(tokenizer: TokenizerInfo) -> str:

@@ -17,7 +17,7 @@ from modernbert_train.store.manifest import TokenizerInfo
 # Class -> the settings that it supports.
 CLASSES = {"ModernBertForMaskedLM": modernbert.SWITCHES, "BertForMaskedLM": bert.SWITCHES}
 # The `model_type` of published models that our encoder computes.
-MODEL_TYPES = ("modernbert", *bert.FAMILIES)
+MODEL_TYPES = (modernbert.MODEL_TYPE, *bert.FAMILIES)
 CONFIG_FILE = "config.json"
 
 
@@ -134,7 +134,7 @@ def first_position(content: dict[str, Any]) -> int:
 
 
 def _is_modernbert(content: dict[str, Any]) -> bool:
-    return content["model_type"] == "modernbert"
+    return content["model_type"] == modernbert.MODEL_TYPE
 
 
 def _is_bert(model: ModelConfig) -> bool:

@@ -27,6 +27,8 @@ from modernbert_train.config import ModelConfig
 from modernbert_train.config.architecture import EMBEDDING, TIED_WEIGHT, weight_shapes
 from modernbert_train.store.manifest import TokenizerInfo
 
+MODEL_TYPE = "modernbert"
+
 # Fields with the same name and meaning in our config and Transformers'.
 SHARED_FIELDS = (
     *SIZE_FIELDS,

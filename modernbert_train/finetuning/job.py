@@ -1,0 +1,225 @@
+"""One job: fine-tune a model on a task with one seed. A plain Hugging Face folder comes out, with a record beside it.
+
+config.json  model.safetensors  tokenizer.json  tokenizer_config.json  result.json  predictions.npz
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from modernbert_train.checkpoints.hf.config import CONFIG_FILE
+from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder, transformer_folder
+from modernbert_train.checkpoints.hf.modernbert import MODEL_TYPE
+from modernbert_train.checkpoints.hf.vocabulary import without_padding
+from modernbert_train.checkpoints.hf.weight_files import read_json
+from modernbert_train.checkpoints.hf.writing import write_hf_folder
+from modernbert_train.checkpoints.hub import find_model
+from modernbert_train.checkpoints.source import open_weights, refuse_causal
+from modernbert_train.common.files import check_new_folder, new_folder
+from modernbert_train.finetuning.engine import Engine
+from modernbert_train.finetuning.examples import Example, encode, load_tokenizer
+from modernbert_train.finetuning.loop import train
+from modernbert_train.finetuning.packed import PackedEngine
+from modernbert_train.finetuning.padded import PaddedEngine
+from modernbert_train.tasks.reading import read_task
+from modernbert_train.tasks.results import RESULT_FILE, JobResult, read_result, write_result
+from modernbert_train.tasks.schema import Task
+
+log = logging.getLogger(__name__)
+
+# Whatever a tokenizer of Transformers may consist of.
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "*.model",
+)  # fmt: skip
+
+
+def finetune(model: str, task: Task, out: str | Path) -> JobResult:
+    """Fine-tune a model on a task.
+
+    Args:
+        model: A run folder, a checkpoint, a Hugging Face folder or a model of the hub. The classifier of one that was
+            fine-tuned before is replaced, everything else is kept.
+        task: The task and its settings; `seed` or the first of `seeds` is used.
+        out: A folder that is empty or does not exist.
+
+    Returns:
+        The record that is also in `out`.
+
+    Raises:
+        ValueError: The task is of kind retrieval, or rows, model, device or `out` are wrong.
+        FloatingPointError: A loss or an output is NaN or infinite.
+    """
+    if task.kind == "retrieval":
+        raise ValueError(f"{task.name} is of kind retrieval: use `modernbert retrieve`")
+    out = Path(out)
+    check_new_folder(out)
+    start = time.monotonic()
+    device, bf16 = _device_of(task)
+    seed = task.seeds[0] if task.seed is None else task.seed
+    path = find_model(model)
+    rows = read_task(task)
+    before = _task_before(path)
+    if task.start_from is not None and before != task.start_from:
+        log.warning(
+            "%s starts from the model that was fine-tuned on %s, in this suite; %s is not: name that model's folder",
+            task.name, task.start_from, model,
+        )  # fmt: skip
+    with new_folder(out) as folder, _as_hf_folder(path, out.parent) as source:
+        tokenizer = load_tokenizer(source)
+        max_tokens = _max_tokens(source, task)
+        examples = {
+            name: encode(part, task.kind, tokenizer, max_tokens, f"{task.name} {name}")
+            for name, part in {"train": rows.train, **rows.valid}.items()
+        }
+        cut = {name: _share_cut(part) for name, part in examples.items()}
+        _tell(task, examples, cut, max_tokens)
+        engine = _engine(source, task, seed, device, bf16)
+        outcome = train(
+            engine, examples["train"], {name: examples[name] for name in rows.valid}, task, seed, bf16
+        )
+        engine.save(folder)
+        _copy_tokenizer(source, folder)
+        result = JobResult(
+            task=task.name,
+            kind=task.kind,
+            model=model,
+            seed=seed,
+            metric=task.metric,
+            scores=outcome.kept.scores,
+            kept=task.keep,
+            step=outcome.kept.step,
+            settings=_settings(task),
+            protocol=task.protocol,
+            num_rows={name: len(part) for name, part in examples.items()},
+            cut_share=cut,
+            seconds=round(time.monotonic() - start, 3),
+            started_from=before,
+            random_twin=task.random_twin,
+            details={
+                "engine": engine.name,
+                "device": device.type,
+                "precision": "bf16" if bf16 else "fp32",
+                "max_tokens": max_tokens,
+                "stopped_early": outcome.stopped_early,
+                "evaluations": [
+                    {"step": e.step, "train_loss": e.train_loss, "scores": e.scores}
+                    for e in outcome.evaluations
+                ],
+            },
+        )
+        write_result(folder, result, outcome.kept.predictions)
+    return result
+
+
+def summary(result: JobResult, out: str | Path) -> str:
+    """Return the scores of a job as text: a line for each valid set."""
+    lines = []
+    for name in result.scores[result.metric]:
+        scores = [
+            f"{score.replace('_', ' ')} {100 * sets[name]:.2f}" for score, sets in result.scores.items()
+        ]
+        lines.append(f"{result.task} {name}: {', '.join(scores)}")
+    which = f"{result.kept} evaluation, step {result.step:,}; seed {result.seed}; {result.seconds:,.0f} s"
+    return "\n".join([*lines, f"({which})", f"fine-tuned: {out}"])
+
+
+def default_out(model: str, task: Task) -> Path:
+    """Return the folder of a job whose user names none: `finetuned/MODEL/TASK`."""
+    path = Path(model)
+    name = path.stem if path.suffix == ".pt" else path.name
+    return Path("finetuned") / (name or "model") / task.name
+
+
+def _device_of(task: Task) -> tuple[torch.device, bool]:
+    """Return the device, and whether it computes in bf16."""
+    has_gpu = torch.cuda.is_available()
+    if task.device == "gpu" and not has_gpu:
+        raise ValueError(
+            "device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
+        )
+    on_gpu = has_gpu and task.device != "cpu"
+    bf16 = task.precision == "bf16" or (task.precision == "auto" and on_gpu)
+    return torch.device("cuda" if on_gpu else "cpu"), bf16
+
+
+@contextmanager
+def _as_hf_folder(path: Path, beside: Path) -> Iterator[Path]:
+    """Yield a Hugging Face folder of a model: its own, or for a checkpoint a temporary one.
+
+    Args:
+        path: of the model.
+        beside: the folder for a temporary one.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: No class of Transformers computes the model, or it was last trained with causal attention.
+    """
+    if is_hf_folder(path):
+        yield transformer_folder(path)
+        return
+    source = open_weights(path)
+    refuse_causal(source)
+    info, weights = without_padding(source.info, source.read())
+    with tempfile.TemporaryDirectory(prefix=".model.", dir=beside) as temporary:
+        write_hf_folder(Path(temporary), weights, info, source.tokenizer())
+        yield Path(temporary)
+
+
+def _task_before(path: Path) -> str | None:
+    """Return the name of the task that a model was fine-tuned on; None if it was on none."""
+    return read_result(path).task if (path / RESULT_FILE).is_file() else None
+
+
+def _max_tokens(folder: Path, task: Task) -> int:
+    context = context_tokens(folder)
+    if context < task.max_tokens:
+        log.info(
+            "%s: texts are cut to %s tokens, the longest input of the model (max_tokens is %s)",
+            task.name, f"{context:,}", f"{task.max_tokens:,}",
+        )  # fmt: skip
+    return min(context, task.max_tokens)
+
+
+def _share_cut(examples: list[Example]) -> float:
+    return sum(example.is_cut for example in examples) / len(examples)
+
+
+def _tell(task: Task, examples: dict[str, list[Example]], cut: dict[str, float], max_tokens: int) -> None:
+    for name, part in examples.items():
+        mean = sum(len(example.input_ids) for example in part) / len(part)
+        note = f", {cut[name]:.1%} of them cut to {max_tokens:,}" if cut[name] else ""
+        log.info(
+            "%s: %s has %s rows of %.0f tokens on average%s", task.name, name, f"{len(part):,}", mean, note
+        )
+
+
+def _engine(folder: Path, task: Task, seed: int, device: torch.device, bf16: bool) -> Engine:
+    if task.engine == "padded":
+        return PaddedEngine(folder, task, seed, device)
+    model_type = read_json(folder / CONFIG_FILE).get("model_type")
+    if task.engine == "auto" and model_type != MODEL_TYPE:
+        log.info("%s: padded, as our encoder does not compute a %s", task.name, model_type)
+        return PaddedEngine(folder, task, seed, device)
+    return PackedEngine(folder, task, seed, device, fast_attention=bf16)
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    for pattern in _TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _settings(task: Task) -> dict[str, object]:
+    return {key: value for key, value in dataclasses.asdict(task).items() if key not in ("name", "folder")}
