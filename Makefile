@@ -49,8 +49,8 @@ $(INSTALLED_ALL): $(INSTALLED) requirements-evaluation.lock requirements-dev.loc
 # The commands of a real run, on a small scale. After an interruption, `make quickstart` resumes.
 quickstart: quickstart/store/manifest.json
 	$(BIN)/modernbert train yamls/quickstart.yaml $(ARGS)
-	$(BIN)/modernbert report quickstart/run
 	$(BIN)/modernbert evaluate quickstart/run
+	$(BIN)/modernbert report quickstart/run
 	@rm -rf quickstart/exported
 	$(BIN)/modernbert export quickstart/run quickstart/exported \
 	  --fill "Return the [MASK] of the list." --fill "import numpy as [MASK]" --fill "This license is [MASK] by the copyright holder."

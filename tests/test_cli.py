@@ -80,7 +80,7 @@ def test_version(capsys):
         ),
         ("train r.yaml --dryrun=1 x=1", "there is no option --dryrun; did you mean --dry-run?"),
         ("report runs/x --picture", "there is no option --picture (see `modernbert report --help`)"),
-        ("report runs/x runs/y", "unexpected argument: runs/y"),
+        ("rewind runs/x runs/y --step 1", "unexpected argument: runs/y"),
         ("train r.yaml --set seed=1", "fields of the recipe need no option: write seed=1, without --set"),
         ("train r.yaml -o seed=1 name=x", "fields of the recipe need no option: write seed=1, without -o"),
         ("train r.yaml --a.b 1", "fields of the recipe are written without dashes: a.b=1, not --a.b"),

@@ -23,7 +23,6 @@ PROVENANCE_FILE = "provenance.json"
 METRICS_FILE = "metrics.jsonl"
 # The position of every data stream at each checkpoint; `modernbert plan` starts from it.
 POSITIONS_FILE = "positions.jsonl"
-REPORT_FILE = "report.png"
 # Scores of the checkpoint that `modernbert evaluate` scored last, with the unigram baseline.
 EVALUATION_FILE = "evaluation.json"
 WANDB_ID_FILE = "wandb_id"

@@ -110,10 +110,11 @@ def run_plan(options: argparse.Namespace) -> int:
 
 
 def run_report(options: argparse.Namespace) -> int:
-    """Plot the metrics of a run."""
-    from modernbert_train.evaluation.report import write_report
+    """Write a report of runs."""
+    folders = [no_recipe(folder) for folder in options.run_folders]
+    from modernbert_train.reporting.command import write_report
 
-    print(write_report(no_recipe(options.run_folder)))
+    print(*write_report(folders, options.out), sep="\n")
     return 0
 
 

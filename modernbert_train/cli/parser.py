@@ -330,12 +330,24 @@ def _add_report(subparsers: Subparsers) -> None:
         subparsers,
         "report",
         commands.run_report,
-        "plot loss, learning rate and context length of a run",
+        "write a report of runs as one HTML file that opens offline, beside the same in Markdown and JSON",
         """
         modernbert report runs/quickstart
+        modernbert report runs/seed-17 runs/seed-18 --out seeds.html
         """,
     )
-    command.add_argument("run_folder", help="folder of the run; the plot is written to report.png in it")
+    command.add_argument(
+        "run_folders",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run; several are compared: their curves, scores and recipes",
+    )
+    command.add_argument(
+        "--out",
+        metavar="FILE.html",
+        help="the file to write; .md, .svg and numbers.json go beside it (default: report.html in the folder of the "
+        "run; of several runs, in the working directory)",
+    )
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:

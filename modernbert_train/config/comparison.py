@@ -29,6 +29,21 @@ def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> dic
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
+def evaluation_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return everything but the model that the held-out scores at the end of a run depend on."""
+    last = list(recipe.phases.values())[-1]
+    return {
+        "evaluation.mask_rate": recipe.evaluation.mask_rate,
+        "evaluation.max_rows": recipe.evaluation.max_rows,
+        "masking": recipe.masking,
+        "data.tokenizer": recipe.data.tokenizer,
+        "data.sources": recipe.data.sources,
+        "objective of the last phase": last.objective,
+        "context_tokens of the last phase": last.context_tokens,
+        "row_tokens of the last phase": last.row_tokens,
+    }
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings into one with dotted keys."""
     if not isinstance(value, dict):

@@ -13,10 +13,16 @@ import yaml
 from modernbert_train.checkpoints.hf.config import hf_class
 from modernbert_train.checkpoints.info import CheckpointInfo
 from modernbert_train.checkpoints.run_files import EVALUATION_FILE, METRICS_FILE, RECIPE_FILE, read_metrics
+from modernbert_train.checkpoints.tables import (
+    SCORES,
+    UNIGRAM,
+    architecture_table,
+    phases_table,
+    scores_table,
+)
 from modernbert_train.common.redaction import redact
-from modernbert_train.common.text import markdown_table, one_line
-from modernbert_train.config.architecture import describe_switches, mlp_name, num_parameters
-from modernbert_train.config.mixture import describe_mixture
+from modernbert_train.common.text import one_line
+from modernbert_train.config.architecture import num_parameters
 from modernbert_train.objectives import OBJECTIVES, MaskedLM
 
 _T = TypeVar("_T")
@@ -128,81 +134,32 @@ def _usage(context_tokens: int) -> str:
 
 
 def _architecture(info: CheckpointInfo) -> str:
-    model = info.model
-    every_n = model.global_attn_every_n_layers
-    reach = {"global attention": "every layer" if every_n == 1 else f"every {every_n} layers"}
-    if every_n > 1:
-        reach["local attention"] = f"{model.local_attention} tokens wide"
-    if model.positions == "rope":
-        for kind, theta in zip(reach, (info.global_rope_theta, info.local_rope_theta), strict=False):
-            reach[kind] += f", theta {theta:,.0f}"
-    rows = {
-        "parameters": f"{num_parameters(model):,}",
-        "layers": f"{model.num_hidden_layers}",
-        "hidden size": f"{model.hidden_size:,}",
-        "attention heads": f"{model.num_attention_heads}",
-        f"{mlp_name(model)} size": f"{model.intermediate_size:,}",
-        "vocabulary": f"{model.vocab_size:,}",
-        **reach,
-    }
-    if switches := describe_switches(model):
-        rows["differences from ModernBERT"] = ", ".join(switches)
-    return "## Architecture\n\n" + markdown_table(("", ""), list(rows.items())) + "\n"
+    table = architecture_table(info.model, (info.global_rope_theta, info.local_rope_theta))
+    return f"## Architecture\n\n{table.markdown()}\n"
 
 
 def _training(info: CheckpointInfo, recipe: Any) -> str:
-    rows, phases = [], list(recipe["phases"].items())
-    names = [phase_name for phase_name, _ in phases]
-    done = phases[: names.index(info.phase) + 1] if info.phase in names else phases
-    for phase_name, phase in done:
-        objective = OBJECTIVES[phase.get("objective", MaskedLM.name)]
-        rows.append(
-            (
-                phase_name,
-                f"{phase['tokens']:,}",
-                f"{phase['context_tokens']:,}",
-                f"{phase['global_rope_theta']:,.0f}",
-                f"{phase['mask_rate']:.0%}" if objective.reads_mask_rate else objective.title,
-                f"{phase['learning_rate']:g}",
-                describe_mixture(phase["mixture"]),
-            )
-        )
-    columns = (
-        "phase",
-        "tokens",
-        "context",
-        "global theta",
-        "masked",
-        "learning rate",
-        "data",
-    )
+    phases = recipe["phases"]
+    names = list(phases)
+    done = names[: names.index(info.phase) + 1] if info.phase in names else names
+    table = phases_table({name: phases[name] for name in done})
     sources = ", ".join(f"`{source}`" for source in recipe["data"]["sources"])
     start = recipe["init"]["from"]
     origin = f"\nThe weights started from `{start}`.\n" if start else ""
-    return f"## Training\n\n{markdown_table(columns, rows)}\n{origin}\nSources of text: {sources}.\n"
+    return f"## Training\n\n{table.markdown()}\n{origin}\nSources of text: {sources}.\n"
 
 
 def _evaluation(scores: dict[str, Any] | None, info: CheckpointInfo) -> str:
     if scores is None:
         return ""
-    objective = OBJECTIVES[info.objective]
-    # A source without any target has no scores.
-    measured = {source: s for source, s in scores["eval"].items() if s["loss"] is not None}
-    columns = {"loss": "loss (nats)", "unigram_loss": "unigram loss", "accuracy": "accuracy"}
-    columns["unigram_accuracy"] = "baseline accuracy"
-    known = [name for name in columns if all(name in score for score in measured.values())]
-    rows = [
-        (source, *(f"{score[name]:{'.3f' if name.endswith('loss') else '.1%'}}" for name in known))
-        for source, score in measured.items()
-    ]
-    baseline = (
-        "\nThe unigram baseline only knows how frequent tokens are.\n" if "unigram_loss" in known else ""
-    )
+    table = scores_table(scores["eval"])
+    baseline = f"\n{UNIGRAM}\n" if SCORES["unigram_loss"] in table.columns else ""
     heading = (
         f"## Evaluation\n\nObjective `{info.objective}` on held-out text"
-        f"{' with fixed masks' if objective.reads_mask_rate else ''}, after step {scores['step']:,}:\n\n"
+        f"{' with fixed masks' if OBJECTIVES[info.objective].reads_mask_rate else ''}, after step "
+        f"{scores['step']:,}:\n\n"
     )
-    return heading + markdown_table(("source", *(columns[name] for name in known)), rows) + "\n" + baseline
+    return f"{heading}{table.markdown()}\n{baseline}"
 
 
 def _read_recipe(file: Path) -> Any:

@@ -1,5 +1,5 @@
 """Sweeps: one recipe under many settings and seeds.
 
 `definition` reads a sweep file, `state` finds out which runs are finished, `common/launching.py` runs the others, and
-`results` and `picture` report; `command` is `modernbert sweep`.
+`results` reports; `command` is `modernbert sweep`.
 """

@@ -1,6 +1,6 @@
 """`modernbert sweep`: what its options do.
 
-Runs and pictures import torch and matplotlib themselves, so that `--dry-run` and `--list` answer at once.
+Runs import torch themselves, so that `--dry-run`, `--list` and `--report` answer at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from modernbert_train.config.architecture import num_parameters
 from modernbert_train.planning.cost import checkpoints_on_disk_bytes, training_flops_per_token
 from modernbert_train.schedule import RunSchedule, build_schedule
 from modernbert_train.sweep.definition import Cell, Run, Sweep, read_sweep
-from modernbert_train.sweep.results import collect_results, write_tables
+from modernbert_train.sweep.results import collect_results, write_results
 from modernbert_train.sweep.state import check_run_folders, read_state, read_tokens
 
 log = logging.getLogger(__name__)
@@ -151,10 +151,7 @@ def _read_checked(path: str, overrides: list[str], folder: str | None) -> Sweep:
 
 
 def _report(sweep: Sweep) -> str:
-    from modernbert_train.sweep.picture import write_picture
-
-    results = collect_results(sweep)
-    files = [*write_tables(sweep, results), write_picture(sweep, results)]
+    files = write_results(sweep, collect_results(sweep))
     page = (sweep.folder / "results.md").read_text(encoding="utf-8")
     return page + "\n" + "\n".join(str(path) for path in files)
 

@@ -1,4 +1,4 @@
-"""The results of a sweep: held-out scores of the finished runs, over the seeds of each cell, as CSV and Markdown.
+"""The results of a sweep: held-out scores of the finished runs, over the seeds of each cell, as CSV and as a page.
 
 Runs of one seed read the same text in the same order, with the same masks, so cells are compared seed by seed: the mean
 and standard deviation of these differences say more than those of the losses.
@@ -10,15 +10,22 @@ import csv
 import dataclasses
 import io
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from modernbert_train.checkpoints.run_files import METRICS_FILE, read_metrics
 from modernbert_train.common.files import write_atomically
-from modernbert_train.common.text import markdown_table
-from modernbert_train.config import Recipe, format_tokens
+from modernbert_train.common.tables import Cell as TableCell
+from modernbert_train.common.tables import Column, MeanStd, Shown, Table
+from modernbert_train.config import format_tokens
 from modernbert_train.config.architecture import num_parameters
+from modernbert_train.config.comparison import evaluation_settings
+from modernbert_train.reporting.charts import DotChart, Dots
+from modernbert_train.reporting.curves import MOST_SOURCES, mean_held_out_loss
+from modernbert_train.reporting.page import Block, Legend, Page, Section, Text
+from modernbert_train.reporting.records import read_run
+from modernbert_train.reporting.writing import write_page
 from modernbert_train.sweep.definition import Cell, Run, Sweep
 from modernbert_train.sweep.state import changed_settings, read_state
 
@@ -27,6 +34,7 @@ from modernbert_train.sweep.state import changed_settings, read_state
 class RunResult:
     """The scores of a finished run in its last evaluation, by source."""
 
+    folder: Path
     seed: int
     tokens: int
     # Median over the logged steps.
@@ -78,25 +86,6 @@ class CellResult:
         return {name: MeanStd.of(numbers) for name, numbers in values.items()}
 
 
-@dataclass(frozen=True)
-class MeanStd:
-    """Mean and sample standard deviation; the latter is None for a single value."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> MeanStd:
-        """Compute both from one value or more."""
-        numbers = list(values)
-        return cls(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None)
-
-    def text(self, form: str) -> str:
-        """Format as `4.396 ± 0.012`."""
-        std = "" if self.std is None else f" ± {format(self.std, form.lstrip('+'))}"
-        return format(self.mean, form) + std
-
-
 def collect_results(sweep: Sweep) -> list[CellResult]:
     """Collect the finished runs of every cell.
 
@@ -131,6 +120,7 @@ def _run_result(run: Run) -> RunResult:
     metrics = read_metrics(Path(run.recipe.run_folder) / METRICS_FILE)
     scores = metrics.evaluations[-1]["eval"] if metrics.evaluations else {}
     return RunResult(
+        folder=Path(run.recipe.run_folder),
         seed=run.seed,
         tokens=metrics.training[-1]["tokens"],
         tokens_per_s=statistics.median(line["tokens_per_s"] for line in metrics.training),
@@ -146,16 +136,12 @@ def paired_difference(result: CellResult, baseline: CellResult) -> MeanStd | Non
     return MeanStd.of(paired) if paired else None
 
 
-def write_tables(sweep: Sweep, results: list[CellResult]) -> list[Path]:
-    """Write `runs.csv` (a line for each run), `results.csv` and `results.md` (a line for each cell)."""
-    files = {
-        "runs.csv": _csv(_run_rows(results)),
-        "results.csv": _csv(_cell_rows(results)),
-        "results.md": _page(sweep, results),
-    }
-    for name, text in files.items():
-        write_atomically(sweep.folder / name, text)
-    return [sweep.folder / name for name in files]
+def write_results(sweep: Sweep, results: list[CellResult]) -> list[Path]:
+    """Write `runs.csv` (a line for each run), `results.csv` (a line for each cell) and the page `results`."""
+    for name, rows in {"runs.csv": _run_rows(results), "results.csv": _cell_rows(results)}.items():
+        write_atomically(sweep.folder / name, _csv(rows))
+    tables = [sweep.folder / name for name in ("runs.csv", "results.csv")]
+    return [*tables, *write_page(build_page(sweep, results), sweep.folder / "results.html")]
 
 
 def _run_rows(results: list[CellResult]) -> list[dict[str, object]]:
@@ -199,40 +185,81 @@ def _csv(rows: list[dict[str, object]]) -> str:
     return text.getvalue()
 
 
-def _page(sweep: Sweep, results: list[CellResult]) -> str:
-    """Return the results as a Markdown page: losses, accuracies, and notes on how far they can be compared."""
-    sources = list(results[0].runs[0].losses)
+def build_page(sweep: Sweep, results: list[CellResult]) -> Page:
+    """Return the results as a page: losses, accuracies, curves, and notes on how far they can be compared."""
+    sources, groups = list(results[0].runs[0].losses), [result.cell.series for result in results]
     baseline = results[0]
-    losses, accuracies = [], []
-    for result in results:
-        scores, difference = result.scores(), paired_difference(result, baseline)
-        losses.append(
-            [
-                result.cell.name,
-                f"{result.parameters:,}",
-                format_tokens(result.tokens),
-                f"{result.tokens_per_s:,.0f}",
-                str(len(result.runs)),
-                *(scores[f"loss/{source}"].text(".3f") for source in (*sources, "mean")),
-                "" if result is baseline or difference is None else difference.text("+.3f"),
-            ]
+    difference = f"vs {baseline.cell.name}"
+    losses = [Column(source, ".3f") for source in (*sources, "mean")]
+    columns = [Column("cell"), Column("parameters", ","), Column("tokens"), Column("tokens/s", ",.0f")]
+    columns += [Column("seeds"), *losses, Column(difference, "+.3f")]
+    rows: list[tuple[TableCell, ...]] = [
+        (
+            result.cell.name,
+            result.parameters,
+            Shown(result.tokens, format_tokens(result.tokens)),
+            result.tokens_per_s,
+            len(result.runs),
+            *(result.scores()[f"loss/{source}"] for source in (*sources, "mean")),
+            None if result is baseline else paired_difference(result, baseline),
         )
-        accuracies.append(
-            [result.cell.name, *(scores[f"accuracy/{source}"].text(".1%") for source in sources)]
-        )
-    difference_column = f"vs {baseline.cell.name}"
-    columns = ["cell", "parameters", "tokens", "tokens/s", "seeds", *sources, "mean", difference_column]
-    paragraphs = [
-        f"# {sweep.name}",
-        f"Base: `{sweep.base}`. Loss (nats per target) on held-out text at the end of training, mean ± standard "
-        f"deviation over seeds. The column `{difference_column}` is the difference of the "
-        "means over the sources, seed by seed: runs of one seed read the same text in the same order.",
-        markdown_table(columns, losses),
-        "Accuracy:",
-        markdown_table(["cell", *sources], accuracies),
-        *_notes(sweep, results),
+        for result in results
     ]
-    return "\n\n".join(paragraphs) + "\n"
+    accuracies: tuple[tuple[TableCell, ...], ...] = tuple(
+        (result.cell.name, *(result.scores()[f"accuracy/{source}"] for source in sources))
+        for result in results
+    )
+    text = (
+        "Loss (nats per target) on held-out text at the end of training, mean ± standard deviation over seeds. The "
+        f"column `{difference}` is the difference of the means over the sources, seed by seed: runs of one seed read "
+        "the same text in the same order."
+    )
+    legend = [Legend(tuple((name, name, number) for number, name in enumerate(dict.fromkeys(groups))))]
+    sections = [
+        Section(
+            "Held-out loss", [Text(text), *(legend if any(groups) else []), draw_results(sweep, results)]
+        ),
+        Section(
+            "Tables", [Table(tuple(columns), tuple(rows)), *(Text(note) for note in _notes(sweep, results))]
+        ),
+        Section(
+            "Accuracy", [Table((Column("cell"), *(Column(name, ".1%") for name in sources)), accuracies)]
+        ),
+        Section("Curves", [*_curves(results, sources)]),
+    ]
+    return Page(
+        sweep.name,
+        f"Base: `{sweep.base}`, {len(results)} cells",
+        [section for section in sections if section.blocks],
+    )
+
+
+def draw_results(sweep: Sweep, results: list[CellResult]) -> DotChart:
+    """Return a panel for each source, if they are few, and one for their mean: a row for each setting."""
+    sources = list(results[0].runs[0].losses)
+    shown = sources if len(sources) < MOST_SOURCES else []
+    panels = [*shown, *(["mean of the sources"] if len(sources) > 1 else [])]
+    rows = []
+    for result in results:
+        values = [tuple(run.losses[source] for run in result.runs) for source in shown]
+        if len(sources) > 1:
+            values.append(tuple(run.mean_loss for run in result.runs))
+        rows.append(Dots(result.cell.label, result.cell.series, tuple(values)))
+    unit = f"nats per target; mean and standard deviation over seeds, by {sweep.axis}"
+    return DotChart("Held-out loss", unit, tuple(panels), tuple(rows), f"Held-out loss of {len(rows)} cells.")
+
+
+def _curves(results: list[CellResult], sources: list[str]) -> Iterator[Block]:
+    """Yield the curves of all finished runs in the colours of their cells, unless they have one evaluation each."""
+    runs, cells = [], []
+    for number, result in enumerate(results):
+        for run in result.runs:
+            runs.append(read_run(run.folder, f"{result.cell.name}, seed {run.seed}"))
+            cells.append((result.cell.name, number))
+    if any(len(run.metrics.evaluations) > 1 for run in runs):
+        yield Legend(tuple((name, name, number) for name, number in dict.fromkeys(cells)))
+        keys, colours = zip(*cells, strict=True)
+        yield mean_held_out_loss(runs, sources, colours, None, keys)
 
 
 def _notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
@@ -247,7 +274,7 @@ def _notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
         notes.append(
             f"The sweep file has changed: {', '.join(changed)} ran with other values of {', '.join(keys)}."
         )
-    tasks = [_evaluation_settings(result.cell.runs[0].recipe) for result in results]
+    tasks = [evaluation_settings(result.cell.runs[0].recipe) for result in results]
     differing = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
     if differing:
         notes.append(
@@ -257,18 +284,3 @@ def _notes(sweep: Sweep, results: list[CellResult]) -> list[str]:
     if len({run.tokens for result in results for run in result.runs}) > 1:
         notes.append("The cells were trained on different numbers of tokens.")
     return notes
-
-
-def _evaluation_settings(recipe: Recipe) -> dict[str, object]:
-    """Return everything but the model that the held-out scores depend on."""
-    last = list(recipe.phases.values())[-1]
-    return {
-        "evaluation.mask_rate": recipe.evaluation.mask_rate,
-        "evaluation.max_rows": recipe.evaluation.max_rows,
-        "masking": recipe.masking,
-        "data.tokenizer": recipe.data.tokenizer,
-        "data.sources": recipe.data.sources,
-        "objective of the last phase": last.objective,
-        "context_tokens of the last phase": last.context_tokens,
-        "row_tokens of the last phase": last.row_tokens,
-    }

@@ -49,7 +49,14 @@ def test_a_sweep_with_a_failed_cell_and_once_more(tmp_path, capsys, caplog):
     assert (Path(finished) / "log.txt").read_text() == before
     out = capsys.readouterr().out
     assert "So far" not in out
-    for name in ("runs.csv", "results.csv", "results.md", "results.png"):
+    for name in (
+        "runs.csv",
+        "results.csv",
+        "results.html",
+        "results.md",
+        "results.svg",
+        "results-numbers.json",
+    ):
         assert f"{tmp_path}/runs/{name}" in out
         assert (tmp_path / "runs" / name).is_file()
     assert (tmp_path / "runs/results.md").read_text() in out

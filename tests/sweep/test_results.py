@@ -4,8 +4,8 @@ import pytest
 
 from modernbert_train.config.architecture import num_parameters
 from modernbert_train.sweep.definition import read_sweep
-from modernbert_train.sweep.picture import draw_results, write_picture
-from modernbert_train.sweep.results import collect_results, paired_difference, write_tables
+from modernbert_train.sweep.results import collect_results, draw_results, paired_difference, write_results
+from tests.helpers.pages import Parsed
 from tests.helpers.sweeps import make_sweep, pretend_finished
 from tests.helpers.weights import make_info
 
@@ -40,7 +40,7 @@ def test_what_is_collected(sweep):
 
 
 def test_the_tables(sweep):
-    runs, cells, page = write_tables(sweep, collect_results(sweep))
+    runs, cells, html, page, *_ = write_results(sweep, collect_results(sweep))
     with runs.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
@@ -60,6 +60,14 @@ def test_the_tables(sweep):
     assert "| 23.6% ± 2.0% |" in page.read_text()  # of web, in the first cell: 1 / 4 and 1 / 4.5
     assert "same task" not in page.read_text()
     assert "different numbers" not in page.read_text()
+    shown = Parsed(html.read_text())
+    assert any(["mlp-geglu__local_attention-32", *parts[1:]] in rows for _, rows in shown.tables)
+    assert all(address.startswith("#") for address in shown.addresses)
+
+
+def page_of(files):
+    (page,) = [file for file in files if file.name == "results.md"]
+    return page
 
 
 def test_what_is_finished_so_far(tmp_path):
@@ -68,7 +76,7 @@ def test_what_is_finished_so_far(tmp_path):
         collect_results(sweep)
     pretend_finished(sweep.cells[0].runs[0], {"web": 4.0})
     (result,) = collect_results(sweep)
-    *_, page = write_tables(sweep, [result])
+    page = page_of(write_results(sweep, [result]))
     assert "So far 1 of 4 runs are finished." in page.read_text()
     assert "±" not in page.read_text().split("|", 1)[1]  # there is no spread of one seed
 
@@ -79,7 +87,7 @@ def test_figures_that_cannot_be_compared_have_a_note(tmp_path):
     for run, tokens in zip(sweep.runs, (4_096, 4_096, 8_192), strict=True):
         pretend_finished(run, {"web": 4.0}, tokens)
     (tmp_path / "runs/c/seed-1/checkpoints/step-00000002.json").write_text(make_info(step=4).to_json())
-    *_, page = write_tables(sweep, collect_results(sweep))
+    page = page_of(write_results(sweep, collect_results(sweep)))
     assert "not evaluated on the same task: evaluation.mask_rate differ" in page.read_text()
     assert "trained on different numbers of tokens" in page.read_text()
 
@@ -97,16 +105,9 @@ def test_sources_that_only_some_runs_have_are_left_out(tmp_path):
 
 
 def test_the_picture(sweep):
-    results = collect_results(sweep)
-    assert write_picture(sweep, results).read_bytes().startswith(b"\x89PNG")
-    figure = draw_results(sweep, results)
-    assert [axis.get_title() for axis in figure.axes] == ["web", "code", "mean of the sources"]
-    assert {axis.get_xlabel() for axis in figure.axes} == {"model.local_attention"}
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["16", "32", "all-global"]
-    legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
-    assert legend == ["mlp-geglu", "mlp-gelu"]
-    bars = figure.axes[0].containers[0]
-    assert list(bars[0].get_ydata()) == [pytest.approx(4.25), pytest.approx(4.35)]
-    (segments,) = [collection.get_segments() for collection in bars[2]]
-    assert segments[0][:, 1] == pytest.approx([4.25 - 0.3536, 4.25 + 0.3536], abs=1e-4)
+    chart = draw_results(sweep, collect_results(sweep))
+    assert chart.panels == ("web", "code", "mean of the sources")
+    assert "by model.local_attention" in chart.unit
+    assert list(dict.fromkeys(row.label for row in chart.rows)) == ["16", "32", "all-global"]
+    assert chart.groups == ["mlp-geglu", "mlp-gelu", ""]
+    assert chart.rows[0].values == ((4.0, 4.5), (2.0, 2.5), (3.0, 3.5))

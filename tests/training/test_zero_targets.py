@@ -9,7 +9,7 @@ from modernbert_train.checkpoints.run_files import read_metrics
 from modernbert_train.cli import main
 from modernbert_train.config import load_recipe
 from modernbert_train.convert.model_card import latest_evaluation
-from modernbert_train.evaluation.report import write_report
+from modernbert_train.reporting.command import write_report
 from modernbert_train.store.manifest import load_tokenizer_info
 from modernbert_train.training.train import train
 from tests.helpers.recipes import make_tiny
@@ -53,7 +53,7 @@ def test_readers_of_the_metrics_leave_the_source_out(run):
         {"web"},
     ]
     assert set(latest_evaluation(run / "metrics.jsonl", load_weights(run)[1])["eval"]) == {"web"}
-    assert write_report(run).is_file()
+    assert all(file.is_file() for file in write_report([run]))
 
 
 def test_evaluate_skips_the_source_and_scores_the_others(run, capsys, caplog):
