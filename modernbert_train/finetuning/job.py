@@ -64,7 +64,7 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
     out = Path(out)
     check_new_folder(out)
     start = time.monotonic()
-    device, bf16 = _device_of(task)
+    device, bf16 = device_of(task)
     seed = task.seeds[0] if task.seed is None else task.seed
     path = find_model(model)
     rows = read_task(task)
@@ -74,7 +74,7 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
             "%s starts from the model that was fine-tuned on %s, in this suite; %s is not: name that model's folder",
             task.name, task.start_from, model,
         )  # fmt: skip
-    with new_folder(out) as folder, _as_hf_folder(path, out.parent) as source:
+    with new_folder(out) as folder, as_hf_folder(path, out.parent) as source:
         tokenizer = load_tokenizer(source)
         max_tokens = _max_tokens(source, task)
         examples = {
@@ -140,7 +140,7 @@ def default_out(model: str, task: Task) -> Path:
     return Path("finetuned") / (name or "model") / task.name
 
 
-def _device_of(task: Task) -> tuple[torch.device, bool]:
+def device_of(task: Task) -> tuple[torch.device, bool]:
     """Return the device, and whether it computes in bf16."""
     has_gpu = torch.cuda.is_available()
     if task.device == "gpu" and not has_gpu:
@@ -153,7 +153,7 @@ def _device_of(task: Task) -> tuple[torch.device, bool]:
 
 
 @contextmanager
-def _as_hf_folder(path: Path, beside: Path) -> Iterator[Path]:
+def as_hf_folder(path: Path, beside: Path) -> Iterator[Path]:
     """Yield a Hugging Face folder of a model: its own, or for a checkpoint a temporary one.
 
     Args:

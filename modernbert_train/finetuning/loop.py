@@ -103,7 +103,7 @@ def train(
                 order = permutation(len(examples), "fine-tuning", seed, (step - 1) // steps_per_epoch)
             batch = [examples[row] for row in order[place * task.batch_size : (place + 1) * task.batch_size]]
             set_learning_rate(optimizer, rate_of_step(task, step, num_steps), task.learning_rate)
-            losses.append(_step(engine, batch, task, optimizer, bf16))
+            losses.append(training_step(engine, batch, task, optimizer, bf16))
             if step % _CHECK_STEPS == 0 or step in at or step == num_steps:
                 _check_losses(losses, step, task)
                 bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
@@ -156,10 +156,21 @@ def evaluation_steps(num_steps: int, steps_per_epoch: int, per_epoch: int) -> se
     return {step for step in steps if 1 <= step <= num_steps} | {num_steps}
 
 
-def _step(
+def training_step(
     engine: Engine, batch: Sequence[Example], task: Task, optimizer: torch.optim.Optimizer, bf16: bool
 ) -> Tensor:
-    """Update the weights once; return the mean loss over the rows (tokens: over the words) of the batch."""
+    """Update the weights once.
+
+    Args:
+        engine: the model.
+        batch: the rows.
+        task: the settings.
+        optimizer: with the learning rate of the step.
+        bf16: see `train`.
+
+    Returns:
+        The mean loss over the rows (tokens: over the words), before the update.
+    """
     engine.model.train()
     targets = _num_targets(batch, task)
     total = torch.zeros(())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks import attention, remote, train_step
+from benchmarks import attention, finetune, remote, train_step
+from tests.helpers.tasks import write_suite
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
@@ -28,7 +29,17 @@ def test_train_step(capsys):
     assert losses == pytest.approx([losses[0]] * 3, abs=2e-5)
 
 
-@pytest.mark.parametrize("benchmark", [attention, remote, train_step])
+@pytest.mark.parametrize("task", ["pairs", "names"])
+def test_finetune(task, tiny_exported, tmp_path, capsys):
+    suite = write_suite(tmp_path)
+    finetune.main([str(tiny_exported), f"{suite}:{task}", "batch_size=4", "--steps", "1", "max_tokens=40"])
+    rows = [line.rsplit(maxsplit=5) for line in capsys.readouterr().out.splitlines() if " x  " in line]
+    assert [row[0] for row in rows] == ["packed", "padded, by length", "padded to longest", "padded to 40"]
+    losses = [float(row[4]) for row in rows]
+    assert losses == pytest.approx([losses[0]] * 4, abs=2e-5)
+
+
+@pytest.mark.parametrize("benchmark", [attention, finetune, remote, train_step])
 def test_help_has_examples(benchmark, capsys):
     with pytest.raises(SystemExit, match="0"):
         benchmark.main(["--help"])
