@@ -13,7 +13,19 @@ from modernbert_train.cli.parser import build_parser
 from tests.helpers.little_recipe import YAML, write
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = ("train", "rewind", "sweep", "report", "plan", "evaluate", "export", "import", "average", "doctor")
+COMMANDS = (
+    "train",
+    "rewind",
+    "sweep",
+    "report",
+    "plan",
+    "evaluate",
+    "probe",
+    "export",
+    "import",
+    "average",
+    "doctor",
+)
 
 
 def help_of(capsys, *arguments: str) -> str:

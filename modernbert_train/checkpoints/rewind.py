@@ -14,6 +14,7 @@ from modernbert_train.checkpoints.run_files import (
     POSITIONS_FILE,
     PROVENANCE_FILE,
     WANDB_ID_FILE,
+    WATCH_FILE,
     list_checkpoints,
     move_after,
     unused,
@@ -49,7 +50,8 @@ def rewind(run: Path, step: int) -> str:
     later = [path for number, path in checkpoints.items() if number > step]
     aside = _new_folder(run / f"after-step-{step:08d}")
     num_lines = move_after(run / METRICS_FILE, step, aside)
-    move_after(run / POSITIONS_FILE, step, aside)
+    for name in (POSITIONS_FILE, WATCH_FILE):
+        move_after(run / name, step, aside)
     for path in reversed(later):  # newest first: the run has no gap if this is interrupted
         for file in (path, info_file(path)):
             target = aside / file.relative_to(run)
@@ -95,7 +97,9 @@ def start_over(run: Path) -> None:
         return
     remove_leftovers(run)
     aside = _new_folder(run / "before-restart")
-    moved = (METRICS_FILE, POSITIONS_FILE, PROVENANCE_FILE, EVALUATION_FILE, WANDB_ID_FILE, CHECKPOINT_FOLDER)
+    moved = (
+        METRICS_FILE, POSITIONS_FILE, PROVENANCE_FILE, EVALUATION_FILE, WATCH_FILE, WANDB_ID_FILE, CHECKPOINT_FOLDER,
+    )  # fmt: skip
     for name in moved:
         if (run / name).exists():
             (run / name).rename(aside / name)

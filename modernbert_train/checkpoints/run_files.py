@@ -25,6 +25,8 @@ METRICS_FILE = "metrics.jsonl"
 POSITIONS_FILE = "positions.jsonl"
 # Scores of the checkpoint that `modernbert evaluate` scored last, with the unigram baseline.
 EVALUATION_FILE = "evaluation.json"
+# Scores of each checkpoint by `modernbert evaluate --watch` and `probe --watch`, which is not a part of the run.
+WATCH_FILE = "watch.jsonl"
 WANDB_ID_FILE = "wandb_id"
 CHECKPOINT_FOLDER = "checkpoints"
 # Locked by the process that is training in the folder.
@@ -160,6 +162,26 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for text in path.read_bytes().split(b"\n"):
         if (record := _record(text)) is not None:
             yield text.decode(), record
+
+
+def read_watch(run: str | Path) -> list[dict[str, Any]]:
+    """Read watch.jsonl of a run folder, ordered by step; of a step and kind, the last line counts.
+
+    Returns:
+        Lines with at least `kind`, `step`, `tokens` and `scores`, see `evaluation.watch`; empty if nothing was watched.
+        Lines of another form are skipped.
+    """
+    lines = {}
+    for _, line in read_lines(Path(run) / WATCH_FILE):
+        scores = line.get("scores")
+        if (
+            isinstance(line.get("kind"), str)
+            and type(line.get("tokens")) is int
+            and isinstance(scores, dict)
+            and all(map(is_scores, scores.values()))
+        ):
+            lines[line["kind"], line["step"]] = line
+    return sorted(lines.values(), key=lambda line: line["step"])
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

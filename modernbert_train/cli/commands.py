@@ -6,18 +6,19 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modernbert_train.cli.paths import no_recipe, recipe_of
+from modernbert_train.cli.paths import no_recipe, recipe_of, sort_probe_arguments
 from modernbert_train.common.errors import report
 from modernbert_train.common.files import check_new_folder
 
 if TYPE_CHECKING:
     from modernbert_train.config import Recipe
+    from modernbert_train.evaluation.watch import WatchOptions
 
 
 def run_recipe(options: argparse.Namespace) -> int:
@@ -119,12 +120,62 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluate models on held-out text."""
-    models = [no_recipe(path) for path in options.models]
-    from modernbert_train.evaluation.command import EvaluateOptions, evaluate
+    """Evaluate models, or the checkpoints of a run as they appear, on held-out text."""
+    _check_watched(options, options.models)
+    from modernbert_train.evaluation.command import EvaluateOptions, evaluate, watch_evaluation
 
-    names = [field.name for field in fields(EvaluateOptions)]
-    print(evaluate(models, EvaluateOptions(**{name: getattr(options, name) for name in names})))
+    given = EvaluateOptions(**{field.name: getattr(options, field.name) for field in fields(EvaluateOptions)})
+    if options.watch is None:
+        print(evaluate([_model(path) for path in options.models], given))
+        return 0
+    return _print_lines(watch_evaluation(_watched(options), given))
+
+
+def run_probe(options: argparse.Namespace) -> int:
+    """Probe the frozen states of models, or of the checkpoints of a run as they appear."""
+    models, tasks, overrides = sort_probe_arguments(options.arguments)
+    _check_watched(options, models)
+    from modernbert_train.evaluation.probe import DEFAULT_TASKS, probe, watch_probe
+
+    tasks = tasks or list(DEFAULT_TASKS)
+    if options.watch is None:
+        paths = [_model(path) for path in models]
+        print(probe(paths, tasks, overrides, device=options.device, json_file=options.json))
+        return 0
+    if options.json is not None:
+        raise ValueError("--json has no effect with --watch, which writes watch.jsonl; leave it out")
+    return _print_lines(watch_probe(_watched(options), tasks, overrides, device=options.device))
+
+
+def _check_watched(options: argparse.Namespace, models: list[str]) -> None:
+    if options.watch is None:
+        if not models:
+            raise ValueError(
+                "no model is named; name a run, a checkpoint or a Hugging Face folder, or --watch RUN"
+            )
+        for option in ("every", "watch_seconds"):
+            if getattr(options, option) is not None:
+                name = option.replace("_", "-")
+                raise ValueError(f"--{name} has an effect only with --watch; add it, or leave --{name} out")
+    elif models:
+        raise ValueError(f"--watch evaluates the checkpoints of its run; leave out {', '.join(models)}")
+
+
+def _watched(options: argparse.Namespace) -> WatchOptions:
+    from modernbert_train.evaluation.watch import IDLE_SECONDS, WatchOptions
+
+    seconds = IDLE_SECONDS if options.watch_seconds is None else options.watch_seconds
+    return WatchOptions(Path(no_recipe(options.watch)), options.every or 0, seconds)
+
+
+def _model(path: str) -> str:
+    """Return the path of a model, or its name on the Hugging Face hub; a recipe is refused."""
+    return no_recipe(path) if Path(path).exists() else path
+
+
+def _print_lines(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line, flush=True)
     return 0
 
 

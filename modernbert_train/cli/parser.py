@@ -27,6 +27,7 @@ examples:
   modernbert plan runs/quickstart/recipe.yaml --step 100
   modernbert evaluate runs/quickstart
   modernbert finetune runs/quickstart yamls/evaluation/glue.yaml:sst2 tuned/sst2
+  modernbert probe runs/quickstart sst2
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
   modernbert import path/to/ModernBERT-base imported/base
   modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
@@ -55,12 +56,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = build_parser()
     options, unparsed = parser.parse_known_args(arguments)
-    if unparsed and not hasattr(options, "overrides"):
+    # argparse fills a list of any length before the first option only.
+    rest = next((name for name in ("overrides", "models", "arguments") if hasattr(options, name)), None)
+    if unparsed and rest is None:
         parser.error(f"unexpected argument: {' '.join(unparsed)}")
-    if hasattr(options, "overrides"):
-        options.overrides = [*options.overrides, *unparsed]
-        if (meant := _without_spaces(options.overrides)) is not None:
-            parser.error(f"a field and its value are one word, without spaces around `=`: write {meant}")
+    if rest is not None:
+        setattr(options, rest, [*getattr(options, rest), *unparsed])
+    if rest == "overrides" and (meant := _without_spaces(options.overrides)) is not None:
+        parser.error(f"a field and its value are one word, without spaces around `=`: write {meant}")
     return options
 
 
@@ -115,6 +118,7 @@ def build_parser() -> ArgumentParser:
     _add_plan(subparsers)
     _add_evaluate(subparsers)
     _add_finetune(subparsers)
+    _add_probe(subparsers)
     _add_export(subparsers)
     _add_import(subparsers)
     _add_average(subparsers)
@@ -361,13 +365,14 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         modernbert evaluate path/to/ModernBERT-base --recipe my/recipe.yaml
         modernbert evaluate runs/extended runs/twin --lengths --picture positions.png
         modernbert evaluate runs/base path/to/bert --text web='/data/web/*.jsonl.gz' --bits-per-byte
+        modernbert evaluate --watch runs/base --device cuda:1 --every 1B
         """,
     )
     command.add_argument(
         "models",
-        nargs="+",
+        nargs="*",
         metavar="MODEL",
-        help="a run folder, a checkpoint or a Hugging Face folder, such as a published model",
+        help="a run folder, a checkpoint, a Hugging Face folder, or a model of the hub as OWNER/NAME",
     )
     command.add_argument(
         "--recipe", help="recipe that names the stores of text (default: that of the first run)"
@@ -419,8 +424,53 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         action="store_true",
         help="with --text: score whole words in bits per byte, which compares models of different tokenizers",
     )
+    _add_watch(command)
+
+
+def _add_probe(subparsers: Subparsers) -> None:
+    command = _command(
+        subparsers,
+        "probe",
+        commands.run_probe,
+        "score frozen hidden states on classification and similarity tasks, beside random weights: a minute a model",
+        """
+        modernbert probe runs/base sst2 stsb
+        modernbert probe runs/base path/to/bert my/tasks.yaml:topics train_rows=1000
+        modernbert probe --watch runs/base my/tasks.yaml:topics folder=/data --device cuda:1
+        """,
+    )
+    command.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="MODEL | TASK | key=value",
+        help="models (run folders, checkpoints, Hugging Face folders), tasks (FILE.yaml:NAME, or a name of a suite of "
+        "the package; default: sst2 stsb), and fields of the tasks to override, in any order",
+    )
+    _add_watch(command)
+
+
+def _add_watch(command: argparse.ArgumentParser) -> None:
+    """Add the options that `evaluate` and `probe` have in common."""
     _add_device(command)
     command.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+    command.add_argument(
+        "--watch",
+        metavar="RUN",
+        help="evaluate the checkpoints of a run as they appear, until it has finished, and append the scores to "
+        "RUN/watch.jsonl; the run is not disturbed",
+    )
+    command.add_argument(
+        "--every",
+        type=_tokens,
+        metavar="N",
+        help="with --watch: tokens between checkpoints to evaluate, such as 1B (default: every checkpoint)",
+    )
+    command.add_argument(
+        "--watch-seconds",
+        type=_positive,
+        metavar="N",
+        help="with --watch: stop after this time without a new checkpoint (default: six hours)",
+    )
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:

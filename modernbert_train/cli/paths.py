@@ -53,3 +53,32 @@ def no_recipe(path: str) -> str:
     except ValueError:  # another kind of YAML file, or a recipe that only overrides complete
         hint = "a run folder, a checkpoint or a model"
     raise ValueError(f"{path} is a YAML file, and not the folder of a run; name {hint}")
+
+
+def sort_probe_arguments(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Sort arguments of `probe` into models, tasks and overrides, which may come in any order.
+
+    What exists is a model, what has `=` an override. A name with `/` is a task if it begins with the name of a suite of
+    the package, and otherwise a model: a path, or a name on the Hugging Face hub.
+
+    Args:
+        arguments: as the user wrote them.
+
+    Returns:
+        Models, tasks and overrides.
+    """
+    from modernbert_train.config.shipped import shipped_yamls
+
+    suites = {path.stem for path in shipped_yamls("yamls/evaluation")}
+    models, tasks, overrides = [], [], []
+    for argument in arguments:
+        in_file = ".yaml:" in argument or ".yml:" in argument
+        if Path(argument).exists():
+            models.append(argument)
+        elif "=" in argument:
+            overrides.append(argument)
+        elif in_file or "/" not in argument or argument.partition("/")[0] in suites:
+            tasks.append(argument)
+        else:
+            models.append(argument)
+    return models, tasks, overrides

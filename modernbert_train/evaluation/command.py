@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from modernbert_train.evaluation.tables import (
     format_scores,
     format_words,
     numbers,
+    numbers_of,
+    source_numbers,
     word_numbers,
 )
 from modernbert_train.evaluation.targets import EDGES
+from modernbert_train.evaluation.watch import Scores, WatchOptions, watch
 from modernbert_train.evaluation.words import score_words
 
 log = logging.getLogger(__name__)
@@ -79,10 +83,7 @@ def evaluate(targets: Sequence[str | Path], options: EvaluateOptions | None = No
     if len({model.name for model in models}) < len(models):
         raise ValueError("a model is named twice; name each once")
     limit = find_limit(models, options.beyond) if options.lengths else None
-    texts = None
-    if options.text:
-        count = options.max_documents or MAX_DOCUMENTS
-        texts = read_raw_text(options.text, options.text_field or "text", count)
+    texts = _read_texts(options)
     if options.bits_per_byte:
         assert texts is not None
         context = choose_context(models, wanted=options.context_tokens)
@@ -95,6 +96,18 @@ def evaluate(targets: Sequence[str | Path], options: EvaluateOptions | None = No
     return "\n\n".join(tables)
 
 
+def _read_texts(options: EvaluateOptions) -> dict[str, list[str]] | None:
+    if not options.text:
+        return None
+    return read_raw_text(options.text, options.text_field or "text", options.max_documents or MAX_DOCUMENTS)
+
+
+def _store_text(run: Path, options: EvaluateOptions) -> StoreText:
+    """Return the text of the recipe that the user names, or of that of a run."""
+    recipe = own_recipe(run) if options.recipe is None else load_recipe(options.recipe)
+    return StoreText(recipe, options.max_tokens)
+
+
 def _evaluate_tokens(
     models: Sequence[EvaluatedModel],
     texts: dict[str, list[str]] | None,
@@ -102,14 +115,8 @@ def _evaluate_tokens(
     limit: int | None,
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the tables and the numbers of predicted tokens."""
-    of_recipe: int | None = None
-    text: StoreText | RawText
-    if texts is not None:
-        text = RawText(texts)
-    else:
-        recipe = own_recipe(models[0].folder) if options.recipe is None else load_recipe(options.recipe)
-        text = StoreText(recipe, options.max_tokens)
-        of_recipe = text.context_tokens
+    text = RawText(texts) if texts is not None else _store_text(models[0].folder, options)
+    of_recipe = text.context_tokens if isinstance(text, StoreText) else None
     context = choose_context(models, of_recipe, wanted=options.context_tokens, longest=options.lengths)
     with closing(text):
         scores = score_models(models, text, context, device=options.device)
@@ -129,6 +136,55 @@ def _evaluate_tokens(
         _write_scores(source, scores)
     found = {"context_tokens": context, **numbers(scores, with_buckets=options.lengths, gains=gains)}
     return tables, found
+
+
+def watch_evaluation(watched: WatchOptions, options: EvaluateOptions | None = None) -> Iterator[str]:
+    """Score each new checkpoint of a run, see `watch`.
+
+    Args:
+        watched: The run.
+        options: Of the command.
+
+    Yields:
+        A line for people about each checkpoint.
+
+    Raises:
+        ValueError: Options do not fit together, or the text cannot be read.
+    """
+    options = options or EvaluateOptions()
+    check_options(options)
+    not_watched = (("--lengths", options.lengths), ("--json", options.json))
+    for option, is_given in not_watched:
+        if is_given:
+            raise ValueError(
+                f"{option} has no effect with --watch; evaluate a checkpoint by its path for that"
+            )
+    texts = _read_texts(options)
+    text = RawText(texts) if texts is not None else _store_text(watched.run, options)
+    of_recipe = text.context_tokens if isinstance(text, StoreText) else None
+
+    def score_tokens(checkpoint: Path) -> Scores:
+        models = [open_model(checkpoint)]
+        context = choose_context(models, of_recipe, wanted=options.context_tokens)
+        scores = score_models(models, text, context, device=options.device)
+        return {score.source: source_numbers(score) for score in scores}
+
+    def score_bytes(checkpoint: Path) -> Scores:
+        assert texts is not None
+        models = [open_model(checkpoint)]
+        context = choose_context(models, wanted=options.context_tokens)
+        scores = score_words(models, texts, context_tokens=context, device=options.device)
+        return {score.source: numbers_of("bits_per_byte", score.bits_per_byte) for score in scores}
+
+    main, kind, score = "loss", "evaluate", score_tokens
+    if options.bits_per_byte:
+        main, kind, score = "bits_per_byte", "bits_per_byte", score_bytes
+    with closing(text):
+        yield from watch(watched, kind, score, partial(_describe, main=main))
+
+
+def _describe(scores: Scores, main: str) -> str:
+    return ", ".join(f"{source} {of_source[main]:.3f}" for source, of_source in scores.items())
 
 
 def check_options(options: EvaluateOptions) -> None:

@@ -15,6 +15,7 @@ from modernbert_train.checkpoints.hf.folder import (
     most_positions,
     transformer_folder,
 )
+from modernbert_train.checkpoints.hub import find_model
 from modernbert_train.checkpoints.source import WeightSource, open_weights
 from modernbert_train.config.schema import ObjectiveName
 from modernbert_train.evaluation.scorers import Scorer, our_scorer, transformers_scorer
@@ -47,7 +48,7 @@ class EvaluatedModel:
 
 
 def open_model(target: str | Path) -> EvaluatedModel:
-    """Open a run folder (its newest good checkpoint), a `.pt` file or a Hugging Face folder.
+    """Open a run folder (its newest good checkpoint), a `.pt` file, a Hugging Face folder or a model of the hub.
 
     Returns:
         The model, whose weights are not yet read.
@@ -55,7 +56,7 @@ def open_model(target: str | Path) -> EvaluatedModel:
     Raises:
         ValueError: There is none, it is damaged, or it has no tokenizer.
     """
-    folder = transformer_folder(Path(target))
+    folder = transformer_folder(find_model(target))
     if is_hf_folder(folder):
         return EvaluatedModel(
             str(target),

@@ -131,11 +131,7 @@ def numbers(
                 "objective": score.objective,
                 "tokens": score.num_tokens,
                 "targets": score.num_targets,
-                **_numbers_of("loss", score.mean_loss),
-                "perplexity": score.perplexity,
-                **_numbers_of("accuracy", Mean(score.accuracy, score.accuracy_error)),
-                "unigram_loss": score.unigram.loss,
-                "unigram_accuracy": score.unigram.accuracy,
+                **source_numbers(score),
                 **(
                     {f"by_{view}": [_bucket_numbers(bucket) for bucket in _buckets(score, view)] for view in _VIEWS}
                     if with_buckets
@@ -159,6 +155,17 @@ def numbers(
     }  # fmt: skip
 
 
+def source_numbers(score: SourceScore) -> dict[str, float | None]:
+    """Return the scores of a source under their names in JSON."""
+    return {
+        **numbers_of("loss", score.mean_loss),
+        "perplexity": score.perplexity,
+        **numbers_of("accuracy", Mean(score.accuracy, score.accuracy_error)),
+        "unigram_loss": score.unigram.loss,
+        "unigram_accuracy": score.unigram.accuracy,
+    }
+
+
 def word_numbers(scores: Sequence[WordScore]) -> dict[str, Any]:
     """Return bits per byte as an object for JSON."""
     return {
@@ -171,7 +178,7 @@ def word_numbers(scores: Sequence[WordScore]) -> dict[str, Any]:
                 "bytes": score.num_bytes,
                 "pieces": score.num_pieces,
                 "left_out": score.num_left_out,
-                **_numbers_of("bits_per_byte", score.bits_per_byte),
+                **numbers_of("bits_per_byte", score.bits_per_byte),
                 "uniform_bits_per_byte": score.uniform_bits_per_byte,
                 "lower_cases": score.lower_cases,
             }
@@ -186,12 +193,13 @@ def _bucket_numbers(bucket: BucketScore) -> dict[str, Any]:
         "last": bucket.last,
         "documents": bucket.num_documents,
         "targets": bucket.num_targets,
-        **_numbers_of("loss", bucket.loss),
-        **_numbers_of("accuracy", bucket.accuracy),
+        **numbers_of("loss", bucket.loss),
+        **numbers_of("accuracy", bucket.accuracy),
     }
 
 
-def _numbers_of(name: str, mean: Mean) -> dict[str, float | None]:
+def numbers_of(name: str, mean: Mean) -> dict[str, float | None]:
+    """Return a mean and its standard error, null if it is not known, under their names."""
     return {name: mean.value, f"{name}_error": None if math.isnan(mean.error) else mean.error}
 
 

@@ -21,6 +21,7 @@ def run(tmp_path):
     lines = [json.dumps({"step": step, "loss": 5.0}) + "\n" for step in range(1, 14)]
     (run / "metrics.jsonl").write_text("".join(lines))
     (run / "positions.jsonl").write_text("".join(lines[3::4]))
+    (run / "watch.jsonl").write_text("".join(lines[3::4]))
     (run / "wandb_id").write_text("abc")
     return run
 
@@ -36,6 +37,7 @@ def test_what_came_after_the_step_is_moved_aside(run, capsys):
         f"{run} resumes after step 4; 2 later checkpoints and 9 lines of metrics were moved to {aside}\n"
     )
     assert find_latest(run).stem == "step-00000004"
+    assert (steps(run / "watch.jsonl"), steps(aside / "watch.jsonl")) == ([4], [8, 12])
     assert [path.stem for path in list_checkpoints(aside)] == ["step-00000008", "step-00000012"]
     assert all(info_file(path).exists() for path in list_checkpoints(aside))
     assert (steps(run / "metrics.jsonl"), steps(aside / "metrics.jsonl")) == (

@@ -170,7 +170,12 @@ def test_longer_documents_than_the_recipe_s_context(
         ("{0}/twin --text web={0}/*.gz --json no/x.json", "--json: no/x.json: its folder does not exist; make"),
         ("{0}/twin --text web={0}/*.gz --lengths --beyond 9000", "--beyond is 9,000, and no document is longer"),
         ("{0}/twin --text web={0}/*.gz --context-tokens 2", "--context-tokens is 2, must be at least 8"),
-        ("{0}/no --text web={0}/*.gz", "{0}/no: no such run folder or checkpoint; name a run folder"),
+        ("{0}/no --text web={0}/*.gz", "{0}/no: no such run folder, checkpoint or model; name a run folder"),
+        ("--text web={0}/*.gz", "no model is named; name a run, a checkpoint or a Hugging Face folder, or --watch RUN"),
+        ("{0}/twin --every 1B", "--every has an effect only with --watch; add it, or leave --every out"),
+        ("{0}/twin --watch {0}/twin", "--watch evaluates the checkpoints of its run; leave out {0}/twin"),
+        ("--watch {0}/twin --text web={0}/*.gz", "--watch {0}/twin: no recipe.yaml in it; name the folder of a run"),
+        ("--watch {0}/twin --lengths", "--lengths has no effect with --watch; evaluate a checkpoint by its path"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(

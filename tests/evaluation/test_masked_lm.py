@@ -227,7 +227,7 @@ def test_models_and_recipes_that_cannot_be_evaluated(tmp_path: Path, recipe: Rec
     exported = export_checkpoint(run, tmp_path / "out")
     with pytest.raises(ValueError, match=r"out: no recipe\.yaml in it, so .* is unknown; name one"):
         evaluate_masked_lm(exported)
-    with pytest.raises(ValueError, match="no such run folder or checkpoint"):
+    with pytest.raises(ValueError, match="no such run folder, checkpoint or model"):
         evaluate_masked_lm(tmp_path / "typo", recipe)
 
     def with_sources(**sources: SourceConfig) -> Recipe:
