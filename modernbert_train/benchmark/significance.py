@@ -18,7 +18,7 @@ tell the models apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -47,6 +47,8 @@ class Rows:
     labels: Numbers | None = None
     # Where a row has several values, such as one for each word: the row of each value.
     rows: npt.NDArray[np.int64] | None = None
+    # Of the classes.
+    names: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -175,7 +177,7 @@ def _combine(value: float, parts: Sequence[tuple[Numbers, Numbers]], seed: int) 
     return Estimate(value, value + np.sqrt(kept) * of_rows + of_seeds)
 
 
-def smallest_difference(metric: str, labels: Mapping[str, Numbers], seed: int = 0) -> float:
+def smallest_difference(metric: str, sets: Mapping[str, Rows], seed: int = 0) -> float:
     """Estimate, before any run, the smallest difference of two models that the valid rows can show.
 
     Assumes two models that are equally good, half-way between the most frequent class and no error (correlated by 0.8
@@ -184,7 +186,7 @@ def smallest_difference(metric: str, labels: Mapping[str, Numbers], seed: int = 
 
     Args:
         metric: Name of the metric.
-        labels: Valid set -> the label of each row; for a mean over rows, anything of the same length.
+        sets: Valid set -> rows, of which the labels count; for a mean over rows only their number.
         seed: Of the simulation.
 
     Returns:
@@ -192,20 +194,20 @@ def smallest_difference(metric: str, labels: Mapping[str, Numbers], seed: int = 
     """
     random = np.random.default_rng(seed)
     variances = [
-        _QUERY_SPREAD**2 / len(values)
+        _QUERY_SPREAD**2 / rows.num_rows
         if metric == "ndcg@10"
-        else float(np.mean([_simulated_variance(metric, values, random) for _ in range(4)]))
-        for values in labels.values()
+        else float(np.mean([_simulated_variance(metric, rows, random) for _ in range(4)]))
+        for rows in sets.values()
     ]
     return _FOUND * float(np.sqrt(sum(variances))) / len(variances)
 
 
-def _simulated_variance(metric: str, labels: Numbers, random: np.random.Generator) -> float:
+def _simulated_variance(metric: str, rows: Rows, random: np.random.Generator) -> float:
     """Return the variance over resampled rows of the difference of two models that are equally good."""
     simulate = _simulated_numbers if metric in ("pearson", "spearman") else _simulated_classes
-    pair = [Rows(predictions, labels) for predictions in simulate(labels, random)]
+    pair = [replace(rows, predictions=predictions) for predictions in simulate(_labels(rows), random)]
     compute = _scorer(metric, pair)
-    draws = np.concatenate([compute(counts) for counts in draw_counts(len(labels), 300, random)])
+    draws = np.concatenate([compute(counts) for counts in draw_counts(rows.num_rows, 300, random)])
     return float((draws[:, 0] - draws[:, 1]).var())
 
 
@@ -276,11 +278,27 @@ def _mean(sums: Numbers) -> Numbers:
 def _confusion(rows: Rows) -> Numbers:
     """Return a 1 for each value in the cell (label, prediction), flattened."""
     labels = _labels(rows)
-    size = int(max(labels.max(), rows.predictions.max())) + 1
-    cell = (labels * size + rows.predictions).astype(np.int64)
+    # One more than there are, for words that the model did not see, whose prediction is -1.
+    size = int(max(labels.max(), rows.predictions.max())) + 2
+    cell = (labels * size + rows.predictions % size).astype(np.int64)
     row = np.arange(len(cell)) if rows.rows is None else rows.rows
     terms = np.zeros((rows.num_rows, size * size))
     np.add.at(terms, (row, cell), 1)
+    return terms
+
+
+def _span_counts(rows: Rows) -> Numbers:
+    """Return for each row twice the number of right spans, and that of expected and predicted ones."""
+    from modernbert_train.tasks.metrics import spans  # torch
+
+    assert rows.rows is not None, "spans are of words"
+    predicted, expected = (
+        set(spans(classes, rows.names, rows.rows)) for classes in (rows.predictions, _labels(rows))
+    )
+    terms = np.zeros((rows.num_rows, 2))
+    for found, column, weight in ((predicted & expected, 0, 2), (predicted, 1, 1), (expected, 1, 1)):
+        starts = np.array([start for start, *_ in found], dtype=np.int64)
+        terms[:, column] += weight * np.bincount(rows.rows[starts], minlength=rows.num_rows)
     return terms
 
 
@@ -306,8 +324,8 @@ def _matthews(sums: Numbers) -> Numbers:
 def _f1_by_class(sums: Numbers) -> tuple[Numbers, Numbers]:
     """Return F1 and its denominator, which is 0 for a class that is neither a label nor predicted."""
     confusion = _square(sums)
-    both = confusion.sum(axis=1) + confusion.sum(axis=2)
-    return _ratio(2 * np.diagonal(confusion, axis1=1, axis2=2), both), both
+    both = (confusion.sum(axis=1) + confusion.sum(axis=2))[:, :-1]
+    return _ratio(2 * np.diagonal(confusion, axis1=1, axis2=2)[:, :-1], both), both
 
 
 def _f1(sums: Numbers) -> Numbers:
@@ -339,6 +357,7 @@ _SUMS: dict[str, tuple[Callable[[Rows], Numbers], Callable[[Numbers], Numbers]]]
     "macro_f1": (_confusion, _macro_f1),
     "pearson": (_moments, _pearson),
     "ndcg@10": (_one, _mean),
+    "span_f1": (_span_counts, _mean),
 }
 
 

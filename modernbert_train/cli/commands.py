@@ -95,6 +95,36 @@ def run_sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_benchmark(options: argparse.Namespace) -> int:
+    """Run models on the tasks of a suite, or show jobs, commands or results."""
+    from modernbert_train.benchmark import command
+
+    models, overrides = command.find_models([*options.models, *options.overrides])
+    chosen = command.BenchmarkOptions(
+        suite=options.suite,
+        models=models,
+        overrides=overrides,
+        folder=options.folder,
+        seeds=options.seeds,
+        random_twin=options.random_twin,
+        baselines=options.baselines,
+        parallel=options.parallel,
+        launcher=options.launcher,
+        keep_models=options.keep_models,
+    )
+    if options.dry_run:
+        print(command.preview_benchmark(chosen))
+    elif options.list:
+        print(command.list_commands(chosen))
+    elif options.report:
+        print(command.report_benchmark(chosen))
+    else:
+        from modernbert_train.cli import main
+
+        return command.run_benchmark(chosen, main if options.in_process else None)
+    return 0
+
+
 def run_plan(options: argparse.Namespace) -> int:
     """Show the contents of the batch of a step."""
     from modernbert_train.planning.step_contents import step_contents, to_json, to_text

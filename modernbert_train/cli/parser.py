@@ -22,6 +22,7 @@ examples:
   modernbert train yamls/pretrain/modernbert-base.yaml --dry-run
   composer -n 8 -m modernbert_train train yamls/pretrain/modernbert-base.yaml phases.pretrain.learning_rate=5e-4
   modernbert sweep yamls/ablations/mlp.yaml --parallel 2
+  modernbert benchmark yamls/evaluation/glue.yaml runs/base runs/other --parallel 8
   modernbert rewind runs/quickstart --step 300
   modernbert report runs/quickstart
   modernbert plan runs/quickstart/recipe.yaml --step 100
@@ -114,6 +115,7 @@ def build_parser() -> ArgumentParser:
     _add_train(subparsers)
     _add_rewind(subparsers)
     _add_sweep(subparsers)
+    _add_benchmark(subparsers)
     _add_report(subparsers)
     _add_plan(subparsers)
     _add_evaluate(subparsers)
@@ -288,6 +290,78 @@ def _add_sweep(subparsers: Subparsers) -> None:
     instead.add_argument("--dry-run", action="store_true", help="check the runs and show them; train nothing")
     instead.add_argument("--list", action="store_true", help="print the command of each run, one per line")
     instead.add_argument("--report", action="store_true", help="write tables and plots of the finished runs")
+
+
+def _add_benchmark(subparsers: Subparsers) -> None:
+    command = _command(
+        subparsers,
+        "benchmark",
+        commands.run_benchmark,
+        "fine-tune models on the tasks of a suite with several seeds, and compare them; run again to go on",
+        """
+        modernbert benchmark yamls/evaluation/glue.yaml answerdotai/ModernBERT-base --dry-run
+        modernbert benchmark yamls/evaluation/glue.yaml runs/base runs/other --parallel 8
+        modernbert benchmark yamls/evaluation/local.yaml runs/small folder=my/data --random-twin --baselines
+        modernbert benchmark my/suite.yaml runs/a runs/b --seeds 0 1 2 3 4 epochs=2 tasks.sst2.epochs=1
+        modernbert benchmark my/suite.yaml runs/a --launcher "srun --gres=gpu:1 python" --parallel 8
+        """,
+    )
+    command.add_argument("suite", help="path of the YAML suite; see yamls/evaluation")
+    command.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="a run folder, a checkpoint, a Hugging Face folder or a model of the hub; the others are compared with "
+        "the first. key=value among them overrides fields of all tasks, tasks.NAME.key=value those of one",
+    )
+    command.set_defaults(overrides=[])
+    command.add_argument(
+        "--folder", help="folder for jobs and results (default: evaluations/NAME of the suite)"
+    )
+    command.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="seeds of every task (default: those of the suite)"
+    )
+    command.add_argument(
+        "--random-twin",
+        action="store_true",
+        help="also fine-tune each model's architecture from random weights, and compare with that",
+    )
+    command.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also majority, bag of words and TF-IDF cosine; BM25 for retrieval",
+    )
+    command.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of jobs in parallel (default: %(default)s)",
+    )
+    command.add_argument(
+        "--launcher",
+        metavar="COMMAND",
+        help="command that starts each job, followed by `-m modernbert_train finetune ...` (default: this Python), "
+        "such as 'srun --gres=gpu:1 python'",
+    )
+    command.add_argument(
+        "--in-process",
+        action="store_true",
+        help="run the jobs one after another in this process, which saves its start for each",
+    )
+    command.add_argument(
+        "--keep-models", action="store_true", help="keep the weights of every fine-tuned model"
+    )
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the tasks and jobs, leaks, and the smallest difference that each task can show; run nothing",
+    )
+    instead.add_argument("--list", action="store_true", help="print the command of each job, one per line")
+    instead.add_argument(
+        "--report", action="store_true", help="write tables and picture of the finished jobs"
+    )
 
 
 def _add_plan(subparsers: Subparsers) -> None:

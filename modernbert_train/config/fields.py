@@ -101,7 +101,7 @@ def type_text(expected: Any) -> str:
     if origin is tuple:
         return f"a list of {len(args)} numbers"
     if origin is list:
-        return "a list of whole numbers" if args == (int,) else "a list of texts"
+        return {(int,): "a list of whole numbers", (float,): "a list of numbers"}.get(args, "a list of texts")
     return "a section with keys of its own" if is_section(expected) else words[expected]
 
 

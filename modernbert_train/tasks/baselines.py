@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from modernbert_train.common.extras import require_extra
 from modernbert_train.tasks.leaks import Texts
 
 if TYPE_CHECKING:
@@ -44,13 +45,10 @@ def predict(
     Raises:
         ValueError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression, Ridge
-    except ImportError:
-        raise ValueError(
-            "baselines need scikit-learn: pip install 'modernbert-train[evaluation]', or leave --baselines out"
-        ) from None
+    require_extra("evaluation", "scikit-learn")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+
     joined = {name: [" ".join(row) for row in rows] for name, rows in valid.items()}
     found = {MAJORITY: {name: _constant(labels, len(rows), is_regression) for name, rows in valid.items()}}
     if len(np.unique(labels)) < 2:

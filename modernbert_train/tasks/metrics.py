@@ -86,13 +86,13 @@ def span_f1(predictions: Array, labels: Array, names: Sequence[str], rows: Int64
         names: of the classes.
         rows: [N], the row of each word: spans end with the row.
     """
-    predicted = set(_spans(predictions, names, rows))
-    expected = set(_spans(labels, names, rows))
+    predicted = set(spans(predictions, names, rows))
+    expected = set(spans(labels, names, rows))
     right = len(predicted & expected)
     return 2 * right / (len(predicted) + len(expected)) if right else 0.0
 
 
-def _spans(classes: Array, names: Sequence[str], rows: Int64) -> Iterator[tuple[int, int, str]]:
+def spans(classes: Array, names: Sequence[str], rows: Int64) -> Iterator[tuple[int, int, str]]:
     """Yield first word, end and kind of each span. `I-X` that follows no X begins one, as in conlleval."""
     start, kind = 0, ""
     row_before = -1

@@ -82,6 +82,16 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """Settings that a benchmark tries in every combination; an empty list stands for the task's own value."""
+
+    learning_rate: list[float] = field(default_factory=list)
+    weight_decay: list[float] = field(default_factory=list)
+    epochs: list[float] = field(default_factory=list)
+    batch_size: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task, and the settings under which a model is fine-tuned on it."""
 
@@ -144,6 +154,8 @@ class TaskConfig:
     # Stop after this many evaluations in a row that were not better than the best; null: never.
     patience: int | None = None
     evaluate_per_epoch: int = 1
+    # Settings that a benchmark tries; the table has the best of them, by its mean over the seeds.
+    grid: GridConfig = field(default_factory=GridConfig)
     # Seeds of a benchmark: initial classifier, order of the rows, dropout.
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     # Seed of one job; null: the first of `seeds`.

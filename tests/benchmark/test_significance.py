@@ -14,6 +14,7 @@ from modernbert_train.benchmark.significance import (
     resample,
     smallest_difference,
 )
+from modernbert_train.tasks.metrics import compute_score
 
 RANDOM = np.random.default_rng(0)
 ROWS = 120
@@ -111,7 +112,7 @@ def test_a_real_difference_is_found(monkeypatch):
     monkeypatch.setattr("modernbert_train.benchmark.significance.NUM_RESAMPLES", 200)
     random = np.random.default_rng(2)
     labels = (random.random(400) < 0.5) * 1.0
-    shown = smallest_difference("accuracy", {"valid": labels})
+    shown = smallest_difference("accuracy", {"valid": Rows(labels, labels)})
     assert shown == pytest.approx(2.8 * np.sqrt(2 * 0.125 * 0.875 / 400), rel=0.15)
     found = 0
     for number in range(200):
@@ -130,11 +131,11 @@ def test_the_smallest_difference_shrinks_with_the_root_of_the_rows():
     for size in (100, 1_600):
         labels = np.arange(size) % 3.0
         for metric in ("spearman", "matthews", "macro_f1"):
-            values[metric, size] = smallest_difference(metric, {"valid": labels})
-        values["ndcg@10", size] = smallest_difference("ndcg@10", {"valid": labels})
+            values[metric, size] = smallest_difference(metric, {"valid": Rows(labels, labels)})
+        values["ndcg@10", size] = smallest_difference("ndcg@10", {"valid": Rows(labels)})
     for metric in ("spearman", "matthews", "macro_f1", "ndcg@10"):
         assert values[metric, 100] / values[metric, 1_600] == pytest.approx(4, rel=0.35)
-    two_sets = smallest_difference("ndcg@10", {"a": np.zeros(100), "b": np.zeros(100)})
+    two_sets = smallest_difference("ndcg@10", {"a": Rows(np.zeros(100)), "b": Rows(np.zeros(100))})
     assert two_sets == pytest.approx(values["ndcg@10", 100] / 2**0.5)
 
 
@@ -164,3 +165,21 @@ def test_several_valid_sets_count_alike():
     labels = np.ones(40)
     sets = {"matched": Rows(np.ones(40), labels), "mismatched": Rows(np.zeros(20), np.ones(20))}
     assert resample("accuracy", {0: sets}, 0).mean == 0.5
+
+
+def test_rows_of_words_are_resampled_as_a_whole():
+    """Accuracy, macro-F1 and F1 of spans of the words of drawn rows; words that were not seen (-1) are wrong."""
+    names = ("O", "B-X", "I-X")
+    rows = np.repeat(np.arange(30), 4)
+    labels = RANDOM.integers(0, 3, 120)
+    predictions = np.where(RANDOM.random(120) < 0.3, RANDOM.integers(-1, 3, 120), labels)
+    counts = next(draw_counts(30, NUM_RESAMPLES, (5, 0)))[4].astype(int)
+    drawn = np.concatenate([np.arange(4 * row, 4 * row + 4) for row in np.repeat(np.arange(30), counts)])
+    new_rows = np.repeat(np.arange(30), 4)
+    for metric in ("accuracy", "macro_f1", "span_f1"):
+        found = resample(metric, {0: {"valid": Rows(predictions, labels, rows, names)}}, seed=5)
+        assert found.measured == pytest.approx(
+            [compute_score(metric, predictions, labels, names, rows)], abs=1e-6
+        )
+        expected = compute_score(metric, predictions[drawn], labels[drawn], names, new_rows)
+        assert found.resampled[4, 0] == pytest.approx(expected, abs=1e-6)

@@ -1,4 +1,4 @@
-import sys
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -47,6 +47,11 @@ def test_one_class_only_has_the_majority_alone():
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
-    with pytest.raises(ValueError, match=r"need scikit-learn: pip install 'modernbert-train\[evaluation\]'"):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("modernbert_train.common.extras.version", version)
+    with pytest.raises(
+        ValueError, match="scikit-learn is not installed; it comes with the extra `evaluation`"
+    ):
         predict([("a",)], np.array([0]), {}, is_regression=False)
