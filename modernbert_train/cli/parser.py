@@ -412,13 +412,15 @@ def _add_report(subparsers: Subparsers) -> None:
         """
         modernbert report runs/quickstart
         modernbert report runs/seed-17 runs/seed-18 --out seeds.html
+        modernbert report runs/base benchmarks/glue --out base.html
         """,
     )
     command.add_argument(
         "run_folders",
         nargs="+",
         metavar="RUN",
-        help="folder of a run; several are compared: their curves, scores and recipes",
+        help="folder of a run, or with results of `benchmark` or `finetune`; several runs are compared: their curves, "
+        "scores and recipes",
     )
     command.add_argument(
         "--out",

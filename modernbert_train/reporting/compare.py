@@ -80,8 +80,8 @@ def _task(run: RunRecord) -> dict[str, object]:
     return {"tokenizer": run.tokenizer, "objective": run.objective, **others}
 
 
-def several_runs(runs: Sequence[RunRecord]) -> list[Section]:
-    """Return the sections of a report about several runs."""
+def several_runs(runs: Sequence[RunRecord], benchmarks: Sequence[Section] = ()) -> list[Section]:
+    """Return the sections of a report about several runs, with those of benchmarks."""
     groups, legend = group_runs(runs), _legend(runs, range(len(runs)))
     summary: list[Block] = [legend, _runs_table(runs), *(text for run in runs for text in remarks(run))]
     if len(groups) > 1:
@@ -98,6 +98,7 @@ def several_runs(runs: Sequence[RunRecord]) -> list[Section]:
     for group in groups:
         title = "Held-out loss" if len(groups) == 1 else f"Held-out loss: {group.title}"
         sections.append(Section(title, [*_loss_blocks(group)]))
+    sections += benchmarks
     sections.append(Section("Training", [legend, training_loss(runs), *training_charts(runs)]))
     sections.append(Section("Differences of the recipes", [*_differing_settings(runs)]))
     for run in runs:

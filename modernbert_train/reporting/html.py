@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
-from modernbert_train.common.tables import MeanStd, Shown, Table
+from modernbert_train.common.tables import Cell, Table
 from modernbert_train.reporting.charts import Chart, DotChart
 from modernbert_train.reporting.page import Block, Code, Grid, Legend, Page, Section, Text, Tiles
 from modernbert_train.reporting.svg import colour_class, colours, draw, text
@@ -29,7 +30,7 @@ def to_html(page: Page) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(page.title)}</title>\n<style>\n{colours()}\n{_asset('page.css')}\n</style>\n</head>\n<body>\n"
-        f"<header><div><h1>{text(page.title)}</h1><p>{text(page.subtitle)}</p></div>"
+        f"<header><div><h1>{text(page.title)}</h1><p>{_prose(page.subtitle)}</p></div>"
         '<button type="button" class="js theme" aria-label="Switch between dark and light">◐</button></header>\n'
         f'<nav aria-label="Sections">{links}</nav>\n<main>\n{sections}</main>\n'
         '<div id="tip" role="status"></div>\n'
@@ -60,9 +61,8 @@ def _blocks(blocks: Sequence[Block], numbers: Iterator[int]) -> Iterator[str]:
 
 def _block(block: Block, numbers: Iterator[int]) -> str:
     if isinstance(block, Text):
-        return (
-            f'<p class="warning">{text(block.text)}</p>' if block.is_warning else f"<p>{text(block.text)}</p>"
-        )
+        kind = ' class="warning"' if block.is_warning else ""
+        return f"<p{kind}>{_prose(block.text)}</p>"
     if isinstance(block, Code):
         return (
             f"<details><summary>{text(block.title)}</summary><pre>{text(block.text.strip())}</pre></details>"
@@ -93,6 +93,11 @@ def _block(block: Block, numbers: Iterator[int]) -> str:
     return _figure(block, numbers)
 
 
+def _prose(value: str) -> str:
+    """Return a text in which `this` is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text(value))
+
+
 def _mark(colour: int | None) -> str:
     """Return the class of the line in a legend."""
     return "reference grey" if colour is None else f"line {colour_class(colour)}"
@@ -111,19 +116,26 @@ def _folded(table: Table) -> str:
 
 
 def _table(table: Table) -> str:
-    heads = "".join(f'<th scope="col">{text(column.title)}</th>' for column in table.columns)
+    heads = "".join(
+        f'<th scope="col" class="{_kind(cells)}">{text(column.title)}</th>'
+        for column, *cells in zip(table.columns, *table.rows, strict=True)
+    )
     head = f"<thead><tr>{heads}</tr></thead>" if any(column.title for column in table.columns) else ""
     caption = f"<caption>{text(table.title)}</caption>" if table.title else ""
     rows = []
     for row, texts in zip(table.rows, table.texts(), strict=True):
         cells = [f'<th scope="row">{text(texts[0])}</th>']
         for column, cell, shown in zip(table.columns[1:], row[1:], texts[1:], strict=True):
-            is_number = isinstance(cell, (int, float, MeanStd, Shown)) or cell is None
             bar = ""
             if column.bar and isinstance(cell, (int, float)):
                 bar = f' style="--share:{min(1.0, max(0.0, cell)):.4f}"'
-            kind = "number bar" if bar else "number" if is_number else "words"
+            kind = "number bar" if bar else _kind([cell])
             cells.append(f'<td class="{kind}"{bar}>{text(shown)}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     kind = "" if head else ' class="facts"'
     return f'<div class="scroll"><table{kind}>{caption}{head}<tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _kind(cells: Sequence[Cell]) -> str:
+    """Return the class of cells: numbers stand to the right."""
+    return "words" if cells and all(isinstance(cell, str) for cell in cells) else "number"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -36,11 +36,12 @@ _ENVIRONMENT = {
 }
 
 
-def single_run(run: RunRecord) -> list[Section]:
-    """Return the sections of a report about one run."""
+def single_run(run: RunRecord, benchmarks: Sequence[Section] = ()) -> list[Section]:
+    """Return the sections of a report about one run, with those of benchmarks."""
     sections = [
         Section("Summary", [tiles(run), *remarks(run)]),
         Section("Loss", [*_loss_blocks(run)]),
+        *benchmarks,
         Section("Training", [*training_charts([run])]),
         Section("Data", [*data_blocks(run)]),
         Section("Model and recipe", [*recipe_blocks(run)]),

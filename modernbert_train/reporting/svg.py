@@ -208,6 +208,10 @@ def _draw_dots(chart: DotChart, number: int) -> str:
     for place, label in enumerate(labels):
         shown = label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
         y = _DOTS_TOP + pitch * (place + 0.5) + 4
+        parts.append(
+            f'<rect class="{"odd" if place % 2 else "even"}" x="0" width="{width}" y="{_DOTS_TOP + pitch * place}" '
+            f'height="{pitch}"/>'
+        )
         parts.append(f'<text x="{left - 10}" y="{y:.1f}" text-anchor="end">{text(shown)}</text>')
     for place, title in enumerate(chart.panels):
         parts += _dot_panel(chart, place, title, labels, left + place * room, room - 18, height)
@@ -241,7 +245,9 @@ def _dot_panel(
     yield "</g>"
     for row in chart.rows:
         group, summary = chart.groups.index(row.group), MeanStd.of(row.values[place])
-        y = _DOTS_TOP + _pitch(chart) * labels.index(row.label) + 7 + 11 * (group + 0.5)
+        beside = [other.group for other in chart.rows if other.label == row.label]
+        middle = beside.index(row.group) - (len(beside) - 1) / 2
+        y = _DOTS_TOP + _pitch(chart) * (labels.index(row.label) + 0.5) + 11 * middle
         name = f"{row.label} {row.group}".strip()
         yield f'<g class="{colour_class(group)}" data-key="{text(row.group)}">'
         yield f"<title>{text(name)}, {text(title)}: {text(summary.text(chart.form))}</title>"

@@ -214,13 +214,14 @@ def build_page(sweep: Sweep, results: list[CellResult]) -> Page:
         f"column `{difference}` is the difference of the means over the sources, seed by seed: runs of one seed read "
         "the same text in the same order."
     )
-    legend = [Legend(tuple((name, name, number) for number, name in enumerate(dict.fromkeys(groups))))]
+    names = list(dict.fromkeys(groups))
+    legend = [Legend(tuple((name, name, number) for number, name in enumerate(names) if name))]
     sections = [
         Section(
             "Held-out loss", [Text(text), *(legend if any(groups) else []), draw_results(sweep, results)]
         ),
         Section(
-            "Tables", [Table(tuple(columns), tuple(rows)), *(Text(note) for note in _notes(sweep, results))]
+            "Scores", [Table(tuple(columns), tuple(rows)), *(Text(note) for note in _notes(sweep, results))]
         ),
         Section(
             "Accuracy", [Table((Column("cell"), *(Column(name, ".1%") for name in sources)), accuracies)]
@@ -229,7 +230,7 @@ def build_page(sweep: Sweep, results: list[CellResult]) -> Page:
     ]
     return Page(
         sweep.name,
-        f"Base: `{sweep.base}`, {len(results)} cells",
+        f"Base `{sweep.base}`, {len(results)} cells",
         [section for section in sections if section.blocks],
     )
 
