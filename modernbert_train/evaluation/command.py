@@ -243,15 +243,7 @@ def _write_scores(source: WeightSource, scores: Sequence[SourceScore]) -> None:
         "step": source.info.step,
         "sha256": source.info.sha256,
         "objective": source.info.objective,
-        "eval": {
-            score.source: {
-                "loss": score.loss,
-                "accuracy": score.accuracy,
-                "unigram_loss": score.unigram.loss,
-                "unigram_accuracy": score.unigram.accuracy,
-            }
-            for score in scores
-        },
+        "eval": {score.source: source_numbers(score) for score in scores},
     }
     file = source.folder / EVALUATION_FILE
     try:

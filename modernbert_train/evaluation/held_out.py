@@ -64,9 +64,6 @@ class TokenizedText(Protocol):
 class HeldOutText(Protocol):
     """Text that can be read in the ids of any tokenizer that fits it."""
 
-    # The configuration of the mask, for the objective.
-    evaluation: EvaluationConfig
-
     def read(self, tokenizer: TokenizerInfo, progress_bar: bool) -> TokenizedText:
         """Return the text in the ids of a tokenizer; opened once for each tokenizer."""
 
@@ -83,7 +80,6 @@ class StoreText:
     """
 
     def __init__(self, recipe: Recipe, max_tokens: int | None = None) -> None:
-        self.evaluation = recipe.evaluation
         self.recipe = recipe
         self._max_tokens = max_tokens
         self._opened: dict[str, _TokensOfStores] = {}
@@ -146,7 +142,6 @@ class RawText:
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
-        self.evaluation = EvaluationConfig()
         self.texts = texts
         self._opened: dict[str, _TokensOfTexts] = {}
 

@@ -44,7 +44,7 @@ from modernbert_train.evaluation.watch import Scores, WatchOptions, watch
 from modernbert_train.model import ModernBertForMaskedLM, initialize_weights
 from modernbert_train.store.tokenizer import tokenizer_errors
 from modernbert_train.tasks.metrics import Array, compute_score
-from modernbert_train.tasks.reading import Rows, TaskRows, read_task
+from modernbert_train.tasks.reading import TaskRows, read_task
 from modernbert_train.tasks.schema import Task
 from modernbert_train.tasks.suite import find_task
 
@@ -93,6 +93,12 @@ class ProbedTask(NamedTuple):
 
     task: Task
     rows: TaskRows
+
+
+# Name of the rows to train on, or of a valid set -> for each text of a row, the ids of all rows.
+_Ids = dict[str, list[list[Int32]]]
+# No valid set has this name.
+_TRAIN = "train rows"
 
 
 class _Found(NamedTuple):
@@ -154,30 +160,32 @@ class Prober:
         scores = []
         for probed in self._tasks:
             start = time.perf_counter()
-            found = self._find(model, pooler, probed, model.name)
+            ids = _tokenize(model, probed)
+            found = self._find(pooler, probed, ids, model.name)
             seconds = time.perf_counter() - start
             key = (f"{architecture} {model.tokenizer.fingerprint}", probed.task.name)
             if key not in self._twins:
-                self._twins[key] = self._find(model, build_twin(), probed, "random twin")
+                self._twins[key] = self._find(build_twin(), probed, ids, "random twin")
             scores.append(_score(model, probed, found, self._twins[key], seconds))
         return scores
 
-    def _find(self, model: EvaluatedModel, pooler: Pooler, probed: ProbedTask, whose: str) -> _Found:
+    def _find(self, pooler: Pooler, probed: ProbedTask, ids: _Ids, whose: str) -> _Found:
         task, rows = probed
-        most_tokens = min(task.max_tokens, model.most_tokens or task.max_tokens)
         with tqdm(
-            total=len(task.text) * (len(rows.train) + sum(map(len, rows.valid.values()))),
+            total=sum(len(documents) for of_set in ids.values() for documents in of_set),
             desc=f"{task.name}: {whose}",
             unit="text",
             leave=False,
             disable=None if self._progress_bar else True,
         ) as shown:
-            states = partial(_states, model=model, pooler=pooler, most_tokens=most_tokens, shown=shown)
-            train = states(rows.train)
-            valid = {name: states(of_set) for name, of_set in rows.valid.items()}
+            states = {
+                name: [_states(documents, pooler, shown) for documents in of_set]
+                for name, of_set in ids.items()
+            }
+        train = states.pop(_TRAIN)
         if task.kind == "regression":
-            return _by_cosine(task, rows, train, valid)
-        return _by_classifier(task, rows, train, valid)
+            return _by_cosine(task, rows, train, states)
+        return _by_classifier(task, rows, train, states)
 
 
 def _poolers(model: EvaluatedModel, device: torch.device) -> tuple[Pooler, Callable[[], Pooler], str]:
@@ -211,27 +219,32 @@ def _twin_of_transformers(model: Any, device: torch.device) -> Pooler:
         return transformers_pooler(type(model)(model.config), device)
 
 
-def _states(
-    rows: Rows, *, model: EvaluatedModel, pooler: Pooler, most_tokens: int, shown: tqdm
-) -> list[Tensor]:
-    """Return the states of each text of the rows: [layers, rows, hidden], one or two of them."""
+def _tokenize(model: EvaluatedModel, probed: ProbedTask) -> _Ids:
+    """Return the ids of each text, with [CLS] and [SEP], cut at what task and model allow."""
+    task, rows = probed
+    most_tokens = min(task.max_tokens, model.most_tokens or task.max_tokens)
     encoder = load_encoder(model.tokenizer)
-    found = []
-    for column in zip(*rows.texts, strict=True):
-        documents: list[Int32] = []
-        for number, text in enumerate(column, 1):
-            with tokenizer_errors(f"{model.name}: row {number} cannot be tokenized"):
-                ids = encoder.encode(text, add_special_tokens=False).ids[: most_tokens - SPECIALS_PER_PIECE]
-            documents.append(with_specials(np.array(ids, dtype=np.int32), model.tokenizer))
-        states: Tensor | None = None
-        for numbers, of_batch in pool_documents(documents, pooler):
-            if states is None:
-                states = torch.empty(of_batch.shape[0], len(documents), of_batch.shape[2])
-            states[:, numbers] = of_batch
-            shown.update(len(numbers))
-        assert states is not None
-        found.append(states)
-    return found
+
+    def encode(text: str) -> Int32:
+        with tokenizer_errors(f"{task.name}: a text cannot be tokenized by {model.name}"):
+            ids = encoder.encode(text, add_special_tokens=False).ids[: most_tokens - SPECIALS_PER_PIECE]
+        return with_specials(np.array(ids, dtype=np.int32), model.tokenizer)
+
+    return {
+        name: [list(map(encode, column)) for column in zip(*of_set.texts, strict=True)]
+        for name, of_set in {_TRAIN: rows.train, **rows.valid}.items()
+    }
+
+
+def _states(documents: Sequence[Int32], pooler: Pooler, shown: tqdm) -> Tensor:
+    """Return the states of each document: float32 [layers, documents, hidden]."""
+    parts: list[Tensor] = []
+    order: list[int] = []
+    for numbers, states in pool_documents(documents, pooler):
+        parts.append(states)
+        order += numbers
+        shown.update(len(numbers))
+    return torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]
 
 
 def _by_cosine(task: Task, rows: TaskRows, train: list[Tensor], valid: dict[str, list[Tensor]]) -> _Found:

@@ -96,6 +96,18 @@ def test_a_finished_run_is_evaluated_once_and_not_touched(
     assert len((run / "watch.jsonl").read_text().splitlines()) == 4
 
 
+def test_bits_per_byte_of_checkpoints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.parent / "text.txt").write_text("w7 w9 w12 w20 " * 40)
+    text = f"web={run.parent}/text.txt"
+    assert main(["evaluate", "--watch", str(run), "--text", text, "--bits-per-byte", "--every", "4K"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("step 10, 5,120 tokens: web ")
+    assert [(line["kind"], line["step"]) for line in read_watch(run)] == [
+        ("bits_per_byte", 2),
+        ("bits_per_byte", 10),
+    ]
+    assert read_watch(run)[0]["scores"]["web"].keys() == {"bits_per_byte", "bits_per_byte_error"}
+
+
 def constant(*_: object) -> Scores:
     return {"web": {"loss": 1.0}}
 
