@@ -102,6 +102,10 @@ def test_version(capsys):
             "train r.yaml x=1 --seed 18",
             "fields of the recipe are written without dashes: seed=18, not --seed",
         ),
+        (
+            "finetune m sst2 --epochs 2",
+            "fields of the task are written without dashes: epochs=2, not --epochs",
+        ),
         ("train r.yaml --seed", "fields of the recipe are written without dashes: seed=VALUE, not --seed"),
         ("train r.yaml seed = 1", "without spaces around `=`: write seed=1 (see"),
         ("train r.yaml a.b=3 seed= 1", "without spaces around `=`: write seed=1 (see"),

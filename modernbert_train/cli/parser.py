@@ -80,23 +80,29 @@ def _without_spaces(overrides: Sequence[str]) -> str | None:
 
 
 class _Parser(ArgumentParser):
-    """Explains fields of the recipe that are written as options."""
+    """Explains fields of the recipe, or of a task, that are written as options."""
 
     def explain(self, word: str, following: Sequence[str]) -> str:
         """Return what is wrong with an option that there is not; see the base class."""
         if any(action.dest == "overrides" for action in self._actions):
             name, _, value = word.lstrip("-").partition("=")
-            if "." in name or name in _recipe_fields():
+            of_task = any(action.dest in ("task", "suite") for action in self._actions)
+            owner = "task" if of_task else "recipe"
+            if "." in name or name in _fields(of_task):
                 value = value or next(iter(following), "VALUE")
-                return f"fields of the recipe are written without dashes: {name}={value}, not {word}"
+                return f"fields of the {owner} are written without dashes: {name}={value}, not {word}"
             if "=" not in word and following and "=" in following[0] and not following[0].startswith("-"):
-                return f"fields of the recipe need no option: write {following[0]}, without {word}"
+                return f"fields of the {owner} need no option: write {following[0]}, without {word}"
         return super().explain(word, following)
 
 
-def _recipe_fields() -> set[str]:
+def _fields(of_task: bool) -> set[str]:
     from dataclasses import fields
 
+    if of_task:
+        from modernbert_train.tasks.schema import TaskConfig
+
+        return {field.name for field in fields(TaskConfig)}
     from modernbert_train.config import Recipe
 
     return {field.name for field in fields(Recipe)}

@@ -6,8 +6,8 @@ from modernbert_train.config import Recipe, load_recipe
 from tests.helpers.stores import make_store, make_tokenizer, random_documents
 
 YAMLS = Path(__file__).parents[2] / "yamls"
-# Folders of parts to include, and of sweeps; all other files are complete recipes.
-NO_RECIPES = ("models", "data", "training", "ablations")
+# Folders of parts to include, of sweeps, and of tasks; all other files are complete recipes.
+NO_RECIPES = ("models", "data", "training", "ablations", "evaluation")
 
 
 def shipped_recipes() -> list[Path]:

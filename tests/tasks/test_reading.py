@@ -134,3 +134,27 @@ def test_the_hub_without_network_is_said_in_a_line(tmp_path: Path, monkeypatch: 
         ValueError, match=r"mine: split train of hub o/n cannot be loaded .*; without network, set files"
     ):
         read_task(task_of(tmp_path, [], hub="o/n", files={}))
+
+
+def test_a_dataset_is_read_by_its_splits_and_in_its_order_of_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the layout of the hub is read by the same function, without network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(
+        a=datasets.Value("string"), b=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])
+    )
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for split in ("train", "validation"):
+        rows = datasets.Dataset.from_list(
+            [row | {"label": i % 2} for i, row in enumerate(ROWS)], features=features
+        )
+        rows.to_parquet(tmp_path / f"hub/data/{split}-00000-of-00001.parquet")
+    hub = {"hub": str(tmp_path / "hub"), "files": {}}
+    rows = read_task(task_of(tmp_path, [], **hub))
+    assert rows.train.texts == [(row["a"], row["b"]) for row in ROWS]
+    assert rows.valid["validation"].labels == [0, 1] * 10
+    with pytest.raises(ValueError, match="numbers them in the order no, yes; write them in that order"):
+        read_task(task_of(tmp_path, [], **hub, labels=["yes", "no"]))
