@@ -8,6 +8,8 @@ from modernbert_train.common.text import one_line
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Configuration, tokenizers, and weights; not those of ONNX or TensorFlow.
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+# All but those of sentence-transformers, such as 1_Pooling.
+_SUBFOLDERS = ["[!0-9]*/*"]
 
 
 def find_model(name: str | Path) -> Path:
@@ -34,9 +36,9 @@ def find_model(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(str(name), allow_patterns=_FILES, ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(str(name), allow_patterns=_FILES, ignore_patterns=_SUBFOLDERS))
         if not list(folder.glob("*.safetensors")):
-            snapshot_download(str(name), allow_patterns=["pytorch_model*"], ignore_patterns=["*/*"])
+            snapshot_download(str(name), allow_patterns=["pytorch_model*"], ignore_patterns=_SUBFOLDERS)
     except Exception as error:  # of the network, the hub or the cache
         reason = one_line(error).partition(". ")[0]
         raise ValueError(
