@@ -241,6 +241,20 @@ def run_export(options: argparse.Namespace) -> int:
     return _write_checked("exported", export)
 
 
+def run_retrieve(options: argparse.Namespace) -> int:
+    """Train a model for retrieval, and score it."""
+    out, overrides = options.out, options.overrides
+    if out is not None and "=" in out:  # OUT was left out
+        out, overrides = None, [out, *overrides]
+    out = out or f"retrieved/{options.task.rpartition(':')[2].replace('/', '-')}"
+    check_new_folder(out)
+    from modernbert_train.retrieval.job import describe, retrieve
+
+    print(describe(retrieve(options.model, options.task, out, overrides, options.multi_vector)))
+    print(f"model and scores: {out}")
+    return 0
+
+
 def run_import(options: argparse.Namespace) -> int:
     """Convert a Hugging Face folder to a checkpoint."""
     check_new_folder(options.out)

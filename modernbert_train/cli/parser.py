@@ -30,6 +30,7 @@ examples:
   modernbert finetune runs/quickstart yamls/evaluation/glue.yaml:sst2 tuned/sst2
   modernbert probe runs/quickstart sst2
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
+  modernbert retrieve runs/quickstart codesearch retrieved/code
   modernbert import path/to/ModernBERT-base imported/base
   modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
   modernbert doctor yamls/pretrain/modernbert-base.yaml
@@ -128,6 +129,7 @@ def build_parser() -> ArgumentParser:
     _add_finetune(subparsers)
     _add_probe(subparsers)
     _add_export(subparsers)
+    _add_retrieve(subparsers)
     _add_import(subparsers)
     _add_average(subparsers)
     _add_doctor(subparsers)
@@ -645,6 +647,40 @@ def _add_export(subparsers: Subparsers) -> None:
     )
 
 
+def _add_retrieve(subparsers: Subparsers) -> None:
+    command = _command(
+        subparsers,
+        "retrieve",
+        commands.run_retrieve,
+        "fine-tune a model for retrieval, one vector per text or (ColBERT) per token, and score it",
+        """
+        modernbert retrieve runs/base yamls/evaluation/local-retrieval.yaml:codesearch retrieved/code folder=my/data
+        modernbert retrieve runs/base yamls/evaluation/local-retrieval.yaml:codesearch retrieved/colbert --multi-vector
+        modernbert retrieve retrieved/code scifact retrieved/scifact retrieval.steps=0 retrieval.baselines=true
+        modernbert retrieve path/to/ModernBERT-base beir retrieved/beir seed=1
+        """,
+    )
+    command.add_argument(
+        "model", help="a run folder, a checkpoint, a Hugging Face folder or a name of the hub"
+    )
+    command.add_argument("task", help="FILE.yaml:NAME, or the name of a task in yamls/evaluation")
+    command.add_argument(
+        "out", nargs="?", help="folder to write; must be new or empty (default: retrieved/NAME of the task)"
+    )
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="fields of the task to override, e.g. seed=1",
+    )
+    command.add_argument(
+        "--multi-vector",
+        action="store_true",
+        help="a vector per token and MaxSim (ColBERT), not one per text",
+    )
+
+
 def _add_import(subparsers: Subparsers) -> None:
     command = _command(
         subparsers,
@@ -652,7 +688,8 @@ def _add_import(subparsers: Subparsers) -> None:
         commands.run_import,
         "convert a Hugging Face folder of a ModernBERT, BERT or RoBERTa to a checkpoint, for use as init.from",
         """
-        modernbert import path/to/ModernBERT-base imported/base
+        modernbert retrieve runs/quickstart codesearch retrieved/code
+  modernbert import path/to/ModernBERT-base imported/base
         """,
     )
     command.add_argument("folder", help="folder with config.json, weights and tokenizer")

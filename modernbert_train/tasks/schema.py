@@ -69,16 +69,42 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """What a task of kind retrieval has instead of text, label and files."""
+    """What `modernbert retrieve` needs beside the fields of a task.
 
-    # Documents, a row each.
+    A task of kind retrieval trains on the rows of `files.train` or of the hub, whose columns `text` names: query,
+    document that answers it, and, if there are any, documents that do not (a text, or a list of texts). It is scored on
+    the pairs of `files.valid`, of which every document is searched; or on what is named here.
+    """
+
+    # Documents to search, queries, and which documents are relevant to which query: files of a BEIR collection. Without
+    # qrels, each query names its document in a column `doc`.
     corpus: str | None = None
-    # Queries, a row each.
     queries: str | None = None
-    # Which documents answer which query.
     qrels: str | None = None
-    # Pairs of query and document to train on.
-    pairs: str | None = None
+    # Tasks of mteb (`SciFact`, `MultiLongDocRetrieval/en`: one subset) and benchmarks (`BEIR`), from the hub.
+    mteb: list[str] = field(default_factory=list)
+    # Tasks of this suite to train on, or to be scored on; empty: this one.
+    train_on: list[str] = field(default_factory=list)
+    evaluate_on: list[str] = field(default_factory=list)
+
+    # One vector per token and MaxSim (ColBERT), not one per text and their cosine.
+    multi_vector: bool = False
+    # Numbers in a vector of a token.
+    dimension: int = 128
+    # Queries are cut to this many tokens, documents to max_tokens; null: to max_tokens, too.
+    query_tokens: int | None = None
+    # Steps of training instead of `epochs`; 0: the model is scored as it is.
+    steps: int | None = None
+    # Negatives of each training row without any: documents of the training rows from these ranks of BM25. 0: none but
+    # the other documents of the batch.
+    hard_negatives: int = 1
+    negative_ranks: tuple[int, int] = (10, 50)
+    # Scores are multiplied by this in the softmax of the loss; null: 20, or 1 with multi_vector.
+    scale: float | None = None
+    # Of a task of kind regression with two texts: cosent (order of the pairs) or cosine (squared distance).
+    pair_loss: Literal["cosent", "cosine"] = "cosent"
+    # Also score BM25 and the cosine of TF-IDF.
+    baselines: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +125,7 @@ class TaskConfig:
     # documents for each query.
     kind: Kind = "classification"
     # Columns with the text of a row: one, or two for a pair of texts. Tokens: the column with the list of words.
+    # Retrieval: query, document, and negatives if there are any.
     text: list[str] = field(default_factory=list)
     # Column with the label. Classification: a name of `labels` or its number, from 0. Tokens: a list of these.
     label: str = "label"
@@ -116,7 +143,7 @@ class TaskConfig:
     # Train on (score) the first rows of a random order only; null: all.
     train_rows: int | None = None
     valid_rows: int | None = None
-    # Fields of kind retrieval.
+    # Fields of `modernbert retrieve`; null: their defaults.
     retrieval: RetrievalConfig | None = None
     # The score that decides which weights are best, and that stands in tables. auto: accuracy, spearman or ndcg@10, as
     # the kind asks for; for tokens span_f1 if the labels are B-X, I-X and O, else accuracy.

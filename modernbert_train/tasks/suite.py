@@ -34,7 +34,15 @@ from modernbert_train.config.quantities import (
 )
 from modernbert_train.config.shipped import find_yaml, shipped_yamls
 from modernbert_train.config.validation import NUM_SEEDS, RUN_NAME, RUN_NAME_RULE
-from modernbert_train.tasks.schema import SplitsConfig, Suite, SuiteConfig, Task, TaskConfig, have_spans
+from modernbert_train.tasks.retrieval_checks import retrieval_problems
+from modernbert_train.tasks.schema import (
+    SplitsConfig,
+    Suite,
+    SuiteConfig,
+    Task,
+    TaskConfig,
+    have_spans,
+)
 
 _WHAT = "a suite"
 _EXPECTED = "a suite is a mapping with tasks (tasks: {sst2: {...}, ...})"
@@ -94,11 +102,19 @@ def find_task(reference: str, overrides: list[str] | None = None) -> Task:
     Raises:
         ValueError: There is no such task, or the suite is wrong.
     """
-    file, name = _locate(reference)
+    file, name = locate(reference)
     return load_suite(file, overrides, only=name).tasks[name]
 
 
-def _locate(reference: str) -> tuple[Path, str]:
+def locate(reference: str) -> tuple[Path, str]:
+    """Return the suite and the name of the task that a user names; see `find_task`.
+
+    Returns:
+        The path of the YAML file, and the name of a task, which may not be in it.
+
+    Raises:
+        ValueError: No suite has such a task.
+    """
     file, colon, name = reference.rpartition(":")
     if colon and file.endswith((".yaml", ".yml")):
         return find_yaml(file), name
@@ -277,8 +293,7 @@ def _problems(tasks: dict[str, Task], name: str) -> Iterator[str]:
     """Yield what is wrong with a task: each problem begins with the field."""
     task = tasks[name]
     if task.kind == "retrieval":
-        if task.retrieval is None and task.hub is None:
-            yield "retrieval is missing: name the files of corpus, queries and qrels, or set hub"
+        yield from retrieval_problems(tasks, task)
     else:
         yield from _row_problems(task)
     if task.metric not in METRICS[task.kind]:

@@ -123,7 +123,7 @@ def test_glue_is_that_of_the_paper() -> None:
         ("FILE:pairs", "text=[a, b, c]", "text is .*: must name one or two columns"),
         ("FILE:pairs", "learning_rate=0", "learning_rate is 0.0: must be a finite number above 0"),
         ("FILE:pairs", "split={valid_fraction: 1}", "split.valid_fraction is 1.0: must be above 0 and less than 1"),
-        ("FILE:pairs", "kind=retrieval", "retrieval is missing: name the files of corpus, queries and qrels"),
+        ("FILE:single", "kind=retrieval", "text is .*: must name the columns of query and document"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_a_line(
