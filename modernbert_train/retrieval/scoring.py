@@ -77,10 +77,10 @@ def hub_tasks(names: Sequence[str]) -> dict[str, Any]:
             which stand for all their tasks.
 
     Returns:
-        Name -> task, which downloads its data when it is scored.
+        Name -> task, which loads its data when it is scored.
 
     Raises:
-        ValueError: mteb knows no such name.
+        ValueError: mteb knows no such name, or the data cannot be loaded.
     """
     if not names:
         return {}
@@ -92,9 +92,7 @@ def hub_tasks(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         base, _, subset = name.partition("/")
         if base in known:
-            tasks[name] = mteb.get_task(base, hf_subsets=[subset]) if subset else mteb.get_task(base)
-            if subset not in ("", *tasks[name].hf_subsets):
-                raise ValueError(f"retrieval.mteb: task {base} has no subset {subset!r}")
+            tasks[name] = _hub_task(base, subset)
         elif name in benchmarks:
             of_benchmark = [
                 task for task in mteb.get_benchmark(name).tasks if task.metadata.type == "Retrieval"
@@ -103,7 +101,30 @@ def hub_tasks(names: Sequence[str]) -> dict[str, Any]:
         else:
             hint = did_you_mean(base, [*known, *benchmarks]) or "; see `mteb available-tasks`"
             raise ValueError(f"retrieval.mteb: mteb has no retrieval task or benchmark {name!r}{hint}")
+    for task in tasks.values():  # before the training, which a download that fails would waste
+        for part in _parts(task):
+            _load(part)
+            part.unload_data()
     return tasks
+
+
+def _parts(task: Any) -> list[Any]:
+    """Return the tasks of an aggregate, such as CQADupstack, or the task itself."""
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
+
+    return list(task.tasks) if isinstance(task, AbsTaskAggregate) else [task]
+
+
+def _hub_task(name: str, subset: str) -> Any:
+    """Return a task of mteb with one subset, or all, and its test split if it has one."""
+    import mteb
+
+    task = mteb.get_task(name)
+    if subset and subset not in task.hf_subsets:
+        hint = did_you_mean(subset, task.hf_subsets) or f"; it has {', '.join(task.hf_subsets)}"
+        raise ValueError(f"retrieval.mteb: task {name} has no subset {subset!r}{hint}")
+    splits = ["test"] if "test" in task.eval_splits else task.eval_splits
+    return mteb.get_task(name, hf_subsets=[subset] if subset else None, eval_splits=splits)
 
 
 def score(searcher: Any, task: Any, batch_size: int = 32) -> SetScores:
@@ -120,6 +141,12 @@ def score(searcher: Any, task: Any, batch_size: int = 32) -> SetScores:
     Raises:
         ValueError: The data of a task of mteb cannot be loaded.
     """
+    parts = [_score_part(searcher, part, batch_size) for part in _parts(task)]
+    means = {name: math.fsum(part.means[name] for part in parts) / len(parts) for name in SCORES}
+    return SetScores(means, [value for part in parts for value in part.ndcg])
+
+
+def _score_part(searcher: Any, task: Any, batch_size: int) -> SetScores:
     import mteb
 
     of_queries: dict[str, float] = {}
@@ -132,7 +159,8 @@ def score(searcher: Any, task: Any, batch_size: int = 32) -> SetScores:
         return {}
 
     task.task_specific_scores = keep_queries
-    if not task.data_loaded:
+    is_local = task.data_loaded
+    if not is_local:
         _load(task)
     show = sys.stderr.isatty()
     result = mteb.evaluate(
@@ -143,6 +171,8 @@ def score(searcher: Any, task: Any, batch_size: int = 32) -> SetScores:
         show_progress_bar=show,
         co2_tracker=False,
     ).task_results[0]
+    if not is_local:
+        task.unload_data()
     found = [entry for entries in result.scores.values() for entry in entries]
     means = {
         name: math.fsum(entry[mteb_name] for entry in found) / len(found)
