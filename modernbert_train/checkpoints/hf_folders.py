@@ -23,12 +23,15 @@ from modernbert_train.store.tokenizer import SPECIAL_TOKENS_MAP, TOKENIZER_FILES
 
 
 @contextmanager
-def as_hf_folder(model: str | Path, random_seed: int | None = None) -> Iterator[Path]:
+def as_hf_folder(
+    model: str | Path, random_seed: int | None = None, beside: Path | None = None
+) -> Iterator[Path]:
     """Yield a Hugging Face folder with the weights of a model.
 
     Args:
         model: A run folder, a checkpoint, a folder of Hugging Face or sentence-transformers, or a name of the hub.
         random_seed: Of random weights of the same architecture that stand in for the model's. None: the model's own.
+        beside: Folder for a temporary one. None: that of the system.
 
     Yields:
         The folder. It is deleted afterwards if it is a temporary one.
@@ -40,7 +43,7 @@ def as_hf_folder(model: str | Path, random_seed: int | None = None) -> Iterator[
     if is_hf_folder(path) and random_seed is None:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="modernbert-") as temporary:
+    with tempfile.TemporaryDirectory(prefix=".model.", dir=beside) as temporary:
         folder = Path(temporary)
         if is_hf_folder(path):
             _write_random_hf_model(transformer_folder(path), folder, random_seed or 0)

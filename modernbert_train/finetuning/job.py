@@ -8,22 +8,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from modernbert_train.checkpoints.hf.config import CONFIG_FILE
-from modernbert_train.checkpoints.hf.folder import context_tokens, is_hf_folder, transformer_folder
+from modernbert_train.checkpoints.hf.folder import context_tokens, transformer_folder
 from modernbert_train.checkpoints.hf.modernbert import MODEL_TYPE
-from modernbert_train.checkpoints.hf.vocabulary import without_padding
 from modernbert_train.checkpoints.hf.weight_files import read_json
-from modernbert_train.checkpoints.hf.writing import write_hf_folder
+from modernbert_train.checkpoints.hf_folders import as_hf_folder
 from modernbert_train.checkpoints.hub import find_model
-from modernbert_train.checkpoints.source import open_weights, refuse_causal
 from modernbert_train.common.files import check_new_folder, new_folder
 from modernbert_train.finetuning.engine import Engine
 from modernbert_train.finetuning.examples import Example, encode, load_tokenizer
@@ -74,7 +69,8 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
             "%s starts from the model that was fine-tuned on %s, in this suite; %s is not: name that model's folder",
             task.name, task.start_from, model,
         )  # fmt: skip
-    with new_folder(out) as folder, as_hf_folder(path, out.parent) as source:
+    with new_folder(out) as folder, as_hf_folder(path, beside=out.parent) as found:
+        source = transformer_folder(found)
         tokenizer = load_tokenizer(source)
         max_tokens = _max_tokens(source, task)
         examples = {
@@ -150,31 +146,6 @@ def device_of(task: Task) -> tuple[torch.device, bool]:
     on_gpu = has_gpu and task.device != "cpu"
     bf16 = task.precision == "bf16" or (task.precision == "auto" and on_gpu)
     return torch.device("cuda" if on_gpu else "cpu"), bf16
-
-
-@contextmanager
-def as_hf_folder(path: Path, beside: Path) -> Iterator[Path]:
-    """Yield a Hugging Face folder of a model: its own, or for a checkpoint a temporary one.
-
-    Args:
-        path: of the model.
-        beside: the folder for a temporary one.
-
-    Yields:
-        The folder.
-
-    Raises:
-        ValueError: No class of Transformers computes the model, or it was last trained with causal attention.
-    """
-    if is_hf_folder(path):
-        yield transformer_folder(path)
-        return
-    source = open_weights(path)
-    refuse_causal(source)
-    info, weights = without_padding(source.info, source.read())
-    with tempfile.TemporaryDirectory(prefix=".model.", dir=beside) as temporary:
-        write_hf_folder(Path(temporary), weights, info, source.tokenizer())
-        yield Path(temporary)
 
 
 def _task_before(path: Path) -> str | None:

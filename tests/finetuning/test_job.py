@@ -214,6 +214,6 @@ def test_an_overwritten_folder_or_a_retrieval_task_is_refused(tiny_exported: Pat
     Path("full/file").touch()
     with pytest.raises(ValueError, match="full exists and is not empty"):
         finetune(str(tiny_exported), find_task(f"{suite}:letters"), "full")
-    task = find_task(f"{suite}:letters", ["kind=retrieval", "retrieval={corpus: a, queries: b, qrels: c}"])
+    task = find_task(f"{suite}:letters", ["kind=retrieval", "text=[text, text]"])
     with pytest.raises(ValueError, match="letters is of kind retrieval: use `modernbert retrieve`"):
         finetune(str(tiny_exported), task, "out")
