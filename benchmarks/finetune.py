@@ -17,23 +17,21 @@ the backward pass, on a GPU the peak of allocated memory.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import transformers
 from torch import Tensor
 
 from benchmarks.attention import seconds
-from modernbert_train.checkpoints.hub import find_model
+from modernbert_train.checkpoints.hf_folders import as_hf_folder
 from modernbert_train.common.randomness import permutation
 from modernbert_train.common.text import format_table
 from modernbert_train.config.schema import OptimizerConfig
 from modernbert_train.finetuning.engine import Engine
 from modernbert_train.finetuning.examples import Example, encode, load_tokenizer
-from modernbert_train.finetuning.job import as_hf_folder, device_of
+from modernbert_train.finetuning.job import device_of
 from modernbert_train.finetuning.loop import loss_sum, training_step
 from modernbert_train.finetuning.packed import PackedEngine
 from modernbert_train.finetuning.padded import PaddedEngine, pad
@@ -100,10 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.logging.set_verbosity_error()
     task = find_task(options.task, options.overrides)
     device, bf16 = device_of(task)
-    with (
-        tempfile.TemporaryDirectory() as beside,
-        as_hf_folder(find_model(options.model), Path(beside)) as folder,
-    ):
+    with as_hf_folder(options.model) as folder:
         rows = read_task(task).train
         chosen = permutation(len(rows), "benchmark")[: task.batch_size * (options.steps + 1)].tolist()
         examples = encode(rows.take(chosen), task.kind, load_tokenizer(folder), task.max_tokens, task.name)
