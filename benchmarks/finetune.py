@@ -31,11 +31,11 @@ from modernbert_train.common.text import format_table
 from modernbert_train.config.schema import OptimizerConfig
 from modernbert_train.finetuning.engine import Engine
 from modernbert_train.finetuning.examples import Example, encode, load_tokenizer
-from modernbert_train.finetuning.job import device_of
 from modernbert_train.finetuning.loop import loss_sum, training_step
 from modernbert_train.finetuning.packed import PackedEngine
 from modernbert_train.finetuning.padded import PaddedEngine, pad
 from modernbert_train.optim.optimizer import build_optimizer
+from modernbert_train.tasks.device import device_of
 from modernbert_train.tasks.reading import read_task
 from modernbert_train.tasks.schema import Task
 from modernbert_train.tasks.suite import find_task

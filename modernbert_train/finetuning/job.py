@@ -5,7 +5,6 @@ config.json  model.safetensors  tokenizer.json  tokenizer_config.json  result.js
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import time
@@ -25,8 +24,9 @@ from modernbert_train.finetuning.examples import Example, encode, load_tokenizer
 from modernbert_train.finetuning.loop import train
 from modernbert_train.finetuning.packed import PackedEngine
 from modernbert_train.finetuning.padded import PaddedEngine
+from modernbert_train.tasks.device import device_of
 from modernbert_train.tasks.reading import read_task
-from modernbert_train.tasks.results import RESULT_FILE, JobResult, read_result, write_result
+from modernbert_train.tasks.results import RESULT_FILE, JobResult, read_result, settings_of, write_result
 from modernbert_train.tasks.schema import Task
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
             scores=outcome.kept.scores,
             kept=task.keep,
             step=outcome.kept.step,
-            settings=_settings(task),
+            settings=settings_of(task),
             protocol=task.protocol,
             num_rows={name: len(part) for name, part in examples.items()},
             cut_share=cut,
@@ -134,18 +134,6 @@ def default_out(model: str, task: Task) -> Path:
     path = Path(model)
     name = path.stem if path.suffix == ".pt" else path.name
     return Path("finetuned") / (name or "model") / task.name
-
-
-def device_of(task: Task) -> tuple[torch.device, bool]:
-    """Return the device, and whether it computes in bf16."""
-    has_gpu = torch.cuda.is_available()
-    if task.device == "gpu" and not has_gpu:
-        raise ValueError(
-            "device is gpu, but torch finds no CUDA device; set it to auto or cpu, or check the driver"
-        )
-    on_gpu = has_gpu and task.device != "cpu"
-    bf16 = task.precision == "bf16" or (task.precision == "auto" and on_gpu)
-    return torch.device("cuda" if on_gpu else "cpu"), bf16
 
 
 def _task_before(path: Path) -> str | None:
@@ -190,7 +178,3 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
-
-
-def _settings(task: Task) -> dict[str, object]:
-    return {key: value for key, value in dataclasses.asdict(task).items() if key not in ("name", "folder")}

@@ -9,7 +9,6 @@ cosine with the label.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from modernbert_train.common.extras import require_extra
 from modernbert_train.common.files import check_new_folder, new_folder
@@ -37,9 +35,10 @@ from modernbert_train.retrieval.scoring import (
     score,
 )
 from modernbert_train.retrieval.training import num_steps, train_contrastive, train_similarity
+from modernbert_train.tasks.device import device_of
 from modernbert_train.tasks.metrics import compute_scores
 from modernbert_train.tasks.reading import read_task
-from modernbert_train.tasks.results import JobResult, write_result
+from modernbert_train.tasks.results import JobResult, settings_of, write_result
 from modernbert_train.tasks.schema import RetrievalConfig, Suite, Task
 from modernbert_train.tasks.suite import load_suite, locate
 
@@ -91,13 +90,11 @@ def retrieve(
     task = suite.tasks[name]
     retrieval = task.retrieval or RetrievalConfig()
     seed = task.seeds[0] if task.seed is None else task.seed
-    device = (
-        "cuda" if task.device == "gpu" or (task.device == "auto" and torch.cuda.is_available()) else "cpu"
-    )
+    device, bf16 = device_of(task)
     started = time.monotonic()
     _check_kind(task, retrieval, reference)
     run = _retrieval_job if task.kind == "retrieval" else _similarity_job
-    outcome, trained = run(model, suite, task, retrieval, seed, device)
+    outcome, trained = run(model, suite, task, retrieval, seed, device.type)
     result = JobResult(
         task=task.name,
         kind=task.kind,
@@ -107,13 +104,13 @@ def retrieve(
         scores=outcome.scores,
         kept="last",
         step=outcome.step,
-        settings=dataclasses.asdict(task),
+        settings=settings_of(task),
         protocol=task.protocol,
         num_rows=outcome.num_rows,
         cut_share=outcome.cut_share,
         seconds=time.monotonic() - started,
         random_twin=task.random_twin,
-        details=outcome.details,
+        details={"device": device.type, "precision": "bf16" if bf16 else "fp32", **outcome.details},
     )
     with new_folder(Path(out)) as folder:
         save_model(trained, folder)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from modernbert_train.tasks.device import device_of
 from modernbert_train.tasks.schema import RetrievalConfig, Task
 
 # Scales of the scores in the softmax: of a cosine, and of MaxSim, a sum over the tokens of the query. Those of
@@ -149,7 +150,7 @@ def _train(
             warmup_steps=round(task.warmup * steps),
             seed=seed,
             data_seed=seed,
-            bf16=task.precision == "bf16" or (task.precision == "auto" and on_gpu),
+            bf16=device_of(task)[1],
             use_cpu=not on_gpu,
             report_to=[],
             save_strategy="no",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from modernbert_train.common.files import write_atomically
 from modernbert_train.common.text import one_line
+from modernbert_train.tasks.schema import Task
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -59,6 +60,11 @@ class JobResult:
         """The main score: the mean over the valid sets."""
         values = self.scores[self.metric].values()
         return math.fsum(values) / len(values)
+
+
+def settings_of(task: Task) -> dict[str, Any]:
+    """Return the fields of a task for its record."""
+    return {key: value for key, value in asdict(task).items() if key not in ("name", "folder")}
 
 
 def write_result(out: Path, result: JobResult, predictions: Mapping[str, npt.NDArray[Any]]) -> None:
