@@ -28,6 +28,7 @@ from modernbert_train.reporting.sections import (
     recipe_blocks,
     remarks,
 )
+from modernbert_train.reporting.watched import watched_grids
 
 # Settings that say where the text is, not what it is: it may have other paths on another machine.
 _PLACES = ("data.tokenizer", "data.sources")
@@ -98,7 +99,7 @@ def several_runs(runs: Sequence[RunRecord], benchmarks: Sequence[Section] = ()) 
     for group in groups:
         title = "Held-out loss" if len(groups) == 1 else f"Held-out loss: {group.title}"
         sections.append(Section(title, [*_loss_blocks(group)]))
-    sections += benchmarks
+    sections += [Section("Checkpoints", [*watched_grids(runs)]), *benchmarks]
     sections.append(Section("Training", [legend, training_loss(runs), *training_charts(runs)]))
     sections.append(Section("Differences of the recipes", [*_differing_settings(runs)]))
     for run in runs:

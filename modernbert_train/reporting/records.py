@@ -19,6 +19,7 @@ from modernbert_train.checkpoints.run_files import (
     RunMetrics,
     is_scores,
     read_metrics,
+    read_watch,
 )
 from modernbert_train.common.text import one_line
 from modernbert_train.config import Recipe, dump_recipe, load_recipe
@@ -46,6 +47,8 @@ class RunRecord:
     launches: Sequence[Mapping[str, Any]]
     # What `modernbert evaluate` wrote.
     evaluation: Mapping[str, Any]
+    # Scores of checkpoints, of `--watch`.
+    watch: Sequence[Mapping[str, Any]]
     # Fingerprint of the tokenizer.
     tokenizer: str | None
     problems: tuple[str, ...]
@@ -170,6 +173,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         schedule=None if recipe is None else build_schedule(recipe),
         launches=provenance or [],
         evaluation=_read(folder / EVALUATION_FILE, _evaluation, problems) or {},
+        watch=read_watch(folder),
         tokenizer=_read(folder / "tokenizer.json", tokenizer_fingerprint, problems),
         problems=tuple(problems),
     )

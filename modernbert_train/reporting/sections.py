@@ -21,6 +21,7 @@ from modernbert_train.reporting import series
 from modernbert_train.reporting.curves import loss_of_run, source_grid, training_charts
 from modernbert_train.reporting.page import Block, Code, Section, Text, Tile, Tiles
 from modernbert_train.reporting.records import RunRecord
+from modernbert_train.reporting.watched import watched_grids
 
 # Share of the time that a run may wait for data without a warning.
 _MUCH_WAITING = 0.05
@@ -41,6 +42,7 @@ def single_run(run: RunRecord, benchmarks: Sequence[Section] = ()) -> list[Secti
     sections = [
         Section("Summary", [tiles(run), *remarks(run)]),
         Section("Loss", [*_loss_blocks(run)]),
+        Section("Checkpoints", [*watched_grids([run])]),
         *benchmarks,
         Section("Training", [*training_charts([run])]),
         Section("Data", [*data_blocks(run)]),

@@ -15,6 +15,7 @@ import pytest
 from modernbert_train.benchmark.jobs import plan_benchmark
 from modernbert_train.cli import main
 from modernbert_train.cli.parser import parse
+from modernbert_train.reporting.benchmarks import read_benchmark
 from tests.helpers.benchmarks import write_rows, write_suite
 
 RESULTS = ("benchmark.md", "results.json", "results.csv")
@@ -62,6 +63,8 @@ def test_the_whole_suite_in_miniature_without_network(tmp_path, tiny_exported, n
     numbers = json.loads((Path("out") / "results.json").read_text())
     assert {score["model"] for score in numbers["scores"]} >= {"exported", twin, "majority", "bag of words"}
     assert numbers["missing"] == []
+    record = read_benchmark(Path("out"), "out")
+    assert (record.problems, len(record.scores)) == ([], len(numbers["scores"]))
     # Nothing but the models that others start from is kept.
     kept = {path.parent.parent.name for path in Path("out").rglob("*.safetensors")}
     assert kept == {"mnli"}

@@ -176,6 +176,34 @@ def test_losses_that_cannot_be_compared_share_no_table(tmp_path, capsys, differe
     ]
 
 
+def watch_line(kind: str, step: int, **scores: dict[str, float | None]) -> str:
+    place = {"step": step, "tokens": step * 1_024, "phase": "pretrain", "objective": "mlm"}
+    return json.dumps({"kind": kind, **place, "scores": scores}) + "\n"
+
+
+def test_scores_of_watched_checkpoints(tmp_path, capsys):
+    run, other = write_run(tmp_path / "toy"), write_run(tmp_path / "other", tokenizer='{"model": 1}')
+    lines = [watch_line("probe", step, sst2={"score": step / 100, "twin": 0.5}) for step in (0, 40, 80)]
+    lines += [watch_line("evaluate", 40, prose={"loss": 2.5, "unigram_loss": 5.5}, mute=None), "{damaged\n"]
+    (run / "watch.jsonl").write_text("".join(lines))
+    _, markdown, numbers = report(capsys, run)
+    charts = {
+        chart["title"]: chart["curves"]
+        for section in numbers["sections"]
+        if section["title"] == "Checkpoints"
+        for chart in section["charts"]
+    }
+    assert set(charts) == {"sst2", "prose"}
+    assert charts["sst2"][0]["tokens"] == [0, 40 * 1_024, 80 * 1_024]
+    assert charts["sst2"][0]["values"] == [0, 0.4, 0.8]
+    assert charts["sst2"][1]["values"] == [0.5, 0.5, 0.5]
+    assert "| sst2 | toy | 3 | 0.0% | 80.0% | 50.0% |" in markdown
+    assert "| prose | toy | 1 | 2.500 | 2.500 | 5.500 |" in markdown
+    _, markdown, _ = report(capsys, run, other, "--out", tmp_path / "x.html")
+    assert "### Probes of the checkpoints" in markdown
+    assert "### Held-out loss of the checkpoints" not in markdown  # of another tokenizer
+
+
 def test_forty_sources(tmp_path, capsys):
     page, markdown, numbers = report(capsys, write_run(tmp_path / "toy", FORTY))
     check_equal(page, markdown, numbers)
