@@ -137,7 +137,7 @@ def _differences(results: Results) -> list[str]:
 def _rows_line(task: Task, facts: TaskFacts) -> str:
     line = f"{task.name}: {facts.num_rows.get('train', 0):,} rows to train on"
     for name, leaks in facts.leaks.items():
-        many = " **(many: the score is partly memory)**" if leaks.share > _MANY_LEAKS else ""
+        many = " (many: the score is partly memory)" if leaks.share > _MANY_LEAKS else ""
         line += f"; {name}: {leaks.text}{many}"
     return line
 
