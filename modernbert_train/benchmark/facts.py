@@ -81,7 +81,7 @@ def _facts_of_retrieval(suite: Suite, task: Task) -> TaskFacts:
     from modernbert_train.retrieval.inputs import read_searched, read_training_pairs
 
     retrieval = task.retrieval or RetrievalConfig()
-    sources = {} if getattr(retrieval, "steps", None) == 0 else read_training_pairs(suite, task, retrieval)
+    sources = {} if retrieval.steps == 0 else read_training_pairs(suite, task, retrieval)
     train = [(pair.query, pair.document) for pairs in sources.values() for pair in pairs]
     searched = read_searched(suite, task, retrieval)
     leaks, num_rows = {}, {"train": len(train)}

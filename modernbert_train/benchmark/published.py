@@ -17,7 +17,7 @@ from modernbert_train.tasks.schema import Task
 _FILE = Path(__file__).with_name("published.yaml")
 _GLUE = ("nyu-mll/glue", "glue")
 # Tasks and benchmarks of mteb -> key.
-_MTEB = {
+_MTEB: dict[tuple[str, ...], str] = {
     ("BEIR",): "beir",
     ("MultiLongDocRetrieval/en",): "mldr",
     ("COIRCodeSearchNetRetrieval",): "csn",
@@ -47,9 +47,9 @@ def published_key(task: Task) -> str | None:
     """Return under which key scores on the rows of a task are published; None for rows of one's own."""
     if task.hub in _GLUE and task.split is None and task.train_rows is None and task.valid_rows is None:
         return f"glue/{task.config}"
-    if task.retrieval is None or (key := _MTEB.get(tuple(getattr(task.retrieval, "mteb", ())))) is None:
+    if task.retrieval is None or (key := _MTEB.get(tuple(task.retrieval.mteb))) is None:
         return None
-    if getattr(task.retrieval, "multi_vector", False):
+    if task.retrieval.multi_vector:
         return f"{key} multi-vector"
     in_domain = key == "mldr" and task.hub is not None and "mldr" in task.hub.lower()
     return f"{key} in domain" if in_domain else key

@@ -93,7 +93,7 @@ def simulate(random, quality, num_seeds, seed_spread, num_rows=80):
     return model(quality), model(0.8)
 
 
-@pytest.mark.parametrize(("num_seeds", "seed_spread"), [(1, 0.0), (2, 0.3), (3, 0.6)])
+@pytest.mark.parametrize(("num_seeds", "seed_spread"), [(1, 0.0), (3, 0.6)])
 def test_equally_good_models_are_rarely_said_to_differ(monkeypatch, num_seeds, seed_spread):
     """At most 5% of 1,000 pairs, however much the seeds matter; an exact interval would say so of 2.5%."""
     monkeypatch.setattr("modernbert_train.benchmark.significance.NUM_RESAMPLES", 200)
