@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from modernbert_train.benchmark.significance import Rows, smallest_difference
 from modernbert_train.tasks.baselines import predict
-from modernbert_train.tasks.leaks import Leaks, Texts, find_leaks
+from modernbert_train.tasks.leaks import Leaks, find_leaks, leaks_of_task
 from modernbert_train.tasks.metrics import compute_score
 from modernbert_train.tasks.reading import TaskRows, read_task
 from modernbert_train.tasks.results import JobResult, write_result
@@ -48,19 +47,11 @@ def read_facts(suite: Suite, task: Task) -> TaskFacts:
     if task.kind == "retrieval":
         return _facts_of_retrieval(suite, task)
     rows = read_task(task)
-    columns = ["words"] if task.kind == "tokens" else task.text
-    train = _texts(task, rows.train.texts)
     return TaskFacts(
         num_rows={"train": len(rows.train), **{name: len(part) for name, part in rows.valid.items()}},
-        leaks={
-            name: find_leaks(columns, train, _texts(task, part.texts)) for name, part in rows.valid.items()
-        },
+        leaks=leaks_of_task(task, rows),
         smallest_difference=smallest_difference(task.metric, _labelled(task, rows), task_seed(task)),
     )
-
-
-def _texts(task: Task, texts: Sequence[Texts]) -> list[Texts]:
-    return [(" ".join(words),) for words in texts] if task.kind == "tokens" else list(texts)
 
 
 def _labelled(task: Task, rows: TaskRows) -> dict[str, Rows]:

@@ -18,6 +18,11 @@ from modernbert_train.objectives import IGNORE_INDEX
 from modernbert_train.tasks.metrics import UNSEEN
 from modernbert_train.tasks.reading import Rows
 
+# Whatever a tokenizer of Transformers may consist of; without one of them, it has none.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "*.model",
+)  # fmt: skip
 # Rows that are tokenized at once.
 _CHUNK = 1_000
 
@@ -48,12 +53,16 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ValueError: There is none, or it cannot be loaded.
     """
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise ValueError(
+            f"{folder}: has no tokenizer; put tokenizer.json and tokenizer_config.json of the model into it"
+        )
     with quiet():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # whatever may be wrong with files that others wrote
             raise ValueError(
-                f"{folder}: has no tokenizer that Transformers {transformers.__version__} can load "
+                f"{folder}: Transformers {transformers.__version__} cannot load its tokenizer "
                 f"({one_line(error):.200}); put tokenizer.json and tokenizer_config.json of the model into it"
             ) from None
     if not tokenizer.is_fast:

@@ -20,22 +20,17 @@ from modernbert_train.checkpoints.hf_folders import as_hf_folder
 from modernbert_train.checkpoints.hub import find_model
 from modernbert_train.common.files import check_new_folder, new_folder
 from modernbert_train.finetuning.engine import Engine
-from modernbert_train.finetuning.examples import Example, encode, load_tokenizer
+from modernbert_train.finetuning.examples import TOKENIZER_FILES, Example, encode, load_tokenizer
 from modernbert_train.finetuning.loop import train
 from modernbert_train.finetuning.packed import PackedEngine
 from modernbert_train.finetuning.padded import PaddedEngine
 from modernbert_train.tasks.device import device_of
+from modernbert_train.tasks.leaks import leaks_of_task
 from modernbert_train.tasks.reading import read_task
 from modernbert_train.tasks.results import RESULT_FILE, JobResult, read_result, settings_of, write_result
 from modernbert_train.tasks.schema import Task
 
 log = logging.getLogger(__name__)
-
-# Whatever a tokenizer of Transformers may consist of.
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "*.model",
-)  # fmt: skip
 
 
 def finetune(model: str, task: Task, out: str | Path) -> JobResult:
@@ -62,7 +57,6 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
     device, bf16 = device_of(task)
     seed = task.seeds[0] if task.seed is None else task.seed
     path = find_model(model)
-    rows = read_task(task)
     before = _task_before(path)
     if task.start_from is not None and before != task.start_from:
         log.warning(
@@ -73,6 +67,9 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
         source = transformer_folder(found)
         tokenizer = load_tokenizer(source)
         max_tokens = _max_tokens(source, task)
+        rows = read_task(task)
+        for name, leaks in leaks_of_task(task, rows).items():
+            log.info("%s %s: %s", task.name, name, leaks.text)
         examples = {
             name: encode(part, task.kind, tokenizer, max_tokens, f"{task.name} {name}")
             for name, part in {"train": rows.train, **rows.valid}.items()
@@ -175,6 +172,6 @@ def _engine(folder: Path, task: Task, seed: int, device: torch.device, bf16: boo
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    for pattern in _TOKENIZER_FILES:
+    for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from modernbert_train.tasks.reading import Rows, TaskRows
+from modernbert_train.tasks.schema import Task
+
 # The texts of a row, one for each column.
 Texts: TypeAlias = tuple[str, ...]
 
@@ -45,6 +48,17 @@ class Leaks:
             f"of {self.num_rows:,} valid rows, in train: whole rows: {self.rows:,}{columns}; {NGRAM_WORDS} words in a "
             f"row: {self.ngrams:,} of the {self.long_rows:,} that are so long"
         )
+
+
+def leaks_of_task(task: Task, rows: TaskRows) -> dict[str, Leaks]:
+    """Look for the rows of each valid set of a task in its rows to train on; the words of a row are one text."""
+    of_words = task.kind == "tokens"
+
+    def texts(part: Rows) -> list[Texts]:
+        return [(" ".join(words),) for words in part.texts] if of_words else part.texts
+
+    columns, train = ["words"] if of_words else task.text, texts(rows.train)
+    return {name: find_leaks(columns, train, texts(part)) for name, part in rows.valid.items()}
 
 
 def find_leaks(columns: Sequence[str], train: Sequence[Texts], valid: Sequence[Texts]) -> Leaks:

@@ -157,6 +157,7 @@ def test_the_share_of_cut_rows_is_recorded_and_printed(
     lengths = np.array([len(row["text"]) for row in letter_rows(32, seed=1)])
     assert result.cut_share["valid"] == pytest.approx((lengths > 10).mean())
     assert f"{result.cut_share['valid']:.1%} of them cut to 12" in caplog.text
+    assert "letters valid: of 32 valid rows, in train: whole rows: " in caplog.text
     words = run(tiny_exported, suite, "names", "cut", "max_tokens=8")
     assert words.cut_share["valid"] > 0.5
     assert (read_predictions("cut")["valid.predictions"] == -1).any()
@@ -179,11 +180,11 @@ def test_a_model_shorter_than_max_tokens_says_so(
         ("EXPORTED", ["labels=[late, soon]"], "label is 'early', expected one of late, soon"),
         ("EXPORTED", ["epoch=3"], "epoch is not a field of a suite; did you mean epochs"),
         ("EXPORTED", ["engine=padded", "device=gpu"], "device is gpu, but torch finds no CUDA device"),
-        ("NO-TOKENIZER", [], "tokenizer"),
+        ("NO-TOKENIZER", [], "bare: has no tokenizer; put tokenizer.json and tokenizer_config.json of the"),
         ("ROBERTA", ["engine=packed"], "engine is packed, which computes models of type modernbert; this is a roberta"),
         ("no/such-model", [], "the Hugging Face hub does not give a model of this name .*hf download"),
         ("no-such-model", [], "no such run folder, checkpoint or model"),
-        ("SUITE", [], "no such|not a checkpoint|is no checkpoint|suite.yaml"),
+        ("SUITE", [], "suite.yaml"),
         ("CAUSAL", [], "no class of Transformers computes this encoder with causal attention"),
     ],
 )  # fmt: skip
