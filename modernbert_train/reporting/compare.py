@@ -9,7 +9,6 @@ import numpy as np
 
 from modernbert_train.common.tables import Cell, Column, Table
 from modernbert_train.config.architecture import num_parameters
-from modernbert_train.config.comparison import evaluation_settings
 from modernbert_train.reporting import series
 from modernbert_train.reporting.curves import (
     MOST_SOURCES,
@@ -29,9 +28,6 @@ from modernbert_train.reporting.sections import (
     remarks,
 )
 from modernbert_train.reporting.watched import watched_grids
-
-# Settings that say where the text is, not what it is: it may have other paths on another machine.
-_PLACES = ("data.tokenizer", "data.sources")
 
 
 @dataclass(frozen=True)
@@ -70,15 +66,8 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
         if run.scores:
             # Without a tokenizer or a recipe, nothing says that the targets are the same.
             known = run.name if run.tokenizer is None or run.recipe is None else ""
-            groups.setdefault(repr([known, *_task(run).values()]), []).append(number)
+            groups.setdefault(repr([known, *run.task.values()]), []).append(number)
     return [Group(tuple(runs[n] for n in numbers), tuple(numbers)) for numbers in groups.values()]
-
-
-def _task(run: RunRecord) -> dict[str, object]:
-    """Return what the held-out losses of a run depend on, apart from its model."""
-    settings = {} if run.recipe is None else evaluation_settings(run.recipe)
-    others = {key: value for key, value in settings.items() if key not in _PLACES}
-    return {"tokenizer": run.tokenizer, "objective": run.objective, **others}
 
 
 def several_runs(runs: Sequence[RunRecord], benchmarks: Sequence[Section] = ()) -> list[Section]:
@@ -86,7 +75,7 @@ def several_runs(runs: Sequence[RunRecord], benchmarks: Sequence[Section] = ()) 
     groups, legend = group_runs(runs), _legend(runs, range(len(runs)))
     summary: list[Block] = [legend, _runs_table(runs), *(text for run in runs for text in remarks(run))]
     if len(groups) > 1:
-        tasks = [_task(group.runs[0]) for group in groups]
+        tasks = [group.runs[0].task for group in groups]
         keys = dict.fromkeys(key for task in tasks for key in task)
         differing = [key for key in keys if len({repr(task.get(key)) for task in tasks}) > 1]
         text = (

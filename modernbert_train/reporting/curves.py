@@ -91,20 +91,22 @@ def _without_start(curves: Sequence[Series]) -> tuple[float, float] | None:
     return max(0.0, low - margin), high + margin
 
 
-def source_grid(runs: Sequence[RunRecord], sources: Sequence[str], colours: Sequence[int]) -> Grid:
+def source_grid(
+    runs: Sequence[RunRecord], sources: Sequence[str], colours: Sequence[int] | None = None
+) -> Grid:
     """Return a small chart of the held-out loss for each source: a curve for each run, and the unigram baseline.
 
     Args:
         runs: Whose losses can be compared.
         sources: Those to show.
-        colours: Of the runs; of a single run, its sources have colours of their own if they are few.
+        colours: Of the runs; None: there is one run, and its sources have colours of their own if they are few.
     """
-    is_single = len(runs) == 1
+    is_single = colours is None
     rows: list[tuple[Cell, ...]] = []
     charts = []
     for place, source in enumerate(sources):
         curves = []
-        for run, colour in zip(runs, colours, strict=True):
+        for run, colour in zip(runs, colours or [0], strict=True):
             if is_single and len(sources) <= MOST_SOURCES:
                 colour = place
             name = source if is_single else run.name
@@ -193,7 +195,7 @@ def training_charts(runs: Sequence[RunRecord]) -> Iterator[Chart]:
         )
     if len({size for plan in batches if plan is not None for size in plan[1].tolist()}) > 1:
         yield _training_chart(
-            runs, "Batch size", "tokens, as planned", _planned(runs, batches), "tokens", total
+            runs, "Batch size", "tokens, as planned", _planned(runs, batches), "tokens", total, is_plan=True
         )
     for name, (title, unit, form) in _METRICS.items():
         curves = []
@@ -236,6 +238,7 @@ def _training_chart(
     x_end: float,
     remark: str = "",
     is_log: bool = False,
+    is_plan: bool = False,
 ) -> Chart:
     """Return a chart from 0 on, or with a logarithmic axis; a single run has its phases in it."""
     top = float(np.nanmax(np.concatenate([curve.y for curve in curves])))
@@ -245,7 +248,7 @@ def _training_chart(
         _known(curves),
         f"{title}, {unit}, over trained tokens.",
         form,
-        runs[0].bands() if len(runs) == 1 else (),
+        () if len(runs) > 1 else runs[0].planned_bands() if is_plan else runs[0].bands(),
         x_end,
         None if is_log else (0.0, 1.08 * top or 1.0),
         is_log,

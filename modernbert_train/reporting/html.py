@@ -15,6 +15,9 @@ from modernbert_train.reporting.svg import colour_class, colours, draw, text
 # Not even by mistake does the page ask anybody for anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
+# Letters of the name of a row that may take several lines.
+_LONG_NAME = 40
+
 
 def to_html(page: Page) -> str:
     """Return the whole file."""
@@ -124,7 +127,8 @@ def _table(table: Table) -> str:
     caption = f"<caption>{text(table.title)}</caption>" if table.title else ""
     rows = []
     for row, texts in zip(table.rows, table.texts(), strict=True):
-        cells = [f'<th scope="row">{text(texts[0])}</th>']
+        long = ' class="long"' if len(texts[0]) > _LONG_NAME else ""
+        cells = [f'<th scope="row"{long}>{text(texts[0])}</th>']
         for column, cell, shown in zip(table.columns[1:], row[1:], texts[1:], strict=True):
             bar = ""
             if column.bar and isinstance(cell, (int, float)):

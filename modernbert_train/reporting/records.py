@@ -23,7 +23,7 @@ from modernbert_train.checkpoints.run_files import (
 )
 from modernbert_train.common.text import one_line
 from modernbert_train.config import Recipe, dump_recipe, load_recipe
-from modernbert_train.config.comparison import flatten
+from modernbert_train.config.comparison import evaluation_settings, flatten
 from modernbert_train.objectives import phase_title
 from modernbert_train.reporting.charts import Band
 from modernbert_train.reporting.series import objective_of
@@ -109,6 +109,30 @@ class RunRecord:
             if score is not None and score.get("loss") is not None
         }
 
+    @property
+    def scored_context(self) -> tuple[int, int] | None:
+        """Tokens of the longest documents and of the rows that the latest scores are of; None if they are unknown."""
+        if self.recipe is None or self.schedule is None:
+            return None
+        step = min(self.scored_step, self.schedule.total_steps)
+        phase, last = self.schedule.phase_of(max(0, step - 1)).config, list(self.recipe.phases.values())[-1]
+        if self._latest is not self.evaluation:
+            return phase.context_tokens, phase.row_tokens
+        # `modernbert evaluate` reads rows of the last phase.
+        return min(phase.context_tokens, last.context_tokens), last.row_tokens
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What the latest held-out losses depend on, apart from the model and the text."""
+        found: dict[str, Any] = {"tokenizer": self.tokenizer, "objective": self.objective}
+        if self.recipe is not None:
+            found["context_tokens and row_tokens"] = self.scored_context
+            settings = evaluation_settings(self.recipe)
+            found |= {
+                key: settings[key] for key in ("evaluation.mask_rate", "evaluation.max_rows", "masking")
+            }
+        return found
+
     def unigram(self, objective: str, score: str = "unigram_loss") -> dict[str, float]:
         """Return source -> the unigram baseline under an objective, if `modernbert evaluate` has computed it."""
         if not self.evaluation or objective_of(self.evaluation) != objective:
@@ -138,6 +162,17 @@ class RunRecord:
     def bands(self) -> tuple[Band, ...]:
         """Return the phases up to the last logged step."""
         return tuple(band for band, _ in self.phases())
+
+    def planned_bands(self) -> tuple[Band, ...]:
+        """Return all phases of the plan."""
+        return tuple(
+            Band(
+                phase_title(phase.name, phase.objective.name),
+                float(phase.first_tokens),
+                float(phase.first_tokens + phase.num_tokens),
+            )
+            for phase in (() if self.schedule is None else self.schedule.phases)
+        )
 
 
 def read_run(folder: Path, name: str) -> RunRecord:

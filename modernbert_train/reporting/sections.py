@@ -143,7 +143,7 @@ def _loss_blocks(run: RunRecord) -> Iterator[Block]:
     else:
         yield from (legend, chart)
     if len(run.sources) > 1 and run.metrics.evaluations:
-        yield source_grid([run], run.sources, [0])
+        yield source_grid([run], run.sources)
     if run.scores:
         title = f"Held-out scores after step {run.scored_step:,}: {objective_text(run)}"
         yield dataclasses.replace(scores_table(run.scores), title=title)
@@ -154,11 +154,10 @@ def _loss_blocks(run: RunRecord) -> Iterator[Block]:
 def objective_text(run: RunRecord) -> str:
     """Return in words what the held-out scores of a run are of."""
     objective = OBJECTIVES.get(run.objective)
-    if objective is None or run.recipe is None:
+    if objective is None or run.recipe is None or run.scored_context is None:
         return f"objective {run.objective}"
-    last = list(run.recipe.phases.values())[-1]
     rate = f"{run.recipe.evaluation.mask_rate:.0%} " if objective.reads_mask_rate else ""
-    return f"{rate}{objective.title}, documents of up to {last.context_tokens:,} tokens"
+    return f"{rate}{objective.title}, documents of up to {run.scored_context[0]:,} tokens"
 
 
 def data_blocks(run: RunRecord) -> Iterator[Block]:

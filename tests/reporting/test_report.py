@@ -146,7 +146,7 @@ OTHERS = {
     "tokenizer": {"tokenizer": '{"model": 1}'},
     "objective": {"recipe": RECIPE.replace("extend: {{", "extend: {{objective: clm, ")},
     "evaluation.mask_rate": {"recipe": RECIPE + "evaluation: {{mask_rate: 0.5}}\n"},
-    "context_tokens of the last phase": {
+    "context_tokens and row_tokens": {
         "recipe": RECIPE.replace("context_tokens: 1024", "context_tokens: 512")
     },
 }
