@@ -1,33 +1,34 @@
-"""The files that make a Hugging Face folder one of Sentence Transformers: mean pooling over its tokens.
+"""The files that make a Hugging Face folder one of Sentence Transformers: mean pooling, or that of the folder.
 
     modules.json  sentence_bert_config.json  config_sentence_transformers.json  1_Pooling/config.json
 
-They have the fields of its versions before 6, which version 6 reads as well, and text-embeddings-inference reads alone.
-The weights stay as they are, with the masked-LM head.
+They have the fields of its versions before 6, which version 6 reads as well, and text-embeddings-inference reads alone;
+so they also replace those that version 6 has saved. The weights stay as they are, with the masked-LM head.
 """
 
 import json
 from pathlib import Path
-
-import torch
-from transformers import AutoModel, AutoTokenizer
+from typing import Any
 
 from modernbert_train.checkpoints.hf.folder import MODULES_FILE, context_tokens
-from modernbert_train.checkpoints.hf.transformers_model import load_model, quiet
+from modernbert_train.checkpoints.hf.transformers_model import quiet
+from modernbert_train.checkpoints.hf.weight_files import read_json
 from modernbert_train.checkpoints.source import FailedCheck
 from modernbert_train.common.extras import require_extra
+from modernbert_train.common.text import one_line
 from modernbert_train.convert.parity import MAX_DIFFERENCE
 from modernbert_train.store.published_tokenizer import PROBE_TEXTS
 
-_POOLING = "1_Pooling"
-_MODES = (
-    "cls_token",
-    "mean_tokens",
-    "max_tokens",
-    "mean_sqrt_len_tokens",
-    "weightedmean_tokens",
-    "lasttoken",
-)
+_MODEL_FILE = "config_sentence_transformers.json"
+# Our field of 1_Pooling/config.json -> the mode of version 6.
+_MODES = {
+    "cls_token": "cls",
+    "mean_tokens": "mean",
+    "max_tokens": "max",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean_tokens": "weightedmean",
+    "lasttoken": "lasttoken",
+}
 
 
 def require_sentence_transformers() -> None:
@@ -40,60 +41,83 @@ def require_sentence_transformers() -> None:
 
 
 def write_embedding_files(folder: Path) -> str:
-    """Write the files into a Hugging Face folder, and open it with Sentence Transformers.
+    """Write the files into a Hugging Face folder, and check that they do not change its vectors.
 
     Returns:
-        A line for users: how far its vectors are from the means of Transformers' last hidden states.
+        A line for users: how far the vectors are from those that Sentence Transformers computes without the files, by
+        mean pooling.
 
     Raises:
         FailedCheck: The difference is above `MAX_DIFFERENCE`.
-        ValueError: The folder has such files already, or Transformers cannot load it.
+        ValueError: Sentence Transformers cannot open the folder, or it has modules that only version 6 knows.
     """
     require_sentence_transformers()
     import sentence_transformers
 
-    if (folder / MODULES_FILE).exists():
+    model = _open(folder)
+    names = _saved_modules(folder) or [type(module).__name__ for module in model]
+    if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= {"Normalize"}:
         raise ValueError(
-            "the folder is one of Sentence Transformers already; leave out --sentence-transformers"
+            f"the modules are {', '.join(names)}: no files can be written for others than Transformer, Pooling and "
+            "Normalize; leave out --sentence-transformers"
         )
-    model, _ = load_model(folder, AutoModel)
-    longest = context_tokens(folder)
+    before = _vectors(model)
+    # The transformer is in the folder itself.
+    paths = ["", *(f"{at}_{name}" for at, name in enumerate(names) if at)]
     modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": _POOLING, "type": "sentence_transformers.models.Pooling"},
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for at, (name, path) in enumerate(zip(names, paths, strict=True))
     ]
-    pooling = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in _MODES}
-    contents = {
+    pooling = model[1]
+    chosen = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else list(pooling.pooling_mode)
+    contents: dict[str, Any] = {
         MODULES_FILE: modules,
-        "sentence_bert_config.json": {"max_seq_length": longest, "do_lower_case": False},
-        "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None},
-        f"{_POOLING}/config.json": {
-            "word_embedding_dimension": model.config.hidden_size,
-            **pooling,
-            "include_prompt": True,
+        "sentence_bert_config.json": {
+            "max_seq_length": model.max_seq_length or context_tokens(folder),
+            "do_lower_case": False,
+        },
+        f"{paths[1]}/config.json": {
+            "word_embedding_dimension": pooling.embedding_dimension,
+            **{f"pooling_mode_{field}": mode in chosen for field, mode in _MODES.items()},
+            "include_prompt": pooling.include_prompt,
         },
     }
-    (folder / _POOLING).mkdir()
+    if not (folder / _MODEL_FILE).exists():
+        contents[_MODEL_FILE] = {"prompts": {}, "default_prompt_name": None}
+    for path in paths:
+        (folder / path).mkdir(exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    with quiet():
-        opened = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
-    vectors = opened.encode(list(PROBE_TEXTS), convert_to_tensor=True, show_progress_bar=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    means = []
-    for text in PROBE_TEXTS:
-        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)
-        with torch.no_grad():
-            means.append(model(**inputs).last_hidden_state[0].mean(dim=0))
-    expected = torch.stack(means)
-    difference = (vectors - expected).abs().max().item()
-    if not difference <= MAX_DIFFERENCE * max(1.0, expected.abs().max().item()):
+    difference = (_vectors(_open(folder)) - before).abs().max().item()
+    if not difference <= MAX_DIFFERENCE * max(1.0, before.abs().max().item()):
         raise FailedCheck(
-            f"the vectors of Sentence Transformers differ from the means of the hidden states by {difference:.1e}; "
-            f"the limit is {MAX_DIFFERENCE:.0e} of the largest number"
+            f"the vectors of Sentence Transformers differ by {difference:.1e} with the files and without them; the "
+            f"limit is {MAX_DIFFERENCE:.0e} of the largest number"
         )
     return (
-        f"modules.json: vectors of Sentence Transformers {sentence_transformers.__version__} and means of the last "
-        f"hidden states: max |difference| {difference:.1e}"
+        f"{MODULES_FILE}: vectors of Sentence Transformers {sentence_transformers.__version__}, by "
+        f"{' and '.join(chosen)} pooling: max |difference| {difference:.1e}"
     )
+
+
+def _saved_modules(folder: Path) -> list[str]:
+    """Return the classes in modules.json, of which `SentenceTransformer` leaves out some of a `MultiVectorEncoder`."""
+    content = read_json(folder / MODULES_FILE) if (folder / MODULES_FILE).exists() else []
+    return [str(module["type"]).rpartition(".")[2] for module in content]
+
+
+def _open(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    with quiet():
+        try:
+            return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        except Exception as error:  # whatever may be wrong with files that others wrote
+            raise ValueError(
+                f"{folder}: Sentence Transformers cannot open it: {one_line(error):.500}"
+            ) from error
+
+
+def _vectors(model: Any) -> Any:
+    return model.encode(list(PROBE_TEXTS), convert_to_tensor=True, show_progress_bar=False)

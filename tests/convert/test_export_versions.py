@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -33,6 +34,13 @@ TRANSFORMERS = {
     "4.57": ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.2"),
     "newest": ("transformers", "tokenizers", "huggingface_hub"),
 }
+# Those that go with each Transformers 4, with its `datasets`; the last reads the graph.
+OF_5_7 = ("sentence-transformers==5.7.0", "datasets==4.4.1", *TRANSFORMERS["4.57"])
+SENTENCE_TRANSFORMERS = {
+    "3.4": (("sentence-transformers==3.4.1", "datasets==4.4.1", *TRANSFORMERS["4.48"]), "torch"),
+    "5.7": (OF_5_7, "torch"),
+    "5.7 with ONNX": ((*OF_5_7, "optimum==2.1.0", "optimum-onnx==0.1.0"), "onnx"),
+}
 TEXTS = ("It opens at [MASK].", "  two spaces,\n\ta tab", "één 漢字 🤖", "see [ENT] and [SEP]")
 DOCUMENTATION = Path(__file__).parents[2] / "docs/exported-models.md"
 
@@ -48,6 +56,14 @@ assert model.dtype == torch.float32
 assert len(pipeline("fill-mask", folder)(texts[0])) == 5
 specials = sorted(tokenizer.all_special_tokens + list(getattr(tokenizer, "extra_special_tokens", [])))
 print(json.dumps({"ids": [tokenizer(text)["input_ids"] for text in texts], "specials": sorted(set(specials))}))
+"""
+
+EMBED = """
+import json, sys, numpy
+from sentence_transformers import SentenceTransformer
+folder, texts, backend, vectors = sys.argv[1:]
+model = SentenceTransformer(folder, device="cpu", backend=backend)
+numpy.save(vectors, model.encode(json.loads(texts)))
 """
 
 
@@ -150,43 +166,30 @@ def test_other_versions_give_the_same_ids_and_logits(
         np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("heading", "packages"),
-    [
-        ("Transformers", ()),
-        ("Fine-tuning", ("accelerate",)),
-        (
-            "Sentence Transformers",
-            (
-                "sentence-transformers",
-                "scikit-learn",
-                "scipy",
-                "joblib",
-                "threadpoolctl",
-                "cloudpickle",
-                "narwhals",
-            ),
-        ),
-        (
-            "ONNX Runtime",
-            (
-                *TRANSFORMERS["4.57"],
-                "optimum",
-                "optimum-onnx",
-                "onnx",
-                "onnxruntime",
-                "ml_dtypes",
-                "flatbuffers",
-            ),
-        ),
-    ],
-)
-def test_the_code_of_the_documentation_runs(
-    exports: list[Path], tmp_path: Path, heading: str, packages: tuple[str, ...]
+@pytest.mark.parametrize("version", SENTENCE_TRANSFORMERS)
+def test_other_versions_of_sentence_transformers_give_the_same_vectors(
+    exports: list[Path], tmp_path: Path, version: str
 ) -> None:
+    packages, backend = SENTENCE_TRANSFORMERS[version]
+    folder = export_checkpoint(
+        exports[0], tmp_path / "out", onnx=backend == "onnx", sentence_transformers=True
+    )
+    env = install(packages, tmp_path / "packages")
+    arguments = str(folder), json.dumps(TEXTS), backend, str(tmp_path / "vectors.npy")
+    run_python(EMBED, *arguments, env=env, cwd=tmp_path)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(list(TEXTS))
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "heading", ["Transformers", "Fine-tuning", "Sentence Transformers", "ColBERT", "ONNX Runtime"]
+)
+def test_the_code_of_the_documentation_runs(exports: list[Path], tmp_path: Path, heading: str) -> None:
     section = re.search(rf"^## {heading}\n.*?```python\n(.*?)```", DOCUMENTATION.read_text(), re.S | re.M)
     assert section is not None
-    (tmp_path / "exported").mkdir()
-    (tmp_path / "exported/my-encoder").symlink_to(exports[0])
-    env = install(packages, tmp_path / "packages") if packages else dict(os.environ)
-    run_python(section[1], env=env, cwd=tmp_path)
+    folder = tmp_path / "exported"
+    export_checkpoint(exports[0], folder / "my-embedding", sentence_transformers=True)
+    (folder / "my-encoder").symlink_to(exports[0])
+    if heading == "ONNX Runtime":
+        export_checkpoint(exports[0], folder / "my-encoder-onnx", onnx=True)
+    run_python(section[1], env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=tmp_path)

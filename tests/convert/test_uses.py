@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
@@ -32,6 +34,7 @@ from tests.helpers.exported import write_tokenizer
 from tests.helpers.hub import EXTRAS, SIZES
 
 TEXTS = ["a", "It opens at nine.", "the window is 16 tokens wide, and this text is longer than that"]
+WITH_TOKEN_TYPES = ("bert", "deberta-v2")
 EMBEDDING_FILES = {
     "1_Pooling/config.json",
     "config_sentence_transformers.json",
@@ -64,11 +67,11 @@ def write_saved(folder: Path, model_type: str, kind: type, **fields: object) -> 
             weight += 0.1 * torch.randn(weight.shape)
     model.save_pretrained(folder)
     write_tokenizer(folder)
-    names = {
-        role: f"[{role.removesuffix('_token').upper()}]" for role in ("cls_token", "sep_token", "pad_token")
-    }
+    tokens: dict[str, object] = {f"{role}_token": f"[{role.upper()}]" for role in ("cls", "sep", "pad")}
+    if model_type in WITH_TOKEN_TYPES:
+        tokens["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | names))
+    file.write_text(json.dumps(json.loads(file.read_text()) | tokens))
     return folder
 
 
@@ -131,6 +134,30 @@ def test_saved_by_sentence_transformers_it_gives_the_same(
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_files_of_a_newer_version_are_replaced(tiny_exported, tmp_path):
+    """A trained embedding model, which version 6 has saved: its pooling, prompts and length stay."""
+    modules = [
+        Transformer(str(tiny_exported), processor_kwargs={"model_max_length": 40}),
+        Pooling(32, pooling_mode="cls"),
+        Normalize(),
+    ]
+    model = SentenceTransformer(modules=modules, device="cpu", prompts={"query": "find: "})
+    model.save(str(tmp_path / "saved"), create_model_card=False)
+    assert "pooling_mode_cls_token" not in json.loads((tmp_path / "saved/1_Pooling/config.json").read_text())
+
+    out = export_checkpoint(tmp_path / "saved", tmp_path / "out", sentence_transformers=True)
+
+    pooling = json.loads((out / "1_Pooling/config.json").read_text())
+    assert [name for name, value in pooling.items() if value is True] == [
+        "pooling_mode_cls_token",
+        "include_prompt",
+    ]
+    assert json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"] == 40
+    again = SentenceTransformer(str(out), device="cpu")
+    np.testing.assert_allclose(again.encode_query(TEXTS), model.encode_query(TEXTS), atol=1e-6)
+    assert np.abs(again.encode_query(TEXTS) - again.encode_document(TEXTS)).max() > 0.01
+
+
 def test_a_graph_that_differs_leaves_nothing(embedding, tiny_exported, tmp_path, monkeypatch):
     """The graph of other weights: one of them is a little larger."""
 
@@ -177,7 +204,7 @@ def test_a_hugging_face_folder_is_copied_as_it_is(tmp_path):
     assert {entry["label"] for entry in again(TEXTS)} <= {"no", "yes"}
 
 
-def test_what_cannot_be_exported(tiny_exported, embedding, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_exported(tiny_exported, tmp_path, capsys, monkeypatch):
     folder = shutil.copytree(tiny_exported, tmp_path / "model")
 
     def error_of(model: Path, *options: str) -> str:
@@ -188,8 +215,10 @@ def test_what_cannot_be_exported(tiny_exported, embedding, tmp_path, capsys, mon
     assert error_of(folder, "--onnx", "--fill", "a [MASK]") == (
         f"error: --fill: {folder} is copied as it is; leave out --fill\n"
     )
-    assert "one of Sentence Transformers already; leave out" in error_of(
-        embedding[0], "--sentence-transformers"
+    model = MultiVectorEncoder(str(folder), device="cpu")
+    model.save(str(tmp_path / "colbert"), create_model_card=False)
+    assert "Dense, MultiVectorMask, Normalize: no files can be written" in error_of(
+        tmp_path / "colbert", "--sentence-transformers"
     )
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MyModel"]}))
@@ -228,7 +257,7 @@ def test_graphs_of_every_kind(tmp_path, model_type, kind):
     pairs = [(text, "or not") for text in TEXTS]
     name, value, inputs = run_onnx(out, pairs)
     assert name == ("last_hidden_state" if kind is AutoModel else "logits")
-    assert ("token_type_ids" in inputs) == (model_type in ("bert", "deberta-v2"))
+    assert ("token_type_ids" in inputs) == (model_type in WITH_TOKEN_TYPES)
     with torch.no_grad():
         expected = kind.from_pretrained(folder).eval()(**inputs)[name]
     if expected.ndim == 3:
