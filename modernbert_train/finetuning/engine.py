@@ -20,6 +20,9 @@ CLASS_ENDS = {
     "tokens": "ForTokenClassification",
 }
 
+# So few tokens are not worth a part of their own.
+SMALL_PART_TOKENS = 256
+
 
 class Engine(Protocol):
     """A model with a classifier, and how it reads rows."""
@@ -52,29 +55,43 @@ class Engine(Protocol):
         ...
 
 
-def cut_by_tokens(
-    sizes: Sequence[int], max_tokens: int, order: Sequence[int], padded: bool
-) -> list[list[int]]:
-    """Cut rows, in an order, where a part would have more than `max_tokens` tokens.
-
-    Args:
-        sizes: of the rows.
-        max_tokens: of a part.
-        order: of the rows, by length if they are padded.
-        padded: whether every row of a part takes as much as its longest.
+def cut_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut rows, in their order, into parts of at most `max_tokens` tokens; a longer row is a part of its own.
 
     Returns:
         The numbers of the rows of each part.
     """
     parts: list[list[int]] = []
-    tokens = longest = 0
-    for row in order:
-        longest = max(longest, sizes[row])
-        tokens = longest * (len(parts[-1]) + 1) if padded and parts else tokens + sizes[row]
-        if not parts or tokens > max_tokens:
+    tokens = 0
+    for row, length in enumerate(lengths):
+        if not parts or tokens + length > max_tokens:
             parts.append([])
-            tokens = longest = sizes[row]
+            tokens = 0
         parts[-1].append(row)
+        tokens += length
+    return parts
+
+
+def cut_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut rows into parts of similar length, which are padded to the longest.
+
+    A part has at most `max_tokens` tokens with its padding (a longer row is a part of its own), and at most a quarter
+    of padding, or fewer than `SMALL_PART_TOKENS` tokens.
+
+    Returns:
+        The numbers of the rows of each part.
+    """
+    parts: list[list[int]] = []
+    tokens = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if parts:
+            padded = lengths[row] * (len(parts[-1]) + 1)
+            share = 1 - (tokens + lengths[row]) / padded
+        if not parts or padded > max_tokens or (tokens >= SMALL_PART_TOKENS and share > 0.25):
+            parts.append([])
+            tokens = 0
+        parts[-1].append(row)
+        tokens += lengths[row]
     return parts
 
 

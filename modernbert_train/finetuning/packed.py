@@ -135,7 +135,7 @@ class PackedEngine:
 
     def parts(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         """See `Engine`."""
-        return cut_by_tokens(lengths, max_tokens, range(len(lengths)), padded=False)
+        return cut_by_tokens(lengths, max_tokens)
 
     def logits(self, examples: Sequence[Example]) -> Tensor:
         """See `Engine`."""

@@ -15,7 +15,7 @@ from modernbert_train.checkpoints.hf.config import CONFIG_FILE
 from modernbert_train.checkpoints.hf.transformers_model import quiet
 from modernbert_train.checkpoints.hf.weight_files import read_json
 from modernbert_train.common.text import one_line
-from modernbert_train.finetuning.engine import CLASS_ENDS, cut_by_tokens, draw_classifier, task_config
+from modernbert_train.finetuning.engine import CLASS_ENDS, cut_by_length, draw_classifier, task_config
 from modernbert_train.finetuning.examples import Example
 from modernbert_train.tasks.schema import Task
 
@@ -70,8 +70,7 @@ class PaddedEngine:
 
     def parts(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         """See `Engine`; rows of similar length share a part."""
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        return cut_by_tokens(lengths, max_tokens, order, padded=True)
+        return cut_by_length(lengths, max_tokens)
 
     def logits(self, examples: Sequence[Example]) -> Tensor:
         """See `Engine`."""

@@ -12,7 +12,9 @@ import transformers
 from transformers import pipeline
 
 from modernbert_train.cli import main
+from modernbert_train.finetuning.examples import encode, load_tokenizer
 from modernbert_train.finetuning.job import finetune
+from modernbert_train.tasks.reading import Rows
 from modernbert_train.tasks.results import JobResult, read_predictions, read_result
 from modernbert_train.tasks.suite import find_task
 from tests.helpers.exported import TINY, random_weights, write_checkpoint_of
@@ -127,26 +129,35 @@ def test_a_checkpoint_is_fine_tuned_as_its_export(tiny_exported: Path, suite: Pa
     assert checkpoint.details == exported.details
 
 
-def write_roberta(folder: Path, tokenizer_of: Path) -> Path:
-    config = transformers.RobertaConfig(
-        vocab_size=261, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=330, pad_token_id=259, bos_token_id=257, eos_token_id=258,
-    )  # fmt: skip
-    transformers.RobertaForMaskedLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer_of / name, folder / name)
+def write_other(folder: Path, tokenizer_of: Path, family: str = "roberta") -> Path:
+    """A RoBERTa, or a BERT, whose tokenizer says which of two texts a token is of."""
+    sizes = {"vocab_size": 261, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "max_position_embeddings": 330, "pad_token_id": 259}
+    if family == "bert":
+        transformers.BertForMaskedLM(transformers.BertConfig(**sizes)).save_pretrained(folder)
+    else:
+        transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(folder)
+    shutil.copyfile(tokenizer_of / "tokenizer.json", folder / "tokenizer.json")
+    config = json.loads((tokenizer_of / "tokenizer_config.json").read_text())
+    if family == "bert":
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
 
-@pytest.mark.parametrize("task", ["pairs", "scores", "names"])
-def test_other_architectures_are_padded(task: str, tiny_exported: Path, suite: Path, tmp_path: Path) -> None:
-    roberta = write_roberta(tmp_path / "roberta", tiny_exported)
-    result = run(roberta, suite, task, "tuned", "seed=1")
+@pytest.mark.parametrize(("family", "task"), [("roberta", "scores"), ("roberta", "names"), ("bert", "pairs")])
+def test_other_architectures_are_padded(
+    family: str, task: str, tiny_exported: Path, suite: Path, tmp_path: Path
+) -> None:
+    other = write_other(tmp_path / "other", tiny_exported, family)
+    result = run(other, suite, task, "tuned", "seed=1")
     assert result.details["engine"] == "padded"
     again = run(tmp_path / "tuned", suite, task, "again", "random_twin=true")
     assert again.started_from == task
-    model = transformers.AutoModel.from_pretrained("tuned")
-    assert model.config.model_type == "roberta"
+    assert transformers.AutoModel.from_pretrained("tuned").config.model_type == family
+    if family == "bert":
+        encoded = encode(Rows([("ab", "cde")], [0]), "classification", load_tokenizer(Path("tuned")), 64, "")
+        assert encoded[0].token_types.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_the_share_of_cut_rows_is_recorded_and_printed(
@@ -200,7 +211,7 @@ def test_what_is_wrong_is_said_in_a_line(
         for file in paths[model].glob("tokenizer*"):
             file.unlink()
     if model == "ROBERTA":
-        paths[model] = write_roberta(tmp_path / "roberta", tiny_exported)
+        paths[model] = write_other(tmp_path / "roberta", tiny_exported)
     if model == "CAUSAL":
         paths[model] = write_checkpoint_of(tmp_path / "causal", random_weights(TINY), objective="clm")
     assert main(["finetune", str(paths.get(model, model)), f"{suite}:letters", "out", *overrides]) == 2

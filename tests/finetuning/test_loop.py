@@ -8,7 +8,7 @@ from torch import nn
 
 import tests.helpers.quiet_composer  # noqa: F401
 from modernbert_train.config.schema import OptimizerConfig
-from modernbert_train.finetuning.engine import cut_by_tokens
+from modernbert_train.finetuning.engine import SMALL_PART_TOKENS, cut_by_length, cut_by_tokens
 from modernbert_train.finetuning.loop import evaluation_steps, rate_of_step, train
 from modernbert_train.finetuning.packed import PackedEngine
 from modernbert_train.optim.optimizer import build_optimizer, set_learning_rate
@@ -34,15 +34,19 @@ def test_evaluations_are_evenly_spaced(
 
 
 def test_parts_hold_every_row_once_within_the_limit() -> None:
-    sizes = np.random.default_rng(0).integers(1, 50, 40).tolist()
-    for padded in (False, True):
-        order = sorted(range(40), key=sizes.__getitem__) if padded else list(range(40))
-        parts = cut_by_tokens(sizes, 60, order, padded)
-        assert [row for part in parts for row in part] == order
+    lengths = np.random.default_rng(0).integers(1, 50, 400).tolist()
+    parts = cut_by_tokens(lengths, 60)
+    assert [row for part in parts for row in part] == list(range(400))
+    assert all(len(part) == 1 or sum(lengths[row] for row in part) <= 60 for part in parts)
+    assert len(parts) < 1.5 * sum(lengths) / 60
+    for max_tokens in (60, 10_000):
+        parts = cut_by_length(lengths, max_tokens)
+        assert sorted(row for part in parts for row in part) == list(range(400))
         for part in parts:
-            tokens = [sizes[row] for row in part]
-            assert len(part) == 1 or (max(tokens) * len(part) if padded else sum(tokens)) <= 60
-    assert cut_by_tokens([100, 100], 60, [0, 1], padded=True) == [[0], [1]]
+            tokens, padded = sum(lengths[row] for row in part), max(lengths[row] for row in part) * len(part)
+            assert padded <= max_tokens
+            assert tokens >= 0.75 * padded or tokens < SMALL_PART_TOKENS + 50
+    assert cut_by_length([100, 100], 60) == cut_by_tokens([100, 100], 60) == [[0], [1]]
 
 
 def test_weight_decay_is_that_of_composers_decoupled_adamw() -> None:
