@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from modernbert_train.common.extras import require_extra
 from modernbert_train.common.files import check_new_folder, new_folder
@@ -81,6 +82,7 @@ def retrieve(
 
     Raises:
         ValueError: There is no such task or model, the data is wrong, or `out` is not empty.
+        FloatingPointError: The loss is not finite.
     """
     check_new_folder(out)
     require_extra("evaluation", *_PACKAGES)
@@ -94,7 +96,7 @@ def retrieve(
     started = time.monotonic()
     _check_kind(task, retrieval, reference)
     run = _retrieval_job if task.kind == "retrieval" else _similarity_job
-    outcome, trained = run(model, suite, task, retrieval, seed, device.type)
+    outcome, trained = run(model, suite, task, retrieval, seed, device)
     result = JobResult(
         task=task.name,
         kind=task.kind,
@@ -133,7 +135,7 @@ def _check_kind(task: Task, retrieval: RetrievalConfig, reference: str) -> None:
 
 
 def _retrieval_job(
-    model: str, suite: Suite, task: Task, retrieval: RetrievalConfig, seed: int, device: str
+    model: str, suite: Suite, task: Task, retrieval: RetrievalConfig, seed: int, device: torch.device
 ) -> tuple[_Outcome, Any]:
     sources = {} if retrieval.steps == 0 else read_training_pairs(suite, task, retrieval)
     searched = read_searched(suite, task, retrieval)
@@ -142,9 +144,10 @@ def _retrieval_job(
     num_pairs = sum(map(len, sources.values()))
     steps = num_steps(task, retrieval, num_pairs)
     rows = {name: _with_negatives(pairs, retrieval, seed) for name, pairs in sources.items()}
-    encoder = load_model(model, task, retrieval, seed, device)
+    encoder = load_model(model, task, retrieval, seed, device.type)
     losses = train_contrastive(encoder, rows, task, retrieval, steps, seed) if steps else []
-    found = {name: score(encoder, of_mteb, task.batch_size) for name, of_mteb in tasks.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=device_of(task)[1]):
+        found = {name: score(encoder, of_mteb, task.batch_size) for name, of_mteb in tasks.items()}
     details: dict[str, Any] = {"losses": losses, "num_documents": _sizes(searched.local)}
     details |= {"query_tokens": encoder[0].query_length, "document_tokens": encoder[0].document_length}
     if retrieval.baselines:
@@ -200,11 +203,11 @@ def _cut_shares(
 
 
 def _similarity_job(
-    model: str, suite: Suite, task: Task, retrieval: RetrievalConfig, seed: int, device: str
+    model: str, suite: Suite, task: Task, retrieval: RetrievalConfig, seed: int, device: torch.device
 ) -> tuple[_Outcome, Any]:
     rows = read_task(task)
     steps = num_steps(task, retrieval, len(rows.train))
-    encoder = load_model(model, task, retrieval, seed, device)
+    encoder = load_model(model, task, retrieval, seed, device.type)
     losses = []
     if steps:
         lowest, highest = min(rows.train.labels), max(rows.train.labels)

@@ -17,6 +17,8 @@ import torch
 from modernbert_train.checkpoints.hf.folder import MODULES_FILE, transformer_folder
 from modernbert_train.checkpoints.hf.transformers_model import quiet
 from modernbert_train.checkpoints.hf_folders import as_hf_folder
+from modernbert_train.common.errors import is_ours
+from modernbert_train.common.text import one_line
 from modernbert_train.tasks.schema import RetrievalConfig, Task
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,12 @@ def load_model(model: str | Path, task: Task, retrieval: RetrievalConfig, seed: 
 
     Returns:
         A SentenceTransformer or MultiVectorEncoder, in float32.
+
+    Raises:
+        ValueError: There is no such model, or it cannot be opened.
     """
+    import sentence_transformers
+
     with (
         as_hf_folder(model, seed if task.random_twin else None) as folder,
         torch.random.fork_rng(devices=[]),
@@ -45,7 +52,15 @@ def load_model(model: str | Path, task: Task, retrieval: RetrievalConfig, seed: 
     ):
         torch.manual_seed(seed)
         load = _multi_vector if retrieval.multi_vector else _single_vector
-        loaded = load(folder, task, retrieval, device)
+        try:
+            loaded = load(folder, task, retrieval, device)
+        except Exception as error:  # whatever may be wrong with files that others wrote
+            if is_ours(error):
+                raise
+            raise ValueError(
+                f"{model}: sentence-transformers {sentence_transformers.__version__} cannot open it: "
+                f"{one_line(error):.300}"
+            ) from error
     longest = loaded.max_seq_length or task.max_tokens
     if longest < task.max_tokens:
         log.warning("%s reads at most %d tokens, so documents are cut there", model, longest)

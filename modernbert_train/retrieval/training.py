@@ -55,6 +55,9 @@ def train_contrastive(
 
     Returns:
         Mean losses of about twenty equal parts of the run.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
     """
     from datasets import Dataset, DatasetDict
 
@@ -155,6 +158,7 @@ def _train(
             report_to=[],
             save_strategy="no",
             logging_strategy="steps",
+            logging_nan_inf_filter=False,
             logging_steps=max(1, steps // _LOG_LINES),
             disable_tqdm=not sys.stderr.isatty(),
             **options,
@@ -165,7 +169,12 @@ def _train(
         trainer = trainer_type(model=model, args=arguments, train_dataset=data, loss=loss)
         trainer.remove_callback(PrinterCallback)  # prints a dict for each part of the run
         trainer.train()
-    return [float(line["loss"]) for line in trainer.state.log_history if "loss" in line]
+    losses = [float(line["loss"]) for line in trainer.state.log_history if "loss" in line]
+    if not all(map(math.isfinite, losses)):
+        raise FloatingPointError(
+            f"{task.name}: the loss is NaN or infinite within {steps:,} steps; lower learning_rate, or check the model"
+        )
+    return losses
 
 
 def _without_model_card(trainer_type: Any) -> Any:

@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,12 @@ def test_trained_on_one_task_and_scored_on_two(
     tiny_exported: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From a run folder, and beside BM25, which finds each document by its words."""
-    result = retrieve(tiny_exported.parent / "run", f"{suite}:both", tmp_path / "out", "max_tokens=16")
+    result = retrieve(
+        tiny_exported.parent / "run", f"{suite}:both", tmp_path / "out", "max_tokens=16", "precision=bf16"
+    )
     # One query of beir has no relevant document.
     assert result.num_rows == {"train": 20, "pairs": 20, "beir": 19}
+    assert result.details["precision"] == "bf16"
     assert result.details["num_documents"] == {"pairs": 20, "beir": 20}
     assert result.cut_share == {"train": 1.0, "pairs": 1.0, "beir": 1.0}
     assert list(result.details["baselines"]) == ["BM25", "TF-IDF cosine"]
@@ -138,3 +142,23 @@ def test_what_is_wrong_is_said_in_a_line(
     assert re.search(message, error), error
     assert error.count("\n") == 1
     assert list(Path().iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_job(
+    tiny_exported: Path, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["learning_rate=1e30", "gradient_clip_norm=null", "retrieval.steps=4"]
+    assert main(["retrieve", str(tiny_exported), f"{suite}:pairs", "out", *options]) == 1
+    assert re.search(
+        "pairs: the loss is NaN or infinite within 4 steps; lower learning_rate", capsys.readouterr().err
+    )
+    assert not Path("out").exists()
+
+
+def test_a_folder_that_cannot_be_opened(
+    tiny_exported: Path, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_exported, "broken")
+    Path("broken/model.safetensors").write_bytes(b"no weights")
+    assert main(["retrieve", "broken", f"{suite}:beir", "out"]) == 2
+    assert re.search(r"broken: sentence-transformers \S+ cannot open it: ", capsys.readouterr().err)
