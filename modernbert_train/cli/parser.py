@@ -475,7 +475,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         "--max-documents",
         type=_positive_int,
         metavar="N",
-        help="with --text: documents of each source to read (default: 500)",
+        help="with --text: documents of each source to read (default: 500; with --bits-per-byte 100)",
     )
     command.add_argument(
         "--max-tokens",

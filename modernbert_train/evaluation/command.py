@@ -37,6 +37,8 @@ from modernbert_train.evaluation.words import score_words
 log = logging.getLogger(__name__)
 
 MAX_DOCUMENTS = 500
+# For bits per byte, which take a forward pass for each rank of pieces.
+MAX_DOCUMENTS_OF_WORDS = 100
 # A piece of fewer tokens has hardly a word beside the masked ones.
 _LEAST_CONTEXT = 8
 
@@ -99,7 +101,8 @@ def evaluate(targets: Sequence[str | Path], options: EvaluateOptions | None = No
 def _read_texts(options: EvaluateOptions) -> dict[str, list[str]] | None:
     if not options.text:
         return None
-    return read_raw_text(options.text, options.text_field or "text", options.max_documents or MAX_DOCUMENTS)
+    default = MAX_DOCUMENTS_OF_WORDS if options.bits_per_byte else MAX_DOCUMENTS
+    return read_raw_text(options.text, options.text_field or "text", options.max_documents or default)
 
 
 def _store_text(run: Path, options: EvaluateOptions) -> StoreText:

@@ -225,8 +225,10 @@ def _draw_differences(
             buckets, differences, yerr=errors, label=score.source, color=colour, marker="o", markersize=4,
             linewidth=1.4, elinewidth=0.8,
         )  # fmt: skip
-    edge = float(bucket_of(np.array([limit], dtype=np.int64))[0]) + 0.5
-    axis.axvline(edge, color=INK, linewidth=0.8, linestyle=":")
+    (bucket,) = bucket_of(np.array([limit])).tolist()
+    first_position, last = bucket_range(bucket)
+    inside = 1.0 if last is None else (limit - first_position + 1) / (last - first_position + 1)
+    axis.axvline(bucket - 0.5 + inside, color=INK, linewidth=0.8, linestyle=":")
     axis.set_ylabel("first minus second (nats)", color=INK)
     axis.set_title(f"dotted: {limit:,} tokens; bars: standard errors", loc="right", fontsize=8, color=INK)
 

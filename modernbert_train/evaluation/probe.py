@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ from modernbert_train.tasks.metrics import Array, compute_score
 from modernbert_train.tasks.reading import TaskRows, read_task
 from modernbert_train.tasks.schema import Task
 from modernbert_train.tasks.suite import find_task
+
+log = logging.getLogger(__name__)
 
 # Rows to train and to score on, where a task does not say: enough for a curve, and seconds of work.
 TRAIN_ROWS, VALID_ROWS = 3_000, 1_500
@@ -224,16 +227,25 @@ def _tokenize(model: EvaluatedModel, probed: ProbedTask) -> _Ids:
     task, rows = probed
     most_tokens = min(task.max_tokens, model.most_tokens or task.max_tokens)
     encoder = load_encoder(model.tokenizer)
+    are_cut: list[bool] = []
 
     def encode(text: str) -> Int32:
         with tokenizer_errors(f"{task.name}: a text cannot be tokenized by {model.name}"):
-            ids = encoder.encode(text, add_special_tokens=False).ids[: most_tokens - SPECIALS_PER_PIECE]
-        return with_specials(np.array(ids, dtype=np.int32), model.tokenizer)
+            ids = encoder.encode(text, add_special_tokens=False).ids
+        are_cut.append(len(ids) > most_tokens - SPECIALS_PER_PIECE)
+        content = np.array(ids[: most_tokens - SPECIALS_PER_PIECE], dtype=np.int32)
+        return with_specials(content, model.tokenizer)
 
-    return {
+    found = {
         name: [list(map(encode, column)) for column in zip(*of_set.texts, strict=True)]
         for name, of_set in {_TRAIN: rows.train, **rows.valid}.items()
     }
+    if any(are_cut):
+        share = sum(are_cut) / len(are_cut)
+        log.warning(
+            "%s: %.1f%% of the texts are cut at %s tokens", task.name, 100 * share, f"{most_tokens:,}"
+        )
+    return found
 
 
 def _states(documents: Sequence[Int32], pooler: Pooler, shown: tqdm) -> Tensor:

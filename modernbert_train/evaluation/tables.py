@@ -71,6 +71,7 @@ def format_buckets(scores: Sequence[SourceScore]) -> str:
 
 def _buckets_table(scores: Sequence[SourceScore], view: str) -> str:
     found = [(score, bucket) for score in scores for bucket in _buckets(score, view)]
+    found.sort(key=lambda pair: pair[1].first)  # the models of a bucket together
     rows = [
         (
             score.source, bucket.name, f"{bucket.num_documents:,}", f"{bucket.num_targets:,}",
@@ -204,13 +205,12 @@ def numbers_of(name: str, mean: Mean) -> dict[str, float | None]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], models: Sequence[str]) -> str:
-    """Format a table, with a column for the model if there are several, and the models of each source together."""
-    if len(set(models)) < 2:
-        return format_table(columns, rows)
+    """Format a table with the rows of each source together, and with a column for the model if there are several."""
+    if len(set(models)) > 1:
+        columns = (columns[0], "model", *columns[1:])
+        rows = [(row[0], model, *row[1:]) for row, model in zip(rows, models, strict=True)]
     sources = list(dict.fromkeys(row[0] for row in rows))
-    named = [(row[0], model, *row[1:]) for row, model in zip(rows, models, strict=True)]
-    by_source = sorted(named, key=lambda row: sources.index(row[0]))
-    return format_table((columns[0], "model", *columns[1:]), by_source)
+    return format_table(columns, sorted(rows, key=lambda row: sources.index(row[0])))
 
 
 def _whose(score: SourceScore, scores: Sequence[SourceScore]) -> str:

@@ -96,6 +96,9 @@ def test_scores_by_position_and_length_and_what_context_gains(
     titles = [re.split(" {2,}", table.splitlines()[0]) for table in tables]
     assert titles[2][2] == "position (tokens)"
     assert titles[3][2] == "document (tokens)"
+    assert [line.split()[:3] for line in tables[2].splitlines()[2:]] == [
+        ["web", f"{folder}/{model}", first] for first in ("1", "129") for model in ("extended", "twin")
+    ]
     assert titles[4] == [
         "source",
         "old context",

@@ -113,7 +113,10 @@ def probe(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str,
 
 
 def test_probes_stand_beside_the_random_twin(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("modernbert_train.evaluation.probe._RESAMPLES", 40)
     tasks = [f"{folder}/tasks.yaml:{name}" for name in ("topics", "pairs", "same")]
@@ -134,8 +137,10 @@ def test_probes_stand_beside_the_random_twin(
         assert base["by_layer"][base["layer"] - 1] == pytest.approx(base["score"][0])
     assert by_name["base", "pairs"]["metric"] == "spearman"
     assert by_name["base", "topics"]["num_train"] == 120
-    again = probe(capsys, f"{folder}/base", tasks[0], "train_rows=50", "valid_rows=20")
+    assert "cut" not in caplog.text
+    again = probe(capsys, f"{folder}/base", tasks[0], "train_rows=50", "valid_rows=20", "max_tokens=10")
     assert (again[0]["num_train"], again[0]["num_valid"]) == (50, 20)
+    assert "topics: 100.0% of the texts are cut at 10 tokens" in caplog.text
     assert probe(capsys, f"{folder}/base", tasks[1])[0]["score"] == by_name["base", "pairs"]["score"]
 
 
