@@ -5,11 +5,12 @@ The rows of a valid set are a sample, and so are the seeds of fine-tuning. Both 
 - Rows: the metric is computed again on rows drawn with replacement, 2,000 times, for both models on the same rows (a
   paired bootstrap; Efron and Tibshirani 1993, chapter 16).
 - Seeds: two to five values are too few to draw from. Three differences of equally good models have the same sign in a
-  quarter of all cases, and then a bootstrap over them excludes 0. So their part is Student's t interval of their mean.
-  It contains what each seed gets right on rows of its own, which is therefore taken out of the other part.
+  quarter of all cases, and then a bootstrap over them excludes 0. So the error of their mean is drawn from a normal
+  distribution whose variance is drawn, too: from a scaled inverse chi-square distribution, which makes it Student's t,
+  less what the seeds differ by because the rows are few.
 
-The sum of both parts is the interval of the Behrens-Fisher problem, which covers the true difference at least as often
-as it says. With one seed the interval covers the rows only, and its reader has to be told.
+The sum of both covers the true difference at least as often as it says (a generalized confidence interval; Weerahandi
+1993). With one seed the interval covers the rows only, and its reader has to be told.
 
 A difference is `better` or `worse` where its 95% interval excludes 0, and `same` where it does not: the task could not
 tell the models apart.
@@ -160,21 +161,19 @@ def _combine(value: float, parts: Sequence[tuple[Numbers, Numbers]], seed: int) 
         The estimate.
     """
     random = np.random.default_rng(seed)
-    of_rows = np.sum([resampled.mean(axis=1) for _, resampled in parts], axis=0)
-    of_rows -= of_rows.mean()
-    of_seeds = np.zeros_like(of_rows)
-    counted_twice = 0.0
+    draws = np.sum([resampled.mean(axis=1) for _, resampled in parts], axis=0)
+    draws += value - draws.mean()
     for measured, resampled in parts:
         num_seeds = len(measured)
         if num_seeds == 1:
             continue
-        error = measured.std(ddof=1) / np.sqrt(num_seeds)
-        of_seeds += error * random.standard_t(num_seeds - 1, len(of_seeds))
         # Seeds that are equally good on all rows still differ on the rows of a finite set.
         apart = resampled - resampled.mean(axis=1, keepdims=True)
-        counted_twice += float(apart.var(axis=0, ddof=1).sum()) / (num_seeds * (num_seeds - 1))
-    kept = max(0.0, 1 - counted_twice / max(float(of_rows.var(ddof=1)), np.finfo(float).tiny))
-    return Estimate(value, value + np.sqrt(kept) * of_rows + of_seeds)
+        of_rows = float(apart.var(axis=0, ddof=1).sum()) / (num_seeds - 1)
+        squares = measured.var(ddof=1) * (num_seeds - 1)
+        of_seeds = squares / random.chisquare(num_seeds - 1, len(draws)) - of_rows
+        draws += np.sqrt(np.maximum(of_seeds, 0) / num_seeds) * random.standard_normal(len(draws))
+    return Estimate(value, draws)
 
 
 def smallest_difference(metric: str, sets: Mapping[str, Rows], seed: int = 0) -> float:

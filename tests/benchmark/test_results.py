@@ -105,6 +105,16 @@ def test_the_preview(benchmark):
     assert "20 jobs, 20 of them finished" in text
 
 
+def test_a_planted_leak_is_shown(tmp_path):
+    suite = write_suite(tmp_path, "tasks: {first: {}}")
+    lines = [(tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("train", "valid")]
+    (tmp_path / "valid.jsonl").write_text("\n".join([*lines[0][:3], *lines[1][3:]]))
+    benchmark = plan_benchmark(suite, ["a"], (), str(tmp_path / "out"), False)
+    text = preview(benchmark, facts_of(benchmark))
+    assert "of 24 valid rows, in train: whole rows: 3; " in text
+    assert "(many: the score is partly memory)" in text
+
+
 def test_published_tables_have_one_protocol_each():
     tables = read_published()
     assert len({table.protocol for table in tables}) == len(tables)
