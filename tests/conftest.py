@@ -1,4 +1,5 @@
 import os
+import socket
 
 import pytest
 
@@ -45,3 +46,14 @@ def tiny_exported(tmp_path_factory):
     from tests.helpers.exported import write_tiny_export  # torch, which not every test needs
 
     return write_tiny_export(tmp_path_factory.mktemp("tiny-exported"))
+
+
+@pytest.fixture
+def no_sockets(monkeypatch):
+    """Any use of the network fails the test."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)

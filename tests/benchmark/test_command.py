@@ -5,7 +5,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -29,15 +28,6 @@ def run(suite, model, *options):
 
 def written(folder="out"):
     return {name: (Path(folder) / name).read_bytes() for name in RESULTS}
-
-
-@pytest.fixture
-def no_sockets(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
 
 
 def test_the_whole_suite_in_miniature_without_network(tmp_path, tiny_exported, no_sockets, capsys, caplog):
