@@ -420,7 +420,7 @@ def _add_report(subparsers: Subparsers) -> None:
         """
         modernbert report runs/quickstart
         modernbert report runs/seed-17 runs/seed-18 --out seeds.html
-        modernbert report runs/base benchmarks/glue --out base.html
+        modernbert report runs/base evaluations/glue --out base.html
         """,
     )
     command.add_argument(
