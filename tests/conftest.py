@@ -49,11 +49,11 @@ def tiny_exported(tmp_path_factory):
 
 
 @pytest.fixture
-def no_sockets(monkeypatch):
-    """Any use of the network fails the test."""
+def no_network(monkeypatch):
+    """A test that opens a connection, or looks up a name, fails."""
 
     def refuse(*_, **__):
-        raise AssertionError("a socket was opened")
+        raise AssertionError("a connection was opened")
 
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -198,15 +198,19 @@ def arguments(benchmark: Benchmark, job: BenchmarkJob) -> list[str]:
     """Return the arguments of the command of a job.
 
     Raises:
-        ValueError: The job that it starts from is not finished.
+        ValueError: The jobs are not finished that it starts from the best of.
     """
     is_retrieval = job.task.kind == "retrieval" or job.task.retrieval is not None
     start = job.model.path
     if job.task.start_from is not None:
-        best = best_jobs(benchmark.of(job.model, job.task.start_from))
-        if not best:
-            raise ValueError(f"{job.name} starts from {job.task.start_from}, which is not finished")
-        start = str(next((one for one in best if one.seed == job.seed), best[0]).out)
+        before = benchmark.of(job.model, job.task.start_from)
+        if before[0].setting:
+            before = best_jobs(before)
+        if not before:
+            raise ValueError(
+                f"{job.name} starts from the best setting of {job.task.start_from}, which is not finished"
+            )
+        start = str(next((one for one in before if one.seed == job.seed), before[0]).out)
     reference = f"{benchmark.suite.path}:{job.task.name}"
     return ["retrieve" if is_retrieval else "finetune", start, reference, str(job.out), *job.overrides]
 

@@ -130,14 +130,15 @@ def launch(
     running: list[_RunningJob] = []
     with _signals_passed_on(running) as received, logging_redirect_tqdm():
         while running or (waiting and not received):
+            pending = {job.name for job in (*waiting, *(one.job for one in running))}
             for job in list(waiting):
-                pending = {other.name for other in (*waiting, *(one.job for one in running))}
                 if received or len(running) >= parallel:
                     break
-                if pending & set(job.after):
+                if not pending.isdisjoint(job.after):
                     continue
                 waiting.remove(job)
                 if not all(is_finished(by_name[name]) for name in job.after):
+                    pending.remove(job.name)
                     on_end(EndedJob(job, None, 0.0))
                     continue
                 slot = min(set(range(parallel)) - {other.slot for other in running})

@@ -30,7 +30,7 @@ def written(folder="out"):
     return {name: (Path(folder) / name).read_bytes() for name in RESULTS}
 
 
-def test_the_whole_suite_in_miniature_without_network(tmp_path, tiny_exported, no_sockets, capsys, caplog):
+def test_the_whole_suite_in_miniature_without_network(tmp_path, tiny_exported, no_network, capsys, caplog):
     """Every kind of task of mini.yaml: starts from MNLI, a grid, two seeds, retrieval, baselines."""
     caplog.set_level("INFO")
     write_rows(tmp_path / "rows")
@@ -66,6 +66,16 @@ def test_the_whole_suite_in_miniature_without_network(tmp_path, tiny_exported, n
     assert main([*command, "--folder", "out", "--in-process"]) == 0
     assert "started" not in caplog.text
     assert written() == before
+
+
+@pytest.mark.slow
+def test_probe_and_onnx_without_network(tmp_path, tiny_exported, no_network, capsys):
+    write_rows(tmp_path / "rows")
+    tasks = [f"yamls/evaluation/mini.yaml:{name}" for name in ("sst2", "stsb")]
+    assert main(["probe", str(tiny_exported), *tasks, f"folder={tmp_path}/rows"]) == 0
+    assert "twin" in capsys.readouterr().out
+    assert main(["export", str(tiny_exported), "exported", "--onnx"]) == 0
+    assert Path("exported/onnx/model.onnx").is_file()
 
 
 TASKS = "tasks: {first: {}, second: {start_from: first}}"

@@ -1,5 +1,4 @@
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +59,3 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_rows(folder / "scored.jsonl", scored)
     (folder / "suite.yaml").write_text(SUITE)
     return folder / "suite.yaml"
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
