@@ -105,8 +105,16 @@ def pad(
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def _classifier(model: nn.Module, num_outputs: int) -> nn.Linear:
-    """Return the last linear layer: `classifier`, or `classifier.out_proj` of RoBERTa and its like."""
-    *_, last = (module for module in model.modules() if isinstance(module, nn.Linear))
-    assert last.out_features == num_outputs, f"{type(model).__name__}: the last linear layer is no classifier"
-    return last
+def _classifier(model: Any, num_outputs: int) -> nn.Linear:
+    """Return the last linear layer outside of the encoder: `classifier`, or `classifier.out_proj` of RoBERTa."""
+    encoder = f"{model.base_model_prefix}."
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(encoder)
+    ]
+    assert layers, f"{type(model).__name__} has no linear layer outside of its encoder"
+    assert layers[-1].out_features == num_outputs, (
+        f"{type(model).__name__}: its last linear layer is no classifier"
+    )
+    return layers[-1]

@@ -130,22 +130,22 @@ def test_a_checkpoint_is_fine_tuned_as_its_export(tiny_exported: Path, suite: Pa
 
 
 def write_other(folder: Path, tokenizer_of: Path, family: str = "roberta") -> Path:
-    """A RoBERTa, or a BERT, whose tokenizer says which of two texts a token is of."""
+    """A RoBERTa, an XLM-RoBERTa, or a BERT, whose tokenizer says which of two texts a token is of."""
     sizes = {"vocab_size": 261, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 32, "max_position_embeddings": 330, "pad_token_id": 259}
-    if family == "bert":
-        transformers.BertForMaskedLM(transformers.BertConfig(**sizes)).save_pretrained(folder)
-    else:
-        transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(folder)
+    config = transformers.AutoConfig.for_model(family, **sizes)
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     shutil.copyfile(tokenizer_of / "tokenizer.json", folder / "tokenizer.json")
-    config = json.loads((tokenizer_of / "tokenizer_config.json").read_text())
+    fields = json.loads((tokenizer_of / "tokenizer_config.json").read_text())
     if family == "bert":
-        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        fields["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
     return folder
 
 
-@pytest.mark.parametrize(("family", "task"), [("roberta", "scores"), ("roberta", "names"), ("bert", "pairs")])
+@pytest.mark.parametrize(
+    ("family", "task"), [("roberta", "scores"), ("xlm-roberta", "names"), ("bert", "pairs")]
+)
 def test_other_architectures_are_padded(
     family: str, task: str, tiny_exported: Path, suite: Path, tmp_path: Path
 ) -> None:
