@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modernbert_train.cli.paths import no_recipe, recipe_of, sort_probe_arguments
+from modernbert_train.cli.paths import job_folder, no_recipe, recipe_of, sort_probe_arguments
 from modernbert_train.common.errors import report
 from modernbert_train.common.files import check_new_folder
 
@@ -217,9 +217,9 @@ def run_finetune(options: argparse.Namespace) -> int:
     from modernbert_train.tasks.suite import find_task
 
     task = find_task(options.task, overrides)
-    from modernbert_train.finetuning.job import default_out, finetune, summary
+    from modernbert_train.finetuning.job import finetune, summary
 
-    out = default_out(options.model, task) if out is None else Path(out)
+    out = job_folder("finetuned", options.model, task.name) if out is None else Path(out)
     print(summary(finetune(options.model, task, out), out))
     return 0
 
@@ -244,14 +244,16 @@ def run_export(options: argparse.Namespace) -> int:
 def run_retrieve(options: argparse.Namespace) -> int:
     """Train a model for retrieval, and score it."""
     out, overrides = options.out, options.overrides
-    if out is not None and "=" in out:  # OUT was left out
+    if out is not None and "=" in out:  # the folder is left out
         out, overrides = None, [out, *overrides]
-    out = out or f"retrieved/{options.task.rpartition(':')[2].replace('/', '-')}"
+    from modernbert_train.tasks.suite import locate
+
+    out = job_folder("retrieved", options.model, locate(options.task)[1]) if out is None else Path(out)
     check_new_folder(out)
     from modernbert_train.retrieval.job import describe, retrieve
 
     print(describe(retrieve(options.model, options.task, out, overrides, options.multi_vector)))
-    print(f"model and scores: {out}")
+    print(f"retrieval model: {out}")
     return 0
 
 

@@ -30,7 +30,7 @@ examples:
   modernbert finetune runs/quickstart yamls/evaluation/glue.yaml:sst2 tuned/sst2
   modernbert probe runs/quickstart sst2
   modernbert export runs/quickstart exported/quickstart --fill "The capital of France is [MASK]."
-  modernbert retrieve runs/quickstart codesearch retrieved/code
+  modernbert retrieve runs/quickstart my/tasks.yaml:questions retrieved/questions
   modernbert import path/to/ModernBERT-base imported/base
   modernbert average runs/base/checkpoints/step-000001*.pt averaged/base
   modernbert doctor yamls/pretrain/modernbert-base.yaml
@@ -654,9 +654,9 @@ def _add_retrieve(subparsers: Subparsers) -> None:
         commands.run_retrieve,
         "fine-tune a model for retrieval, one vector per text or (ColBERT) per token, and score it",
         """
-        modernbert retrieve runs/base yamls/evaluation/local-retrieval.yaml:codesearch retrieved/code folder=my/data
-        modernbert retrieve runs/base yamls/evaluation/local-retrieval.yaml:codesearch retrieved/colbert --multi-vector
-        modernbert retrieve retrieved/code scifact retrieved/scifact retrieval.steps=0 retrieval.baselines=true
+        modernbert retrieve runs/base codesearch retrieved/code folder=my/data
+        modernbert retrieve runs/base my/tasks.yaml:questions retrieved/colbert --multi-vector
+        modernbert retrieve retrieved/code scifact folder=my/data retrieval.steps=0 retrieval.baselines=true
         modernbert retrieve path/to/ModernBERT-base beir retrieved/beir seed=1
         """,
     )
@@ -665,7 +665,7 @@ def _add_retrieve(subparsers: Subparsers) -> None:
     )
     command.add_argument("task", help="FILE.yaml:NAME, or the name of a task in yamls/evaluation")
     command.add_argument(
-        "out", nargs="?", help="folder to write; must be new or empty (default: retrieved/NAME of the task)"
+        "out", nargs="?", help="folder to write; must be new or empty (default: retrieved/MODEL/TASK)"
     )
     command.add_argument(
         "overrides",
@@ -688,7 +688,7 @@ def _add_import(subparsers: Subparsers) -> None:
         commands.run_import,
         "convert a Hugging Face folder of a ModernBERT, BERT or RoBERTa to a checkpoint, for use as init.from",
         """
-        modernbert retrieve runs/quickstart codesearch retrieved/code
+        modernbert retrieve runs/quickstart my/tasks.yaml:questions retrieved/questions
   modernbert import path/to/ModernBERT-base imported/base
         """,
     )

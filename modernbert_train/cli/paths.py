@@ -82,3 +82,16 @@ def sort_probe_arguments(arguments: list[str]) -> tuple[list[str], list[str], li
         else:
             models.append(argument)
     return models, tasks, overrides
+
+
+def job_folder(parent: str, model: str, task: str) -> Path:
+    """Return the folder of a job whose user names none, such as `finetuned/MODEL/TASK`.
+
+    Args:
+        parent: of the folders of a command.
+        model: as the user wrote it.
+        task: name of the task.
+    """
+    path = Path(model)
+    name = path.stem if path.suffix == ".pt" else path.name
+    return Path(parent) / (name or "model") / task

@@ -126,13 +126,6 @@ def summary(result: JobResult, out: str | Path) -> str:
     return "\n".join([*lines, f"({which})", f"fine-tuned: {out}"])
 
 
-def default_out(model: str, task: Task) -> Path:
-    """Return the folder of a job whose user names none: `finetuned/MODEL/TASK`."""
-    path = Path(model)
-    name = path.stem if path.suffix == ".pt" else path.name
-    return Path("finetuned") / (name or "model") / task.name
-
-
 def _task_before(path: Path) -> str | None:
     """Return the name of the task that a model was fine-tuned on; None if it was on none."""
     return read_result(path).task if (path / RESULT_FILE).is_file() else None
