@@ -688,8 +688,7 @@ def _add_import(subparsers: Subparsers) -> None:
         commands.run_import,
         "convert a Hugging Face folder of a ModernBERT, BERT or RoBERTa to a checkpoint, for use as init.from",
         """
-        modernbert retrieve runs/quickstart my/tasks.yaml:questions retrieved/questions
-  modernbert import path/to/ModernBERT-base imported/base
+        modernbert import path/to/ModernBERT-base imported/base
         """,
     )
     command.add_argument("folder", help="folder with config.json, weights and tokenizer")
