@@ -14,6 +14,7 @@ from modernbert_train.objectives import OBJECTIVES, MaskedLM
 # Scores of a source, in the order of the table; those that a record lacks are left out.
 SCORES = {
     "loss": Column("loss (nats)", ".3f"),
+    "loss_error": Column("standard error", ".3f"),
     "unigram_loss": Column("unigram loss", ".3f"),
     "gain": Column("below unigram", "+.3f"),
     "accuracy": Column("accuracy", ".1%"),

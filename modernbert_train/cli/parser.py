@@ -420,7 +420,7 @@ def _add_report(subparsers: Subparsers) -> None:
         """
         modernbert report runs/quickstart
         modernbert report runs/seed-17 runs/seed-18 --out seeds.html
-        modernbert report runs/base benchmarks/glue --out base.html
+        modernbert report runs/base evaluations/glue --out base.html
         """,
     )
     command.add_argument(
@@ -516,7 +516,7 @@ def _add_probe(subparsers: Subparsers) -> None:
         subparsers,
         "probe",
         commands.run_probe,
-        "score frozen hidden states on classification and similarity tasks, beside random weights: a minute a model",
+        "score frozen hidden states on classification and similarity tasks, beside random weights, in about a minute",
         """
         modernbert probe runs/base sst2 stsb
         modernbert probe runs/base path/to/bert my/tasks.yaml:topics train_rows=1000

@@ -87,7 +87,7 @@ def watch(
                     damaged.add(path)
                 continue
             is_last = info.total_tokens is not None and info.tokens >= info.total_tokens
-            is_finished = is_finished or is_last
+            is_finished = is_last  # of the newest one: a run may have been given more tokens
             if (info.step, info.sha256) in done:
                 continue
             done.add((info.step, info.sha256))

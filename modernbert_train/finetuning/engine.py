@@ -55,6 +55,13 @@ class Engine(Protocol):
         ...
 
 
+def compute(engine: Engine, rows: Sequence[Example], bf16: bool) -> Tensor:
+    """Return `Engine.logits`, computed in bfloat16 or float32."""
+    device = next(engine.model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        return engine.logits(rows)
+
+
 def cut_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Cut rows, in their order, into parts of at most `max_tokens` tokens; a longer row is a part of its own.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,32 +19,17 @@ from tqdm import tqdm
 
 from modernbert_train.common.randomness import permutation
 from modernbert_train.config.schema import OptimizerConfig
-from modernbert_train.finetuning.engine import Engine
+from modernbert_train.finetuning.engine import Engine, compute
 from modernbert_train.finetuning.examples import Example
+from modernbert_train.finetuning.scoring import Evaluation, describe, evaluate
 from modernbert_train.objectives import IGNORE_INDEX
 from modernbert_train.optim.optimizer import build_optimizer, set_learning_rate
-from modernbert_train.tasks.metrics import UNSEEN, compute_scores
-from modernbert_train.tasks.results import Predictions
 from modernbert_train.tasks.schema import Task
 
 log = logging.getLogger(__name__)
 
 # The loss is looked at this often: to do so, the CPU waits for a GPU.
 _CHECK_STEPS = 16
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores after a step."""
-
-    step: int
-    # Mean loss of the steps since the evaluation before.
-    train_loss: float
-    # Score -> valid set -> value.
-    scores: dict[str, dict[str, float]]
-    # The main score: the mean over the valid sets.
-    score: float
-    predictions: Predictions = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,48 +77,75 @@ def train(
     )
     torch.manual_seed(seed)
     losses: list[Tensor] = []
-    found: list[Evaluation] = []
-    best, best_weights, num_worse, stopped = -math.inf, None, 0, False
-    order = np.empty(0, dtype=np.int64)
-    bar = tqdm(total=num_steps, desc=task.name, unit="step", leave=False, disable=None)
-    with bar:
-        for step in range(1, num_steps + 1):
-            place = (step - 1) % steps_per_epoch
-            if place == 0:
-                order = permutation(len(examples), "fine-tuning", seed, (step - 1) // steps_per_epoch)
-            batch = [examples[row] for row in order[place * task.batch_size : (place + 1) * task.batch_size]]
+    keeper = _Keeper(engine, task)
+    with tqdm(total=num_steps, desc=task.name, unit="step", leave=False, disable=None) as bar:
+        for step, batch in enumerate(_batches(examples, task.batch_size, seed, num_steps), start=1):
             set_learning_rate(optimizer, rate_of_step(task, step, num_steps), task.learning_rate)
             losses.append(training_step(engine, batch, task, optimizer, bf16))
-            if step % _CHECK_STEPS == 0 or step in at or step == num_steps:
+            if step % _CHECK_STEPS == 0 or step in at:
                 _check_losses(losses, step, task)
                 bar.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
             bar.update()
-            if step not in at:
-                continue
-            since = found[-1].step if found else 0
-            found.append(
-                _evaluate(engine, valid, task, step, torch.stack(losses[since:]).mean().item(), bf16)
-            )
-            log.info("%s", describe(found[-1], task, num_steps))
-            if found[-1].score > best:
-                best, num_worse = found[-1].score, 0
-                if task.keep == "best" and step < num_steps:
-                    best_weights = {
-                        name: w.detach().cpu().clone() for name, w in engine.model.state_dict().items()
-                    }
-            else:
-                num_worse += 1
-            if task.patience is not None and num_worse >= task.patience and step < num_steps:
-                stopped = True
-                log.info("%s: stops: no better score in %d evaluations", task.name, num_worse)
-                break
-    kept = found[-1]
-    if task.keep == "best":
-        kept = max(found, key=lambda evaluation: (evaluation.score, -evaluation.step))
-        if kept is not found[-1]:
-            assert best_weights is not None
-            engine.model.load_state_dict(best_weights)
-    return Outcome(kept, found, torch.stack(losses).tolist(), stopped)
+            if step in at:
+                loss = torch.stack(losses[keeper.last_step :]).mean().item()
+                keeper.add(evaluate(engine, valid, task, step, loss, bf16))
+                log.info("%s", describe(keeper.evaluations[-1], task, num_steps))
+                if keeper.is_patience_over and step < num_steps:
+                    log.info("%s: stops: no better score in %d evaluations", task.name, keeper.num_worse)
+                    break
+    stopped_early = len(losses) < num_steps
+    return Outcome(keeper.kept(), keeper.evaluations, torch.stack(losses).tolist(), stopped_early)
+
+
+def _batches(
+    examples: Sequence[Example], batch_size: int, seed: int, num_steps: int
+) -> Iterator[list[Example]]:
+    """Yield the rows of each step: every epoch has all of them, in an order of its own."""
+    starts = range(0, len(examples), batch_size)
+    for epoch in range(math.ceil(num_steps / len(starts))):
+        order = permutation(len(examples), "fine-tuning", seed, epoch)
+        for start in starts[: num_steps - epoch * len(starts)]:
+            yield [examples[row] for row in order[start : start + batch_size]]
+
+
+class _Keeper:
+    """The evaluations of a job, and a copy of the best weights."""
+
+    def __init__(self, engine: Engine, task: Task) -> None:
+        self.evaluations: list[Evaluation] = []
+        # Evaluations since the best one.
+        self.num_worse = 0
+        self._engine, self._task = engine, task
+        self._best: Evaluation | None = None
+        self._weights: dict[str, Tensor] = {}
+
+    @property
+    def last_step(self) -> int:
+        return self.evaluations[-1].step if self.evaluations else 0
+
+    @property
+    def is_patience_over(self) -> bool:
+        return self._task.patience is not None and self.num_worse >= self._task.patience
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Add the evaluation of the weights as they are; of equal ones, the first is the best."""
+        self.evaluations.append(evaluation)
+        self.num_worse += 1
+        if self._best is None or evaluation.score > self._best.score:
+            self._best, self.num_worse = evaluation, 0
+            if self._task.keep == "best":
+                weights = self._engine.model.state_dict()
+                self._weights = {
+                    name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()
+                }
+
+    def kept(self) -> Evaluation:
+        """Return the evaluation that the task keeps, after giving the model its weights."""
+        if self._task.keep == "last":
+            return self.evaluations[-1]
+        assert self._best is not None
+        self._engine.model.load_state_dict(self._weights)
+        return self._best
 
 
 def rate_of_step(task: Task, step: int, num_steps: int) -> float:
@@ -176,7 +188,7 @@ def training_step(
     total = torch.zeros(())
     for part in engine.parts([len(example.input_ids) for example in batch], task.micro_batch_tokens):
         rows = [batch[row] for row in part]
-        loss = loss_sum(_logits(engine, rows, bf16), rows, task) / targets
+        loss = loss_sum(compute(engine, rows, bf16), rows, task) / targets
         loss.backward()
         total = total.to(loss.device) + loss.detach()
     if task.gradient_clip_norm is not None:
@@ -211,12 +223,6 @@ def loss_sum(logits: Tensor, rows: Sequence[Example], task: Task) -> Tensor:
     return F.cross_entropy(logits, classes.to(logits.device), ignore_index=IGNORE_INDEX, reduction="sum")
 
 
-def _logits(engine: Engine, rows: Sequence[Example], bf16: bool) -> Tensor:
-    device = next(engine.model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return engine.logits(rows)
-
-
 def _check_losses(losses: Sequence[Tensor], step: int, task: Task) -> None:
     recent = torch.stack(list(losses[-_CHECK_STEPS:]))
     if torch.isfinite(recent).all():
@@ -225,87 +231,4 @@ def _check_losses(losses: Sequence[Tensor], step: int, task: Task) -> None:
     raise FloatingPointError(
         f"{task.name}: the loss of step {first} is {recent[first - step - 1].item()}; lower learning_rate "
         f"({task.learning_rate:g}), or set gradient_clip_norm=1.0; if it is the first step, look at the weights"
-    )
-
-
-def predict(engine: Engine, examples: Sequence[Example], task: Task, bf16: bool = False) -> list[Tensor]:
-    """Compute the outputs of examples.
-
-    Args:
-        engine: the model.
-        examples: in any order.
-        task: its kind, and the tokens that are computed together.
-        bf16: see `train`.
-
-    Returns:
-        For each example [outputs], or for tokens [length, outputs]; float32, on the CPU.
-    """
-    engine.model.eval()
-    lengths = [len(example.input_ids) for example in examples]
-    outputs: list[Tensor] = [torch.empty(0)] * len(examples)
-    parts = engine.parts(lengths, task.micro_batch_tokens)
-    for part in tqdm(parts, desc="evaluation", unit="part", leave=False, disable=None):
-        rows = [examples[row] for row in part]
-        with torch.no_grad():
-            logits = _logits(engine, rows, bf16).cpu()
-        by_row = logits.split([lengths[row] for row in part]) if task.kind == "tokens" else logits.unbind()
-        for row, output in zip(part, by_row, strict=True):
-            outputs[row] = output
-    return outputs
-
-
-def _evaluate(
-    engine: Engine, valid: dict[str, list[Example]], task: Task, step: int, loss: float, bf16: bool
-) -> Evaluation:
-    predictions: Predictions = {}
-    scores: dict[str, dict[str, float]] = {}
-    for name, examples in valid.items():
-        outputs = predict(engine, examples, task, bf16)
-        if not all(torch.isfinite(output).all() for output in outputs):
-            raise FloatingPointError(
-                f"{task.name}: after step {step}, the model gives NaN or infinity for {name}; lower learning_rate "
-                f"({task.learning_rate:g}), or set gradient_clip_norm=1.0"
-            )
-        arrays = _predictions(outputs, examples, task)
-        found = compute_scores(
-            task.kind, arrays["predictions"], arrays["labels"], task.labels, arrays.get("rows")
-        )
-        for score, value in found.items():
-            scores.setdefault(score, {})[name] = value
-        predictions |= {f"{name}.{key}": array for key, array in arrays.items()}
-    main = scores[task.metric].values()
-    return Evaluation(step, loss, scores, math.fsum(main) / len(main), predictions)
-
-
-def _predictions(outputs: Sequence[Tensor], examples: Sequence[Example], task: Task) -> Predictions:
-    if task.kind == "regression":
-        return {
-            "predictions": torch.stack(list(outputs))[:, 0].numpy(),
-            "labels": np.array([example.label for example in examples], dtype=np.float64),
-        }
-    if task.kind == "classification":
-        return {
-            "predictions": torch.stack(list(outputs)).argmax(-1).numpy(),
-            "labels": np.array([example.label for example in examples], dtype=np.int64),
-        }
-    predicted, labels, rows = [], [], []
-    for row, (output, example) in enumerate(zip(outputs, examples, strict=True)):
-        tokens, classes = example.word_tokens, output.argmax(-1).numpy()
-        assert tokens is not None
-        assert example.word_labels is not None
-        predicted.append(np.where(tokens == UNSEEN, UNSEEN, classes[tokens]))
-        labels.append(example.word_labels)
-        rows.append(np.full(len(tokens), row))
-    parts = {"predictions": predicted, "labels": labels, "rows": rows}
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
-def describe(evaluation: Evaluation, task: Task, num_steps: int) -> str:
-    """Return an evaluation in a line."""
-    scores = ", ".join(
-        f"{score.replace('_', ' ')} {' / '.join(f'{100 * value:.1f}' for value in sets.values())}"
-        for score, sets in evaluation.scores.items()
-    )
-    return (
-        f"{task.name}: step {evaluation.step:,} of {num_steps:,}: loss {evaluation.train_loss:.3f}, {scores}"
     )

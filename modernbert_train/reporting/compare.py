@@ -60,14 +60,21 @@ class Group:
 
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
-    """Group the runs that have scores by what these depend on, in the order of the runs."""
-    groups: dict[str, list[int]] = {}
+    """Group the runs that have scores by what these depend on, in the order of the runs; a group has common sources."""
+    groups: list[tuple[object, Group]] = []
     for number, run in enumerate(runs):
-        if run.scores:
-            # Without a tokenizer or a recipe, nothing says that the targets are the same.
-            known = run.name if run.tokenizer is None or run.recipe is None else ""
-            groups.setdefault(repr([known, *run.task.values()]), []).append(number)
-    return [Group(tuple(runs[n] for n in numbers), tuple(numbers)) for numbers in groups.values()]
+        if not run.scores:
+            continue
+        # Without a tokenizer or a recipe, nothing says that the targets are the same.
+        task = run.name if run.tokenizer is None or run.recipe is None else run.task
+        for place, (other, group) in enumerate(groups):
+            joined = Group((*group.runs, run), (*group.colours, number))
+            if other == task and joined.sources:
+                groups[place] = (task, joined)
+                break
+        else:
+            groups.append((task, Group((run,), (number,))))
+    return [group for _, group in groups]
 
 
 def several_runs(runs: Sequence[RunRecord], benchmarks: Sequence[Section] = ()) -> list[Section]:
@@ -77,7 +84,9 @@ def several_runs(runs: Sequence[RunRecord], benchmarks: Sequence[Section] = ()) 
     if len(groups) > 1:
         tasks = [group.runs[0].task for group in groups]
         keys = dict.fromkeys(key for task in tasks for key in task)
-        differing = [key for key in keys if len({repr(task.get(key)) for task in tasks}) > 1]
+        differing = [key for key in keys if any(task.get(key) != tasks[0].get(key) for task in tasks)]
+        if not set.intersection(*({*group.sources} for group in groups)):
+            differing.append("sources")
         text = (
             "The held-out losses of these runs cannot all be compared: they differ in "
             f"{', '.join(differing) or 'what is known of them'}. Each of the {len(groups)} groups has its own charts "
@@ -133,9 +142,6 @@ def _runs_table(runs: Sequence[RunRecord]) -> Table:
 def _loss_blocks(group: Group) -> Iterator[Block]:
     """Yield curves and last scores of a group."""
     sources = group.sources
-    if not sources:
-        yield Text("These runs have no source in common.")
-        return
     unigram = group.unigram(sources)
     chart = mean_held_out_loss(
         group.runs, sources, group.colours, None if unigram is None else float(np.mean(unigram))
@@ -205,4 +211,6 @@ def _setting(settings: dict[str, object], key: str) -> Cell:
     value = settings[key]
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)

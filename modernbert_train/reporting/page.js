@@ -60,6 +60,11 @@
         path, name: path.dataset.name, isRaw: path.classList.contains("raw"),
         points: [...path.getAttribute("d").matchAll(/[ML](\S+) ([^MLh]+)/g)].map(([, x, y]) => this.value(+x, +y)),
       }));
+      // The browser would show the title of a picture over the values.
+      const [title, description] = ["title", "desc"].map(name => svg.querySelector(name));
+      svg.setAttribute("aria-label", `${title.textContent}. ${description.textContent}`);
+      svg.removeAttribute("aria-labelledby");
+      title.remove();
       this.cursor = svg.querySelector(".cursor");
       this.brush = svg.querySelector(".brush");
       this.listen();

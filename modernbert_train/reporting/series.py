@@ -31,13 +31,15 @@ def objective_of(line: Mapping[str, Any]) -> str:
 def smooth(values: Float64, window: int) -> Float64:
     """Return the centred running mean, which skips NaN; the window is shorter at both ends."""
     known = np.isfinite(values)
-    kernel = np.ones(window)
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="full")
-    counts = np.convolve(known.astype(np.float64), kernel, mode="full")
-    start = (window - 1) // 2
-    centred = slice(start, start + len(values))
-    means = sums[centred] / np.maximum(counts[centred], 1.0)
-    return np.where(counts[centred] > 0, means, np.nan)
+    sums, counts = (
+        np.concatenate([[0.0], np.cumsum(part)])
+        for part in (np.where(known, values, 0.0), known.astype(np.float64))
+    )
+    places = np.arange(len(values))
+    start = np.maximum(places - window // 2, 0)
+    end = np.minimum(places + (window - 1) // 2 + 1, len(values))
+    count = counts[end] - counts[start]
+    return np.where(count > 0, (sums[end] - sums[start]) / np.maximum(count, 1.0), np.nan)
 
 
 def smooth_by_phase(lines: Sequence[Mapping[str, Any]], values: Float64) -> tuple[Float64, Float64]:

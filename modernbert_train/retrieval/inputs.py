@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from modernbert_train.common.randomness import permutation
 from modernbert_train.common.text import did_you_mean
 from modernbert_train.retrieval.collection import Collection, from_beir, from_pairs
-from modernbert_train.tasks.reading import read_hub_split, read_records
+from modernbert_train.tasks.files import read_records
+from modernbert_train.tasks.reading import read_hub_split
 from modernbert_train.tasks.schema import RetrievalConfig, Suite, Task
 
 _Row = TypeVar("_Row")

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchmetrics.functional import classification as of_classes
-from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
+from modernbert_train.common.lean_imports import lean_imports
 from modernbert_train.common.types import Int64
 from modernbert_train.tasks.schema import OUTSIDE, have_spans
+
+with lean_imports():
+    from torchmetrics.functional import classification as of_classes
+    from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 # Of a word that the model did not see, since its row was cut: never right, and outside of every span.
 UNSEEN = -1

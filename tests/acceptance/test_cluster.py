@@ -260,20 +260,22 @@ def test_a_launcher_dies_and_its_ranks_save(tiny, one, tmp_path):
 
 @pytest.mark.parametrize("launcher", [COMPOSER, pytest.param(LAUNCH, marks=pytest.mark.slow)])
 def test_ctrl_c_saves(tiny, one, tmp_path, launcher):
-    """A terminal signals the launcher and its ranks."""
+    """A terminal signals the launcher and its ranks, which have trained as one process until then."""
     arguments = [tiny, f"run_folder={tmp_path}/run", *LONGER]
-    process = start([launcher, "-n", 1, *TRAIN, *arguments])
+    process = start([launcher, "-n", 2, *TRAIN, *arguments])
     wait_for_steps(tmp_path / "run", 5, process)
     os.killpg(process.pid, signal.SIGINT)
     done = finish(process)
     assert done.returncode == INTERRUPTED_EXIT_CODE, done.stdout
     stopped_after = len(read_steps(tmp_path / "run"))
     assert stopped_after < len(read_steps(one))
+    assert_same_steps(tmp_path / "run", one, stopped_after)
     assert f"stopped and saved after step {stopped_after}; run the same command to resume" in done.stdout
 
 
-def test_the_wrapper_ends_as_composer_does():
-    assert finish(start([LAUNCH, "-n", 1, "-c", "false"])).returncode == 1
+def test_the_wrapper_ends_as_its_launcher_does():
+    command = [LAUNCH, "torchrun", "--nproc-per-node", 1, "--no-python", "false"]
+    assert finish(start(command)).returncode == 1
 
 
 RANK = """

@@ -1,4 +1,4 @@
-"""Two processes started by `composer` train like one, and resume a run of one process, and the reverse."""
+"""Two processes train like one, and resume a run of one process, and the reverse; test_cluster.py has launchers."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from modernbert_train.checkpoints.run_files import list_checkpoints
 from modernbert_train.cli import main
 from tests.helpers import spawned
-from tests.helpers.launching import launch, read_steps
+from tests.helpers.launching import read_steps
 
 # Each rank draws its own dropout, so the losses of one and two processes agree only without dropout.
 OVERRIDES = ("model.attn_out_dropout=0", "training.keep_checkpoints=100")
@@ -26,7 +26,7 @@ def one(tiny: Path) -> Path:
 def two(tiny: Path) -> Path:
     """The run of two processes."""
     run = tiny.parent / "two"
-    done = launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
+    done = spawned.launch(2, "train", tiny, f"run_folder={run}", *OVERRIDES)
     assert done.returncode == 0, done.stdout
     assert "Traceback" not in done.stdout
     return run
@@ -46,9 +46,15 @@ def stopped_after_its_first_checkpoint(run: Path, copy: Path) -> Path:
     return copy
 
 
-def assert_same_steps(run: Path, other: Path) -> None:
-    """Check that the rows of every batch are the same, and the losses up to the order of summation."""
-    mine, others = read_steps(run), read_steps(other)
+def assert_same_steps(run: Path, other: Path, num_steps: int | None = None) -> None:
+    """Check that the rows of every batch are the same, and the losses up to the order of summation.
+
+    Args:
+        run: a run folder.
+        other: the run folder of a whole run.
+        num_steps: those that `run` has; None: all.
+    """
+    mine, others = read_steps(run), read_steps(other)[:num_steps]
     for name in ("step", "tokens", "batch_crc32", "fill", "lr"):
         assert [step[name] for step in mine] == [step[name] for step in others]
     assert [step["loss"] for step in mine] == pytest.approx([step["loss"] for step in others], abs=1e-5)

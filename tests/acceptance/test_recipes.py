@@ -30,7 +30,7 @@ ROW, STREAMS, BATCH, PHASE = 256, 2, 1_024, 4_096  # in tokens, except STREAMS
 TINY_MODEL = {
     "vocab_size": 256,
     "hidden_size": 32,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 48,
     "local_attention": 16,

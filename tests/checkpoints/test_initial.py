@@ -38,6 +38,12 @@ DEEPER = ["model.num_hidden_layers=5"]  # the cheapest model that is larger, for
 
 
 @pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The tiny recipe with four layers, which tiling can tell apart."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"), num_layers=4)
+
+
+@pytest.fixture(scope="module")
 def trained(tiny):
     """A run of the tiny recipe, all in its short context."""
     recipe = load_recipe(tiny, ["phases.extension=null", "phases.pretrain.tokens=40K"])
@@ -256,6 +262,7 @@ def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(trained, source)
     overrides = [*DEEPER, f"init.from={source}", "init.method=tile_middle", "phases.extension=null"]
+    overrides += ["phases.pretrain.tokens=16K"]
     undisturbed = train(load_recipe(tiny, [*overrides, f"run_folder={tmp_path}/undisturbed"]))
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
@@ -267,7 +274,9 @@ def test_a_restart_does_not_need_the_source(tiny, trained, tmp_path):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_a_killed_run_applies_init_only_once(tiny, trained, tmp_path):
+@pytest.mark.slow
+def test_a_killed_run_applies_init_only_once(trained, tmp_path):
+    """As `test_a_restart_does_not_need_the_source`, but killed at random moments, with the source still there."""
     recipe = make_tiny(tmp_path)
     options = [f"init.from={trained}", "init.method=tile_middle", "phases.extension=null", "--kills", "3"]
     arguments = [str(recipe), *DEEPER, "training.save_every_tokens=2K", *options]

@@ -28,7 +28,7 @@ def test_the_lists_are_not_empty():
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipes_are_valid_on_several_ranks(path, tmp_path):
     recipe = load_recipe(path)
-    for world_size in {"quickstart": (1, 2)}.get(recipe.name, (1, 3, 7, 16, 24)):
+    for world_size in {"quickstart": (1, 2), "ninety-minutes": (1, 2)}.get(recipe.name, (1, 3, 7, 16, 24)):
         assert validate(recipe, world_size) == []
     for phase in build_schedule(recipe).phases:
         assert abs(phase.num_tokens - phase.config.tokens) <= phase.config.batch_tokens / 2

@@ -105,7 +105,7 @@ def test_files_are_added_to_the_plain_export(embedding, tiny_exported):
     assert json.loads(files["sentence_bert_config.json"])["max_seq_length"] == 256
 
 
-def test_every_program_computes_the_same_vectors(embedding):
+def test_every_program_computes_the_same_vectors(embedding, no_network):
     out, _ = embedding
     name, hidden, inputs = run_onnx(out, TEXTS)
     assert name == "last_hidden_state"
@@ -267,8 +267,12 @@ def test_graphs_of_every_kind(tmp_path, model_type, kind):
 
 
 @pytest.mark.slow
-def test_the_graph_of_a_run_gives_logits(tiny_exported, tmp_path):
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_graph_of_a_run_gives_logits(tiny_exported, tmp_path, monkeypatch, is_large):
+    if is_large:
+        monkeypatch.setattr(onnx_graph, "_LARGEST_FILE_BYTES", 1_000)
     out = export_checkpoint(tiny_exported.parent / "run", tmp_path / "out", onnx=True)
+    assert (out / "onnx/model.onnx.data").exists() == is_large
     name, logits, inputs = run_onnx(out, TEXTS)
     with torch.no_grad():
         expected = AutoModelForMaskedLM.from_pretrained(out).eval()(**inputs).logits

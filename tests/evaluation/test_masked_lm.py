@@ -170,13 +170,13 @@ def test_evaluate_makes_the_table(tmp_path: Path, recipe: Recipe) -> None:
     card = (export_checkpoint(run, tmp_path / "out") / "README.md").read_text()
     web = json.loads(written)["eval"]["web"]
     assert (
-        "| source | loss (nats) | unigram loss | below unigram | accuracy | baseline accuracy | perplex"
+        "| source | loss (nats) | standard error | unigram loss | below unigram | accuracy | baseline accuracy |"
         in card
     )
     gain = web["unigram_loss"] - web["loss"]
     assert (
-        f"| web | {web['loss']:.3f} | {web['unigram_loss']:.3f} | {gain:+.3f} | {web['accuracy']:.1%} |"
-        in card
+        f"| web | {web['loss']:.3f} | {web['loss_error']:.3f} | {web['unigram_loss']:.3f} | {gain:+.3f} | "
+        f"{web['accuracy']:.1%} |" in card
     )
     (run / "evaluation.json").write_text(written.replace('"sha256": "', '"sha256": "of other weights '))
     assert "unigram" not in (export_checkpoint(run, tmp_path / "again") / "README.md").read_text()

@@ -51,7 +51,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> subprocess.C
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
-def wait_for_steps(run: Path, num_steps: int, process: Any, seconds: float = 120) -> None:
+def wait_for_steps(run: Path, num_steps: int, process: Any, seconds: float = 240) -> None:
     """Wait until `num_steps` steps are logged by a process, which has `poll()`."""
     deadline = time.monotonic() + seconds
     while not (run / "metrics.jsonl").exists() or len(read_steps(run)) < num_steps:

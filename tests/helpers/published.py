@@ -40,6 +40,7 @@ def mmbert(parameters_millions: int, days: float, tokens_per_s: int) -> Publishe
 # The figures of every recipe, by name; None for a recipe that reproduces no published model.
 PUBLISHED = {
     "quickstart": None,
+    "ninety-minutes": None,
     "one-gpu-one-day": None,
     "modernbert-base": Published(
         149,

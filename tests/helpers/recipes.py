@@ -1,4 +1,4 @@
-"""A recipe small enough for tests (4 layers, two sources, two phases), and the list of shipped recipes."""
+"""A recipe small enough for tests (2 layers, two sources, two phases), and the list of shipped recipes."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ run_folder: {folder}/run
 model:
   vocab_size: 256
   hidden_size: 64
-  num_hidden_layers: 4
+  num_hidden_layers: 2
   num_attention_heads: 2
   intermediate_size: 96
   local_attention: 32
@@ -69,7 +69,7 @@ def skewed_documents(count: int, seed: int) -> list[list[int]]:
     return [[5 + (document[0] + at // 3) % 50 for at in range(len(document))] for document in documents]
 
 
-def make_tiny(folder: Path) -> Path:
+def make_tiny(folder: Path, num_layers: int = 2) -> Path:
     """Write tokenizer, store and recipe into `folder`; return the path of the recipe."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     sources = {
@@ -78,7 +78,8 @@ def make_tiny(folder: Path) -> Path:
     }
     make_store(folder / "store", tokenizer, sources)
     recipe = folder / "tiny.yaml"
-    recipe.write_text(TINY.format(folder=folder), encoding="utf-8")
+    text = TINY.format(folder=folder).replace("num_hidden_layers: 2", f"num_hidden_layers: {num_layers}")
+    recipe.write_text(text, encoding="utf-8")
     return recipe
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from modernbert_train.cli import main
+from modernbert_train.config import dump_recipe, load_recipe
+from modernbert_train.convert.model_card import model_card
 from modernbert_train.reporting.page import Page, Section, Text
 from modernbert_train.reporting.writing import write_page
 from tests.helpers.pages import RECIPE, Parsed, eval_line, step_line, write_metrics, write_run
+from tests.helpers.weights import make_info
 
 FORTY = tuple(f"language-{number:02}" for number in range(40))
 
@@ -93,6 +96,18 @@ def test_one_run(tmp_path, capsys):
     assert "global attention" in markdown
 
 
+def test_the_model_card_has_the_same_tables(tmp_path, capsys):
+    run = write_run(tmp_path / "toy")
+    _, markdown, _ = report(capsys, run)
+    recipe = load_recipe(run / "recipe.yaml")
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))  # as a run writes it
+    info = make_info(step=89, phase="extend", sha256="0", model=recipe.model, context_tokens=1_024)
+    card = model_card("toy", info, run)
+    tables = re.findall(r"(?:^\|.*\n)+", card, flags=re.MULTILINE)
+    assert [table.split(" |")[0] for table in tables] == ["| ", "| phase", "| source"]
+    assert all(table in markdown for table in tables)
+
+
 def test_the_page_needs_nothing_else(tmp_path, capsys):
     page, _, _ = report(capsys, write_run(tmp_path / "toy"))
     assert all(address.startswith("#") for address in page.addresses)
@@ -146,6 +161,7 @@ OTHERS = {
     "tokenizer": {"tokenizer": '{"model": 1}'},
     "objective": {"recipe": RECIPE.replace("extend: {{", "extend: {{objective: clm, ")},
     "evaluation.mask_rate": {"recipe": RECIPE + "evaluation: {{mask_rate: 0.5}}\n"},
+    "sources": {"sources": ("wiki", "books")},
     "context_tokens and row_tokens": {
         "recipe": RECIPE.replace("context_tokens: 1024", "context_tokens: 512")
     },

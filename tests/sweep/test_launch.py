@@ -271,7 +271,7 @@ def test_the_overview(tmp_path, capsys):
     assert main(["sweep", str(path), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"little: {tmp_path}/tiny.yaml in 2 cells"
-    assert lines[4].split() == ["gated", "160,640", "4.096K", "2", "1,", "2", "1", "of", "2"]
+    assert lines[4].split() == ["gated", "90,752", "4.096K", "2", "1,", "2", "1", "of", "2"]
     assert "4 runs, 16.38K tokens, at most" in lines[7]
     assert lines[8] == "remaining  3 runs, 12.29K tokens"
     assert lines[9].strip() == "0:00 hours one by one, at the measured 1,111 tokens/s"

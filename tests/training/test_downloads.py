@@ -177,6 +177,7 @@ def test_a_server_that_stops_for_good(tiny, server, capfd, how):
     threading.Thread(target=go_away, daemon=True).start()
     # A small model, since many steps are made from what has been downloaded ahead.
     long = ["data.num_workers=2", "phases.pretrain.tokens=400K", "model.num_hidden_layers=1"]
+    long += ["training.save_every_tokens=0"]
     assert main([*run, "run_folder=run", *long]) == 1  # another try may go well
     error = capfd.readouterr().err
     assert "Traceback" not in error

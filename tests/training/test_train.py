@@ -23,6 +23,7 @@ from modernbert_train.planning.source_stats import phase_stats, whole_run
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.train import train
 from tests.helpers.kill import read_metrics
+from tests.helpers.recipes import make_tiny
 from tests.helpers.stores import make_tokenizer
 from tests.helpers.weights import load_weights
 
@@ -33,6 +34,14 @@ GOLDEN_LOSSES = [
 # A single phase of two steps.
 SHORT = ["phases.extension=null", "phases.pretrain.batch_ramp=null", "phases.pretrain.tokens=4K"]
 SHORT += ["phases.pretrain.warmup_tokens=1K"]
+# For tests to which the model does not matter.
+SHALLOW = "model.num_hidden_layers=1"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The tiny recipe with four layers, two of them global: the model of the golden losses."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"), num_layers=4)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +176,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
 
 def test_a_run_that_goes_back_writes_the_same_lines(tiny, tmp_path):
     """Also the means over several steps, of which some were trained before the checkpoint."""
-    options = ["phases.extension=null", "training.log_every_steps=4", "training.save_every_tokens=6K"]
+    options = [
+        "phases.extension=null",
+        "training.log_every_steps=4",
+        "training.save_every_tokens=6K",
+        SHALLOW,
+    ]
     recipe = load_recipe(tiny, [*options, f"run_folder={tmp_path}/run", "training.keep_checkpoints=9"])
     run = train(recipe)
     lines, weights = read_metrics(run), load_weights(run)[0]
@@ -236,6 +250,7 @@ def test_weights_of_equal_shapes_and_another_architecture(tiny, tmp_path, finish
 BERT = ["model.norm_placement=post", "model.mlp=gelu", "model.positions=learned", "model.bias=true"]
 BERT += ["model.global_attn_every_n_layers=1", "model.norm_eps=1e-12", "model.max_position_embeddings=256"]
 BERT += [f"model.{place}_dropout=0.1" for place in ("embedding", "attn_out", "mlp_out")]
+BERT += ["model.num_hidden_layers=2"]
 
 
 def test_bert_trains_on_the_same_batches_and_is_exported(tiny, tmp_path, finished, caplog):
@@ -309,7 +324,12 @@ def test_dry_run_of_what_cannot_train(tiny, monkeypatch, capsys, override, probl
 )
 def test_the_run_reads_what_the_dry_run_shows(tiny, tmp_path, mixture, caplog):
     caplog.set_level(logging.INFO)
-    options = [f"phases.pretrain.mixture={mixture}", f"run_folder={tmp_path}/run", "data.warn_epochs=0.3"]
+    options = [
+        f"phases.pretrain.mixture={mixture}",
+        f"run_folder={tmp_path}/run",
+        "data.warn_epochs=0.3",
+        SHALLOW,
+    ]
     recipe = load_recipe(tiny, options)
     plan, inputs = build_schedule(recipe), open_inputs(recipe)
     with closing(inputs.reader):

@@ -18,9 +18,9 @@ class Killed(BaseException):
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.inputs.parts.MIN_PART_BYTES", 5_000)
-    write_json_lines(tmp_path / "a.jsonl", numbered_texts(200))
-    write_json_lines(tmp_path / "b.jsonl", [*numbered_texts(50)[::-1], "the only one of its kind"])
+    monkeypatch.setattr("data_prep.inputs.parts.MIN_PART_BYTES", 3_000)
+    write_json_lines(tmp_path / "a.jsonl", numbered_texts(60))
+    write_json_lines(tmp_path / "b.jsonl", [*numbered_texts(30)[::-1], "the only one of its kind"])
     return ("a=a.jsonl", "b=b.jsonl")
 
 

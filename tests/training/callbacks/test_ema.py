@@ -1,4 +1,4 @@
-"""The moving average of the weights: its arithmetic, and its continuation after a restart."""
+"""The moving average of the weights: its arithmetic, and how it begins and ends; test_resume.py has killed runs."""
 
 import shutil
 
@@ -12,9 +12,6 @@ from modernbert_train.config import load_recipe
 from modernbert_train.schedule import build_schedule
 from modernbert_train.training.callbacks.ema import averaging_rate
 from modernbert_train.training.train import train
-from tests.helpers import kill
-from tests.helpers.recipes import make_tiny
-from tests.helpers.spawned import start
 from tests.helpers.weights import load_weights
 from tests.reference.merging import moving_average
 
@@ -95,13 +92,3 @@ def test_switched_on_and_off_during_a_run(tiny, tmp_path, finished):
     expected = moving_average(series, 6_000, [2048] * len(series))[-1]
     assert torch.allclose(read_average(checkpoints[-1])["decoder.bias"].double(), expected, rtol=0, atol=1e-6)
     assert torch.equal(load_weights(run)[0]["decoder.bias"], load_weights(finished)[0]["decoder.bias"])
-
-
-def test_killed_and_started_again(tmp_path):
-    recipe = make_tiny(tmp_path)
-    options = ["training.save_every_tokens=2K", "phases.extension=null", "--kills", "3", "--world-size", "2"]
-    done = start(kill.main, [str(recipe), HALF_LIFE, *options]).finish(500)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "all weights equal, bit for bit" in done.stdout
-    averages = [read_average(resolve(tmp_path / run)) for run in ("killed", "undisturbed")]
-    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
