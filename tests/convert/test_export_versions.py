@@ -17,21 +17,25 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from modernbert_train.checkpoints.checkpoint import save_weights
+from modernbert_train.cli import main
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.store.tokenizer import load_tokenizer_info
 from tests.convert.test_export import TINY_BERT
 from tests.helpers.exported import SPECIALS, TINY, random_weights, write_tokenizer
+from tests.helpers.tasks import write_suite
 from tests.helpers.weights import make_info
 
 pytestmark = pytest.mark.slow
 
-# The oldest with ModernBERT, the last of 4, and the newest: with the versions of its libraries that each asks for.
+# The oldest with ModernBERT, the last of 4, the first of 5, and the newest, each with the versions of its libraries
+# that it asks for.
 TRANSFORMERS = {
     "4.48": ("transformers==4.48.3", "tokenizers==0.21.4", "huggingface_hub==0.36.2"),
     "4.57": ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.2"),
+    "5.0": ("transformers==5.0.0", "tokenizers==0.22.2", "huggingface_hub==1.3.7"),
     "newest": ("transformers", "tokenizers", "huggingface_hub"),
 }
 # Those that go with each Transformers 4, with its `datasets`; the last reads the graph.
@@ -58,6 +62,16 @@ specials = sorted(tokenizer.all_special_tokens + list(getattr(tokenizer, "extra_
 print(json.dumps({"ids": [tokenizer(text)["input_ids"] for text in texts], "specials": sorted(set(specials))}))
 """
 
+CLASSIFY = """
+import json, sys, numpy, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+folder, texts, logits = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+with torch.no_grad():
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    numpy.save(logits, model(**batch).logits.numpy())
+print(json.dumps([found["label"] for found in pipeline("text-classification", folder)(texts)]))
+"""
 EMBED = """
 import json, sys, numpy
 from sentence_transformers import SentenceTransformer
@@ -117,6 +131,14 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return exported
 
 
+@pytest.fixture(scope="module")
+def tuned(tiny_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuned classifier."""
+    folder = tmp_path_factory.mktemp("tuned")
+    assert main(["finetune", str(tiny_exported), f"{write_suite(folder)}:letters", str(folder / "out")]) == 0
+    return folder / "out"
+
+
 def install(packages: tuple[str, ...], folder: Path) -> dict[str, str]:
     """Install packages into a folder; return an environment in which they stand before those of this one."""
     command = [
@@ -147,7 +169,7 @@ def run_python(script: str, *arguments: str, env: dict[str, str], cwd: Path) -> 
 
 @pytest.mark.parametrize("version", TRANSFORMERS)
 def test_other_versions_give_the_same_ids_and_logits(
-    exports: list[Path], tmp_path: Path, version: str
+    exports: list[Path], tuned: Path, tmp_path: Path, version: str
 ) -> None:
     env = install(TRANSFORMERS[version], tmp_path / "packages")
     for folder in exports:
@@ -164,6 +186,16 @@ def test_other_versions_give_the_same_ids_and_logits(
         with torch.no_grad():
             expected = model.eval()(**batch).logits[batch["attention_mask"].bool()]
         np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected.numpy(), atol=1e-4)
+
+    logits = tmp_path / "logits.npy"
+    out = run_python(CLASSIFY, str(tuned), json.dumps(TEXTS), str(logits), env=env, cwd=tmp_path)
+    batch = AutoTokenizer.from_pretrained(tuned)(list(TEXTS), padding=True, return_tensors="pt")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tuned).eval()
+    with torch.no_grad():
+        expected = classifier(**batch).logits
+    np.testing.assert_allclose(np.load(logits), expected.numpy(), atol=1e-4)
+    labels = [classifier.config.id2label[label] for label in expected.argmax(-1).tolist()]
+    assert json.loads(out.splitlines()[-1]) == labels
 
 
 @pytest.mark.parametrize("version", SENTENCE_TRANSFORMERS)
