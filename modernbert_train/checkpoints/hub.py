@@ -12,6 +12,19 @@ _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _SUBFOLDERS = ["[!0-9]*/*"]
 
 
+def check_hub_name(name: str) -> None:
+    """Check that a name which is no path can be that of a model on the hub, without asking the hub.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not _HUB_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name}: no such run folder, checkpoint or model; name a run folder, a step-*.pt file, a Hugging Face "
+            "folder, or a model of the Hugging Face hub as OWNER/NAME"
+        )
+
+
 def find_model(name: str | Path) -> Path:
     """Return the path of a model.
 
@@ -28,11 +41,7 @@ def find_model(name: str | Path) -> Path:
     path = Path(name)
     if path.exists():
         return path
-    if not _HUB_NAME.fullmatch(str(name)):
-        raise ValueError(
-            f"{name}: no such run folder, checkpoint or model; name a run folder, a step-*.pt file, a Hugging Face "
-            "folder, or a model of the Hugging Face hub as OWNER/NAME"
-        )
+    check_hub_name(str(name))
     from huggingface_hub import snapshot_download
 
     try:

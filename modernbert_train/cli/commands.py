@@ -152,11 +152,12 @@ def run_report(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate models, or the checkpoints of a run as they appear, on held-out text."""
     _check_watched(options, options.models)
+    models = [_model(path) for path in options.models]
     from modernbert_train.evaluation.command import EvaluateOptions, evaluate, watch_evaluation
 
     given = EvaluateOptions(**{field.name: getattr(options, field.name) for field in fields(EvaluateOptions)})
     if options.watch is None:
-        print(evaluate([_model(path) for path in options.models], given))
+        print(evaluate(models, given))
         return 0
     return _print_lines(watch_evaluation(_watched(options), given))
 
@@ -165,12 +166,12 @@ def run_probe(options: argparse.Namespace) -> int:
     """Probe the frozen states of models, or of the checkpoints of a run as they appear."""
     models, tasks, overrides = sort_probe_arguments(options.arguments)
     _check_watched(options, models)
+    models = [_model(path) for path in models]
     from modernbert_train.evaluation.probe import DEFAULT_TASKS, probe, watch_probe
 
     tasks = tasks or list(DEFAULT_TASKS)
     if options.watch is None:
-        paths = [_model(path) for path in models]
-        print(probe(paths, tasks, overrides, device=options.device, json_file=options.json))
+        print(probe(models, tasks, overrides, device=options.device, json_file=options.json))
         return 0
     if options.json is not None:
         raise ValueError("--json has no effect with --watch, which writes watch.jsonl; leave it out")
@@ -200,7 +201,12 @@ def _watched(options: argparse.Namespace) -> WatchOptions:
 
 def _model(path: str) -> str:
     """Return the path of a model, or its name on the Hugging Face hub; a recipe is refused."""
-    return no_recipe(path) if Path(path).exists() else path
+    if Path(path).exists():
+        return no_recipe(path)
+    from modernbert_train.checkpoints.hub import check_hub_name
+
+    check_hub_name(path)
+    return path
 
 
 def _print_lines(lines: Iterable[str]) -> int:
