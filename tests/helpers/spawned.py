@@ -21,6 +21,7 @@ from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import Any
 
+import tests.helpers.quiet_composer  # noqa: F401  # before anything that imports Composer
 from modernbert_train.__main__ import run
 from modernbert_train.common.processes import EXIT_CODE_FILE
 from modernbert_train.training.distributed.run_lock import only_run_in
