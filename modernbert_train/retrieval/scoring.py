@@ -87,20 +87,18 @@ def hub_tasks(names: Sequence[str]) -> dict[str, Any]:
     import mteb
 
     known = [task.metadata.name for task in mteb.get_tasks(task_types=["Retrieval"])]
-    benchmarks = [benchmark.name for benchmark in mteb.get_benchmarks()]
     tasks: dict[str, Any] = {}
     for name in names:
         base, _, subset = name.partition("/")
         if base in known:
             tasks[name] = _hub_task(base, subset)
-        elif name in benchmarks:
-            of_benchmark = [
-                task for task in mteb.get_benchmark(name).tasks if task.metadata.type == "Retrieval"
-            ]
-            tasks |= {task.metadata.name: task for task in of_benchmark}
-        else:
+            continue
+        benchmarks = [benchmark.name for benchmark in mteb.get_benchmarks()]  # takes seconds
+        if name not in benchmarks:
             hint = did_you_mean(base, [*known, *benchmarks]) or "; see `mteb available-tasks`"
             raise ValueError(f"retrieval.mteb: mteb has no retrieval task or benchmark {name!r}{hint}")
+        of_benchmark = mteb.get_benchmark(name).tasks
+        tasks |= {task.metadata.name: task for task in of_benchmark if task.metadata.type == "Retrieval"}
     for task in tasks.values():  # before the training, which a download that fails would waste
         for part in _parts(task):
             _load(part)

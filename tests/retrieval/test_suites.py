@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modernbert_train.tasks.schema import RetrievalConfig
-from modernbert_train.tasks.suite import find_task, load_suite
+from modernbert_train.tasks.suite import load_suite
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,12 +19,13 @@ def test_shipped_suites_load(name: str) -> None:
 
 
 def test_settings_of_the_paper_s_example() -> None:
-    task = find_task("beir")
+    tasks = load_suite("yamls/evaluation/retrieval.yaml").tasks
+    task = tasks["beir"]
     assert (task.batch_size, task.learning_rate, task.warmup, task.epochs) == (512, 8e-5, 0.05, 1)
     assert (task.train_rows, task.text) == (1_250_000, ["query", "positive", "negative"])
     assert task.retrieval is not None
     assert task.retrieval.mteb == ["BEIR"]
-    colbert = find_task("beir-colbert").retrieval
+    colbert = tasks["beir-colbert"].retrieval
     assert colbert == RetrievalConfig(mteb=["BEIR"], multi_vector=True, query_tokens=32)
 
 
@@ -61,4 +62,4 @@ def test_the_page_s_tasks_load(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_with_a_task_is_said(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_task("local-retrieval/codesearch", [override])
+        load_suite("yamls/evaluation/local-retrieval.yaml", [override], only="codesearch")
