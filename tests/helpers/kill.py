@@ -77,7 +77,7 @@ def kill_at(processes: list[int], run: Path, seconds: float, during_save: bool) 
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
             return False
-        time.sleep(0.0005)
+        time.sleep(0.003)
     kill(processes)
     return True
 
@@ -96,7 +96,7 @@ def ask_at(processes: list[int], run: Path, lines: int) -> bool:
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
             return False
-        time.sleep(0.0005)
+        time.sleep(0.003)
     number = random.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
     os.kill(random.choice(processes), number)
     statuses = {os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes}

@@ -64,7 +64,7 @@ def kill_after(processes: list[int], run: Path, step: int, during_save: bool) ->
         if os.waitpid(processes[0], os.WNOHANG)[0]:
             wait(processes[1:])
             return
-        time.sleep(0.0005)
+        time.sleep(0.003)
     kill(processes)
 
 

@@ -8,10 +8,10 @@ from tests.helpers import kill
 from tests.helpers.recipes import make_tiny
 from tests.helpers.spawned import start
 
-KILLED = ["training.save_every_tokens=2K", "--kills", "4"]
+KILLED = ["training.save_every_tokens=2K", "--kills", "2"]
 # With four ranks, the order of summation matters as well. The moving average of the weights goes on, too.
 FOUR_RANKS = [
-    "training.save_every_tokens=2K", "training.ema_half_life_tokens=6K", "phases.extension=null", "--kills", "3",
+    "training.save_every_tokens=2K", "training.ema_half_life_tokens=6K", "phases.extension=null", "--kills", "2",
 ]  # fmt: skip
 ASKED_TO_STOP = ["--ask", "--kills", "2"]
 

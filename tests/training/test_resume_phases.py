@@ -13,7 +13,7 @@ from tests.helpers.stores import make_store, make_tokenizer
 # parts.
 SHORT_QUICKSTART = """
 include: {quickstart}
-model: {{vocab_size: 256, hidden_size: 64, num_hidden_layers: 2, intermediate_size: 96}}
+model: {{vocab_size: 256, hidden_size: 32, num_hidden_layers: 2, intermediate_size: 48}}
 data:
   tokenizer: {folder}/tokenizer
   sources:
