@@ -49,6 +49,17 @@ def tiny_exported(tmp_path_factory):
 
 
 @pytest.fixture
+def no_process_group():
+    """Training that another test has done in this process has left a process group, which trainers would join."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
 def no_network(monkeypatch):
     """A test that opens a connection, or looks up a name, fails."""
 

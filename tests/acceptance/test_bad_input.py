@@ -7,6 +7,7 @@ match (tests/training/test_train.py).
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from contextlib import closing
@@ -189,8 +190,8 @@ def test_folders_of_the_wrong_kind(capsys, arguments, status, message):
 
 
 def test_evaluation_of_a_folder_without_weights(tiny, capsys):
-    Path("bare").mkdir()
-    Path("bare/config.json").write_text('{"model_type": "modernbert"}')
+    shutil.copytree(tiny.parent / "tokenizer", "bare")
+    Path("bare/config.json").write_text('{"model_type": "modernbert", "max_position_embeddings": 64}')
     assert main(["evaluate", "bare", "--recipe", str(tiny)]) == 2
     assert the_error(capsys).startswith("bare: Transformers ")
 

@@ -108,7 +108,8 @@ def test_dry_run_agrees_with_what_is_published(path, capsys):
     assert text.startswith(f"{recipe.name}: ")
     assert table["phase"] == list(recipe.phases)
     (total,) = re.findall(r"^hours +([\d,.<]+) GPU-hours", text, re.MULTILINE)
-    assert sum(map(number, table["GPU-hours"])) == pytest.approx(number(total), abs=0.3)
+    rounding = 0.1 * len(recipe.phases)
+    assert sum(map(number, table["GPU-hours"])) == pytest.approx(number(total), abs=rounding)
     published = PUBLISHED[recipe.name]  # add the figures of a new recipe there
     if published is None:
         return
@@ -141,7 +142,9 @@ def test_a_few_steps_of_every_phase(path, tmp_path, tokenizer):
         phase_steps = [step for step in steps if step["phase"] == name]
         assert len(phase_steps) >= 4
         assert {step["global_rope_theta"] for step in phase_steps} == {phase.global_rope_theta}
-        assert {step["mask_rate"] for step in phase_steps} == {phase.mask_rate}
+        assert {step["mask_rate"] for step in phase_steps} == {
+            phase.mask_rate if phase.objective == "mlm" else None
+        }
         assert len({step["batch_tokens"] for step in phase_steps}) == (2 if phase.batch_ramp else 1)
         assert max(step["lr"] for step in phase_steps) == pytest.approx(phase.learning_rate)
         assert (phase_steps[-1]["lr"] < phase_steps[0]["lr"]) == bool(

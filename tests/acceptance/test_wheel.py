@@ -52,7 +52,9 @@ def modernbert(site: Path, *arguments: object, exit_code: int = 0) -> str:
 
 def test_contents_of_the_wheel(site):
     shipped = {path.relative_to(YAMLS) for path in YAMLS.rglob("*.yaml")}
-    assert {path.relative_to(site / "modernbert_train/yamls") for path in site.rglob("*.yaml")} == shipped
+    package = site / "modernbert_train"
+    assert {path.relative_to(package / "yamls") for path in (package / "yamls").rglob("*.yaml")} == shipped
+    assert (package / "benchmark/published.yaml").is_file()
     assert [(site / package / "py.typed").is_file() for package in ("modernbert_train", "data_prep")] == [
         True,
         True,

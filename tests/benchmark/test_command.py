@@ -18,6 +18,8 @@ from modernbert_train.reporting.benchmarks import read_benchmark
 from modernbert_train.tasks.results import read_result
 from tests.helpers.benchmarks import write_rows, write_suite
 
+pytestmark = pytest.mark.usefixtures("no_process_group")
+
 RESULTS = ("benchmark.md", "results.json", "results.csv")
 QUICK = ["epochs=1", "batch_size=8", "train_rows=16", "max_tokens=32", "device=cpu"]
 

@@ -176,7 +176,8 @@ def test_the_remedy(tmp_path, capsys):
         "rewind s3://AKIA1:{}@bucket/run --step 1",
         "recipe s3://AKIA1:{}@bucket/store --hours 1 --cpu",
         "train https://user:{}@host/recipe.yaml",
-        "report run s3://AKIA1:{}@bucket/run",
+        "report s3://AKIA1:{}@bucket/run run",
+        "rewind run s3://AKIA1:{}@bucket/run",
     ],
 )
 def test_error_lines_of_other_commands(tmp_path, monkeypatch, capsys, caplog, command):

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
+from modernbert_train.checkpoints.hf import writing
 from modernbert_train.checkpoints.source import FailedCheck
 from modernbert_train.config import ModelConfig
-from modernbert_train.convert import export
 from modernbert_train.convert.export import export_checkpoint
 from modernbert_train.convert.import_ import import_folder
 from tests.helpers.exported import TINY, random_weights, write_checkpoint_of, write_tokenizer
@@ -76,8 +76,8 @@ def test_bert_is_what_transformers_saves(tmp_path: Path) -> None:
 def test_the_comparison_notices_a_wrong_config(
     tmp_path: Path, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = export.to_hf_config
-    monkeypatch.setattr(export, "to_hf_config", lambda *arguments: right(*arguments) | wrong)
+    right = writing.to_hf_config
+    monkeypatch.setattr(writing, "to_hf_config", lambda *arguments: right(*arguments) | wrong)
     run = write_run(tmp_path / "run", BERT)
     with pytest.raises(FailedCheck, match="Transformers' logits differ from ours by"):
         export_checkpoint(run, tmp_path / "out")

@@ -59,3 +59,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_rows(folder / "scored.jsonl", scored)
     (folder / "suite.yaml").write_text(SUITE)
     return folder / "suite.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _trained_alone(no_process_group: None) -> None:
+    """A trainer of sentence-transformers is the only one of its process."""
