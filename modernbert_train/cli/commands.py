@@ -215,17 +215,24 @@ def _print_lines(lines: Iterable[str]) -> int:
     return 0
 
 
+def _out_and_overrides(options: argparse.Namespace) -> tuple[Path | None, list[str]]:
+    """Return the folder of a job, None if it is left out, and what follows it."""
+    if options.out is None:
+        return None, options.overrides
+    if "=" in options.out:
+        return None, [options.out, *options.overrides]
+    return Path(options.out), options.overrides
+
+
 def run_finetune(options: argparse.Namespace) -> int:
     """Fine-tune a model on a task."""
-    out, overrides = options.out, options.overrides
-    if out is not None and "=" in out:  # the folder is left out
-        out, overrides = None, [out, *overrides]
+    out, overrides = _out_and_overrides(options)
     from modernbert_train.tasks.suite import find_task
 
     task = find_task(options.task, overrides)
     from modernbert_train.finetuning.job import finetune, summary
 
-    out = job_folder("finetuned", options.model, task.name) if out is None else Path(out)
+    out = out or job_folder("finetuned", options.model, task.name)
     print(summary(finetune(options.model, task, out), out))
     return 0
 
@@ -249,12 +256,10 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_retrieve(options: argparse.Namespace) -> int:
     """Train a model for retrieval, and score it."""
-    out, overrides = options.out, options.overrides
-    if out is not None and "=" in out:  # the folder is left out
-        out, overrides = None, [out, *overrides]
+    out, overrides = _out_and_overrides(options)
     from modernbert_train.tasks.suite import locate
 
-    out = job_folder("retrieved", options.model, locate(options.task)[1]) if out is None else Path(out)
+    out = out or job_folder("retrieved", options.model, locate(options.task)[1])
     check_new_folder(out)
     from modernbert_train.retrieval.job import describe, retrieve
 

@@ -55,7 +55,7 @@ def finetune(model: str, task: Task, out: str | Path) -> JobResult:
     check_new_folder(out)
     start = time.monotonic()
     device, bf16 = device_of(task)
-    seed = task.seeds[0] if task.seed is None else task.seed
+    seed = task.job_seed
     path = find_model(model)
     before = _task_before(path)
     if task.start_from is not None and before != task.start_from:

@@ -91,7 +91,7 @@ def retrieve(
     suite = load_suite(file, [*overrides, *chosen], only=name)
     task = suite.tasks[name]
     retrieval = task.retrieval or RetrievalConfig()
-    seed = task.seeds[0] if task.seed is None else task.seed
+    seed = task.job_seed
     device, bf16 = device_of(task)
     started = time.monotonic()
     _check_kind(task, retrieval, reference)

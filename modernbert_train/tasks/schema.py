@@ -216,6 +216,11 @@ class Task(TaskConfig):
     # Root of its relative paths.
     folder: Path
 
+    @property
+    def job_seed(self) -> int:
+        """The seed of one job."""
+        return self.seeds[0] if self.seed is None else self.seed
+
     def path(self, file: str) -> Path:
         """Return the path of one of its files."""
         return self.folder / Path(file).expanduser()
